@@ -1,0 +1,3 @@
+"""Distributed batch image classification on Ray."""
+
+__version__ = "0.1.0"

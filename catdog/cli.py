@@ -1,0 +1,230 @@
+"""The command line: parses into the jobs' own configurations, calls, prints, exits.
+
+Exit codes: 0 done; 1 the job failed or too many images were rejected; 2 the user's input is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+
+from catdog import terminal
+from catdog.classification import ClassifyConfig, ClassifySummary
+from catdog.demo import DemoConfig
+from catdog.errors import CatdogError, UserInputError
+from catdog.training import TrainConfig, TrainResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Config = TypeVar("Config", TrainConfig, ClassifyConfig, DemoConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Json:
+    """Attributes:
+    json: print the summary as one JSON object on standard output.
+    """
+
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Train(TrainConfig, _Json):
+    """Train a CNN on labelled images, data-parallel over the workers.
+
+    Example: catdog train photos/ --output runs/first --workers 2
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Classify(ClassifyConfig, _Json):
+    """Classify images in bulk into Parquet. Run it again to go on where it stopped.
+
+    Example: catdog classify s3://bucket/archive.zip more/ --model runs/first --output results
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Demo(DemoConfig, _Json):
+    """The whole story on drawn pictures, in minutes: train, classify an archive, look.
+
+    Example: catdog demo
+    """
+
+
+def _train(command: _Train) -> int:
+    from catdog import training
+
+    with terminal.Progress() as progress:
+        result = training.train(_plain(TrainConfig, command), progress)
+    if command.json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        print_trained(result)
+    return 0
+
+
+def print_trained(result: TrainResult) -> None:
+    """The table at the end of a training run."""
+    best = result.best
+    terminal.table(
+        "trained",
+        [
+            ("classes", ", ".join(result.labels)),
+            ("images", ", ".join(f"{count:,} {part}" for part, count in result.images.items())),
+            ("best epoch", f"{best['epoch']:.0f} of {len(result.history)}"),
+            ("validation accuracy", f"{best['val_accuracy']:.2%}"),
+            ("time", terminal.duration(result.seconds)),
+            ("model", result.model),
+        ],
+    )
+
+
+def _classify(command: _Classify) -> int:
+    from catdog import classification
+
+    config = _plain(ClassifyConfig, command)
+    with terminal.Progress() as progress:
+        summary = classification.classify(config, progress)
+    if command.json:
+        _print_json(dataclasses.asdict(summary))
+    else:
+        print_classified(summary)
+    share = summary.rejected / summary.planned
+    if share > config.max_rejected:
+        raise CatdogError(
+            f"{summary.rejected} of {summary.planned} images were rejected ({share:.0%}), more "
+            f"than --max-rejected {config.max_rejected:.0%}; all results are written"
+        )
+    return 0
+
+
+def print_classified(summary: ClassifySummary) -> None:
+    """The table at the end of a classify job."""
+    rows: list[tuple[str, Any]] = [
+        ("images", f"{summary.planned:,}"),
+        *((label, f"{count:,}") for label, count in summary.labels.items()),
+        ("rejected", f"{summary.rejected:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in summary.errors.items()),
+    ]
+    if summary.already_complete:
+        rows.append(("this run", "nothing to do: the job was complete"))
+    elif summary.images_this_run:
+        stages = ", ".join(
+            f"{stage} {terminal.duration(seconds)}" for stage, seconds in summary.stages_s.items()
+        )
+        rows += [
+            (
+                "this run",
+                f"{summary.images_this_run:,} images in {terminal.duration(summary.seconds)}",
+            ),
+            ("throughput", f"{summary.images_per_s:,.0f} images/s in {summary.precision}"),
+            ("workers' time", stages),
+        ]
+    rows.append(("results", summary.output))
+    if summary.output.startswith("file://"):
+        path = summary.output.removeprefix("file://")
+        rows.append(("look", f"duckdb -c \"from '{path}/part-*.parquet' limit 10\""))
+    terminal.table("classified", rows)
+
+
+def _demo(command: _Demo) -> int:
+    from catdog import demo
+
+    with terminal.Progress() as progress:
+        result = demo.run(_plain(DemoConfig, command), progress)
+    if command.json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        print_trained(result.trained)
+        print_classified(result.classified)
+        demo.print_result(result)
+    return 0
+
+
+def _plain(kind: type[Config], command: Any) -> Config:
+    """The job's configuration without the command line's own flags."""
+    return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, ensure_ascii=True) + "\n")
+
+
+_COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "demo": (_Demo, _demo),
+    "train": (_Train, _train),
+    "classify": (_Classify, _classify),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, never raises for what a user can cause."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verb = next((argument for argument in arguments if argument in _COMMANDS), "")
+    try:
+        command = _parse(arguments)
+        run = next(run for kind, run in _COMMANDS.values() if type(command) is kind)
+        return run(command)
+    except UserInputError as error:
+        terminal.error_line(verb, str(error))
+        return 2
+    except CatdogError as error:
+        terminal.error_line(verb, str(error))
+        return 1
+    except KeyboardInterrupt:
+        terminal.error_line(verb, "interrupted; run the same command again to go on")
+        return 130
+
+
+def _parse(arguments: list[str]) -> Any:
+    if arguments[:1] == ["--version"]:
+        from catdog import __version__
+
+        sys.stdout.write(f"catdog {__version__}\n")
+        raise SystemExit(0)
+    if not arguments:
+        arguments = ["--help"]
+    commands: Any = None
+    for name, (kind, _) in _COMMANDS.items():
+        choice: Any = Annotated[kind, tyro.conf.subcommand(name)]
+        commands = choice if commands is None else commands | choice
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(
+                commands,
+                prog="catdog",
+                description="Distributed batch image classification on Ray.",
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as error:
+        if error.code == 2:
+            raise UserInputError(_one_line(message.getvalue())) from None
+        raise
+
+
+def _one_line(boxed: str) -> str:
+    """What the parser says in a box over many lines, as one line."""
+    lines = [re.sub(r"[\u2500-\u257f]+", " ", line).strip() for line in boxed.splitlines()]
+    return " ".join(" ".join(line for line in lines if line).split())
+
+
+def entry_point() -> None:
+    """The console script."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Ray and TensorFlow leave threads that can take seconds to end, or print as they go.
+    os._exit(code)

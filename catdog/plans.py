@@ -1,0 +1,182 @@
+"""The plan of a job on disk: every image that is to be classified, in shards.
+
+    RESULTS/_plan/plan-00000.parquet ...   the entries; one row group is one shard
+    RESULTS/_plan/plan.json                 written last: without it there is no plan
+
+A shard is the unit of work and of recovery: its result is one part file with a name that follows
+from the plan, so that doing a shard twice writes the same file twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catdog import storage
+from catdog.errors import CatdogError
+from catdog.sources import PLAN_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+PLAN_FOLDER = "_plan"
+_INDEX_FILE = "plan.json"
+_MIN_SHARD_IMAGES = 32
+_MAX_SHARD_IMAGES = 2048
+_SHARDS_PER_FILE = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A finished plan.
+
+    Attributes:
+        output: URI of the results folder.
+        identifier: SHA-256 (hex) over the entries; part of every result file's name.
+        images: number of entries.
+        shard_images: number of entries of each shard.
+    """
+
+    output: str
+    identifier: str
+    images: int
+    shard_images: tuple[int, ...]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return len(self.shard_images)
+
+    def read_shard(self, shard: int) -> pa.Table:
+        """The entries of a shard, with the columns of `PLAN_SCHEMA`."""
+        number, row_group = divmod(shard, _SHARDS_PER_FILE)
+        return _open_plan_file(self.output, number).read_row_group(row_group)
+
+
+# A worker reads shards one after the other, mostly of the same file.
+@functools.lru_cache(maxsize=8)
+def _open_plan_file(output: str, number: int) -> pq.ParquetFile:
+    uri = storage.join(output, PLAN_FOLDER, _file_name(number))
+    return pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri, 2**31)))
+
+
+def _file_name(number: int) -> str:
+    return f"plan-{number:05d}.parquet"
+
+
+def write(
+    output: str, batches: Iterable[pa.RecordBatch], progress: Callable[[int], None] | None = None
+) -> Plan:
+    """Write the plan of these entries; memory does not grow with their number.
+
+    Shards grow with the plan, from 32 to 2,048 images: small jobs spread over all workers, large
+    ones have few files.
+
+    Args:
+        output: URI of the results folder.
+        batches: entries with `PLAN_SCHEMA`.
+        progress: called with the number of entries so far.
+    """
+    digest = hashlib.sha256()
+    shard_images: list[int] = []
+    images = 0
+    writer: _PlanFile | None = None
+    pending: list[pa.RecordBatch] = []
+    pending_rows = 0
+
+    def flush(*, all_rows: bool) -> None:
+        nonlocal pending, pending_rows, writer, images
+        table = pa.Table.from_batches(pending, PLAN_SCHEMA)
+        start = 0
+        while start < table.num_rows:
+            size = min(max(_MIN_SHARD_IMAGES, images // 32), _MAX_SHARD_IMAGES)
+            if table.num_rows - start < size and not all_rows:
+                break
+            shard = table.slice(start, size)
+            number, row_group = divmod(len(shard_images), _SHARDS_PER_FILE)
+            if row_group == 0:
+                if writer is not None:
+                    writer.close()
+                writer = _PlanFile(output, number)
+            assert writer is not None  # noqa: S101 - shard 0 opened it
+            writer.write(shard)
+            shard_images.append(shard.num_rows)
+            images += shard.num_rows
+            start += shard.num_rows
+        rest = table.slice(start)
+        pending, pending_rows = rest.to_batches(), rest.num_rows
+
+    try:
+        for batch in batches:
+            _update(digest, batch)
+            pending.append(batch)
+            pending_rows += batch.num_rows
+            if pending_rows >= _MAX_SHARD_IMAGES:
+                flush(all_rows=False)
+            if progress is not None:
+                progress(images + pending_rows)
+        flush(all_rows=True)
+        if writer is not None:
+            writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.abort()
+        raise
+    plan = Plan(output, digest.hexdigest(), images, tuple(shard_images))
+    index = {"identifier": plan.identifier, "images": images, "shard_images": shard_images}
+    storage.write_atomic(
+        storage.join(output, PLAN_FOLDER, _INDEX_FILE), (json.dumps(index) + "\n").encode()
+    )
+    return plan
+
+
+def _update(digest: Any, batch: pa.RecordBatch) -> None:
+    for column in ("uri", "offset", "length"):
+        for buffer in batch.column(column).buffers():
+            if buffer is not None:
+                digest.update(buffer)
+
+
+class _PlanFile:
+    def __init__(self, output: str, number: int) -> None:
+        self._context = storage.open_atomic(storage.join(output, PLAN_FOLDER, _file_name(number)))
+        self._file = self._context.__enter__()
+        self._writer = pq.ParquetWriter(self._file, PLAN_SCHEMA, compression="zstd")
+
+    def write(self, shard: pa.Table) -> None:
+        self._writer.write_table(shard, row_group_size=shard.num_rows)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._context.__exit__(None, None, None)
+
+    def abort(self) -> None:
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        error = InterruptedError("the plan was not finished")
+        self._context.__exit__(type(error), error, None)
+
+
+def read(output: str) -> Plan | None:
+    """The finished plan in `output`, or None.
+
+    Raises:
+        CatdogError: the plan's index is damaged.
+    """
+    uri = storage.join(output, PLAN_FOLDER, _INDEX_FILE)
+    if not storage.exists(uri):
+        return None
+    try:
+        index = json.loads(storage.read_bytes(uri, 2**31))
+        return Plan(
+            output, str(index["identifier"]), int(index["images"]), tuple(index["shard_images"])
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CatdogError(f"{uri} is damaged: {error!r}") from error

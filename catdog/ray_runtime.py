@@ -1,0 +1,190 @@
+"""The one place where Ray's quirks are met and explained: start, settings, logs, data context."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catdog.errors import CatdogError, UserInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A silent network partition holds running tasks for minutes under Ray's defaults (427 s measured);
+# with these the tasks come back within about 20 s. They must be equal on head, workers and driver:
+# cluster/ sets the same values (a test compares them).
+FAULT_DETECTION_SETTINGS = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    # An image that exhausts a node's memory must not be retried for ever (-1 is Ray's default).
+    "RAY_task_oom_retries": "3",
+}
+
+_DRIVER_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_BACKEND_LOG_LEVEL": "warning",
+}
+
+
+@contextlib.contextmanager
+def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator[Path | None]:
+    """A connection to the cluster at `address`, or to an embedded local one that ends with it.
+
+    Ray's log lines go to a file and not to the terminal.
+
+    Args:
+        address: a Ray address; None means `RAY_ADDRESS`, or an embedded cluster where that is unset.
+        minimum_cpus: logical CPUs that the embedded cluster has at least, so that more workers
+            than cores can be asked for on a laptop.
+
+    Yields:
+        The driver's log file; None where this process was connected to Ray already, and then it
+        stays connected afterwards.
+
+    Raises:
+        UserInputError: no cluster answers at `address`.
+    """
+    for name, value in (FAULT_DETECTION_SETTINGS | _DRIVER_SETTINGS).items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        _quiet_data_context()
+        yield None
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    try:
+        if address:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                "local",
+                num_cpus=max(os.cpu_count() or 1, minimum_cpus or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address:
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise UserInputError(
+                f"--address {address}: no Ray cluster answers ({first_line})"
+            ) from error
+        raise CatdogError(f"Ray does not start on this machine: {error}") from error
+    try:
+        log_file = _log_to_file()
+        _quiet_data_context()
+        yield log_file
+    finally:
+        ray.shutdown()
+
+
+def _log_to_file() -> Path | None:
+    """Move what Ray's Python loggers say from the terminal to a file of Ray's session."""
+    import ray
+
+    node = ray._private.worker._global_node  # noqa: SLF001 - the public API does not tell
+    folder = Path(node.get_logs_dir_path()) if node is not None else None
+    if folder is None or not folder.is_dir():
+        return None
+    path = folder / f"catdog-driver-{os.getpid()}.log"
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("ray", "ray.data", "ray.train", "ray.serve"):
+        logger = logging.getLogger(name)
+        for old in list(logger.handlers):
+            if isinstance(old, logging.StreamHandler) and not isinstance(old, logging.FileHandler):
+                logger.removeHandler(old)
+        logger.propagate = False
+    logging.getLogger("ray").addHandler(handler)
+    return path
+
+
+def _quiet_data_context() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def cluster_resources() -> tuple[int, int]:
+    """Logical CPUs and GPUs of the whole cluster."""
+    import ray
+
+    resources: dict[str, Any] = ray.cluster_resources()
+    return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+
+
+def worker_cpus() -> int:
+    """Logical CPUs of the calling Ray worker's own share, at least one."""
+    import ray
+
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    return max(1, int(assigned.get("CPU", 1)))
+
+
+def stderr_is_terminal() -> bool:
+    """Whether a person watches."""
+    return sys.stderr.isatty()
+
+
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """The filesystem and path that Ray Train wants, through s3fs on S3.
+
+    pyarrow's own S3 filesystem does not wait out throttling (5 of 120 writes got through a store
+    that answered 503; s3fs' retries brought all 120).
+    """
+    import pyarrow.fs
+
+    from catdog import storage
+
+    filesystem, path = storage.filesystem(uri)
+    if uri.startswith("file://"):
+        return pyarrow.fs.LocalFileSystem(), path
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path
+
+
+def root_cause(error: BaseException) -> str:
+    """One line that says what happened inside a worker: Ray wraps exceptions several times."""
+    import ray
+
+    seen = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = None
+        failures = getattr(error, "worker_failures", None)
+        if failures:
+            inner = next(iter(failures.values()))
+        elif isinstance(error, ray.exceptions.RayTaskError):
+            inner = error.cause
+        inner = inner or error.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what Ray raises into a `CatdogError` of one line, the traceback kept as its cause."""
+    import ray
+
+    try:
+        yield
+    except CatdogError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise CatdogError(root_cause(error)) from error

@@ -1,0 +1,1451 @@
+r"""Which images there are, and their bytes.
+
+An input is an image, a folder or S3 prefix (read recursively), a glob, an archive (`.tar`,
+`.tar.gz`, `.tgz`, `.zip`), a `.txt` list, or a `.csv` or `.parquet` table. The rules:
+
+- **Explicit is an image.** A file named on the command line, in a list or in a table is planned,
+  whatever its name; so is every file found in folders and archives, except:
+- **Hidden and plainly other files are skipped** while walking folders, globs and archives: names
+  that start with `.`, `__MACOSX`, and the extensions in `SKIPPED_EXTENSIONS`, counted in the log.
+  Files without extension or with an unknown one are planned: a mislabelled image gets its row.
+- **Archives found in folders are opened**, as if they had been unpacked where they lie.
+  Archives in archives are not: one row `unsupported` each. Of two members with the same name, the
+  last one counts, as when unpacking.
+- **Once each.** A URI that is reached twice is planned where it was reached first. Links to files
+  are followed; a folder that links lead to a second time is not read again, so loops end.
+- **Lists** hold one path or URI a line, relative to the list's own folder; empty lines and lines
+  that start with `#` are no entries (write `./#1.jpg`). An entry may be an archive, a folder with
+  a final `/`, or a member in the chained form `zip://member::archive`.
+- **Tables** have a column `uri` (each an entry as in a list) and perhaps `label`. A Parquet table
+  with a column `bytes` holds the images themselves; `uri` then only names them.
+- **Order** is that of the inputs, and within a folder that of the names' code points, as in S3.
+- **Names that are not UTF-8** become rows `unreadable` that show the bytes as `\xNN`.
+"""
+
+# ruff: noqa: PTH116 - paths are strings here, like URIs
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import posixpath
+import queue
+import re
+import stat
+import tempfile
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from catdog import archives, storage
+from catdog.errors import ErrorCode, ImageRejected, UserInputError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIELDS: list[pa.Field[Any]] = [
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("name", pa.string(), nullable=False),
+    pa.field("label", pa.string()),
+    pa.field("container", pa.string()),
+    pa.field("offset", pa.int64()),
+    pa.field("length", pa.int64()),
+    pa.field("size", pa.int64()),
+    pa.field("codec", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("error_detail", pa.string()),
+]
+PLAN_SCHEMA = pa.schema(_FIELDS)
+
+_TEXT = "txt md rst json jsonl ndjson csv tsv xml yaml yml toml ini cfg log lst cls url"
+_DATA = "parquet arrow feather npy npz pkl pickle h5 hdf5 mat db sqlite tfrecord idx bib"
+_CODE = "py pyc ipynb sh js css html htm c h cpp java go rs sql"
+_MODELS = "pt pth ckpt keras onnx safetensors tflite"
+_DOCUMENTS = "pdf doc docx xls xlsx ppt pptx odt ods rtf"
+_SOUND_AND_VIDEO = "mp3 wav flac ogg m4a mp4 mov avi mkv webm m4v mpg mpeg"
+_CHECKSUMS = "md5 sha1 sha256 sha512 asc sig crc"
+SKIPPED_EXTENSIONS = frozenset(
+    f"{_TEXT} {_DATA} {_CODE} {_MODELS} {_DOCUMENTS} {_SOUND_AND_VIDEO} {_CHECKSUMS}".split()
+)
+"""Extensions of files that are skipped while walking: plainly not images."""
+
+_SKIPPED_NAMES = frozenset({"__MACOSX", "_SUCCESS", "Thumbs.db", "desktop.ini"})
+_ARCHIVES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
+_OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
+_ALL_ARCHIVES = (*_ARCHIVES, *_OTHER_ARCHIVES)
+
+_BATCH_ROWS = 10_000
+_LIST_THREADS = 16
+_MAX_LINE_BYTES = 64 << 10
+
+# One unit of reading. On S3 a request costs about as much as the transfer of a megabyte, so
+# neighbours are read together, over gaps too; locally a unit only spreads the cost of a task.
+_LOCAL_UNIT_IMAGES = 16
+_LOCAL_UNIT_BYTES = 4 << 20
+_REMOTE_UNIT_IMAGES = 512
+_REMOTE_UNIT_BYTES = 8 << 20
+_REMOTE_GAP_BYTES = 256 << 10
+# What a file of unknown size may bring at once; the rest of a larger one is read when its turn
+# comes, one file at a time, so that unknown sizes cannot fill the memory.
+_UNKNOWN_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class SourceLimits:
+    """How much an input may cost, however hostile it is."""
+
+    max_bytes: int = 128 << 20
+    """Largest encoded image in bytes; larger ones are rejected as `too-large`, unread if possible."""
+
+    max_archive_members: int = 50_000_000
+    """Members of one archive; what comes after them is lost, with one row `too-large`."""
+
+    max_expansion: int = 200
+    """How many times its own size a `.tar.gz` may expand to (beyond its first GiB)."""
+
+    bytes_in_flight: int = 256 << 20
+    """Bytes read ahead of the consumer, together; one image may exceed it alone."""
+
+
+class _Row(NamedTuple):
+    """One plan entry; the fields of PLAN_SCHEMA."""
+
+    uri: str
+    name: str
+    label: str | None = None
+    container: str | None = None
+    offset: int | None = None
+    length: int | None = None
+    size: int | None = None
+    codec: str | None = "file"
+    error: str | None = None
+    error_detail: str | None = None
+
+
+class _Found(NamedTuple):
+    """A file met while walking."""
+
+    name: str  # relative to what is walked
+    size: int | None
+    error: Exception | None = None
+
+
+# Path or URI, and label; or what is wrong there.
+_Entries = Iterator[tuple[str, str | None] | Exception]
+
+# What an input turns into: rows, or work that gives rows and can be done ahead of its turn.
+_Work = pa.RecordBatch | Callable[[], Iterator[pa.RecordBatch]]
+
+
+def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.RecordBatch]:
+    """Every image of the inputs, once each, in a deterministic order.
+
+    Memory is flat but for 8 bytes an image (to plan none twice) and the names of one folder.
+
+    Args:
+        inputs: paths, URIs and globs, as users write them.
+        limits: what an input may cost.
+
+    Yields:
+        Batches of PLAN_SCHEMA with 1 to 10,000 rows.
+
+    Raises:
+        UserInputError: an input does not exist, is forbidden, unknown, or holds no image at all.
+        StorageDownError: a store is unreachable.
+    """
+    lister = _Lister(limits)
+    with ThreadPoolExecutor(_LIST_THREADS) as pool:
+        starts = list(pool.map(lister.start, inputs))
+    seen = _Seen()
+    duplicates = 0
+
+    def new_rows() -> Generator[pa.RecordBatch, None, None]:
+        nonlocal duplicates
+        for text, work in zip(inputs, starts, strict=True):
+            empty = True
+            with closing(_in_order(work())) as batches:
+                for batch in batches:
+                    empty = empty and not batch.num_rows
+                    new = seen.add(batch.column("uri"))
+                    duplicates += len(new) - int(np.count_nonzero(new))
+                    yield batch if new.all() else batch.filter(pa.array(new))
+            if empty:
+                raise UserInputError(f"{text}: no images in it{lister.hint()}")
+
+    with closing(new_rows()) as rows:
+        yield from _rebatched(rows)
+    lister.log(duplicates)
+
+
+def read_images(
+    entries: pa.Table, limits: SourceLimits, threads: int
+) -> Iterator[bytes | ImageRejected]:
+    """The bytes of plan entries, or why there are none: one for each, in order.
+
+    Args:
+        entries: rows of PLAN_SCHEMA.
+        limits: the largest image, and how many bytes may wait.
+        threads: reading ahead at the same time.
+
+    Raises:
+        StorageDownError: a store as a whole is unreachable, which is no image's fault.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="catdog-read")
+    waiting: deque[_Unit] = deque()
+    in_flight = 0
+    try:
+        for unit in _units(entries, limits):
+            while waiting and (
+                in_flight + unit.estimate > limits.bytes_in_flight or len(waiting) >= 4 * threads
+            ):
+                first = waiting.popleft()
+                yield from _results(first)
+                in_flight -= first.estimate
+            if not unit.stream:
+                unit.future = pool.submit(unit.read)
+            waiting.append(unit)
+            in_flight += unit.estimate
+        while waiting:
+            yield from _results(waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# --------------------------------------------------------------------------------------------
+# Listing
+
+
+class _Lister:
+    """Turns inputs into rows. One for each `list_images`."""
+
+    def __init__(self, limits: SourceLimits) -> None:
+        self._limits = limits
+        self._skipped: Counter[str] = Counter()
+        self._skipped_lock = threading.Lock()
+        # Archives that entries in the chained form point into: members by name, and the reason why
+        # another name is not among them.
+        self._members: OrderedDict[str, tuple[dict[str, archives.Member], ImageRejected]]
+        self._members = OrderedDict()
+        self._members_lock = threading.Lock()
+
+    def log(self, duplicates: int) -> None:
+        """Tell what was not planned."""
+        if self._skipped:
+            logger.info("skipped files that are no images: %s", self._kinds_skipped())
+        if duplicates:
+            logger.info("planned once what the inputs name several times: %d", duplicates)
+
+    def hint(self) -> str:
+        """The end of a sentence about an input without images."""
+        return f"; skipped: {self._kinds_skipped()}" if self._skipped else ""
+
+    def _kinds_skipped(self) -> str:
+        return ", ".join(f"{count:,} {kind}" for kind, count in self._skipped.most_common(5))
+
+    def _skip(self, name: str) -> bool:
+        """Whether a file met while walking is no image; counts it."""
+        extension = name.rpartition(".")[2].lower()
+        if extension in SKIPPED_EXTENSIONS or name.rpartition("/")[2] in _SKIPPED_NAMES:
+            with self._skipped_lock:
+                self._skipped["." + extension] += 1
+            return True
+        return False
+
+    def start(self, text: str) -> Callable[[], Iterator[_Work]]:
+        """Check that an input can be read, and say what is to be done with it."""
+        if not text:
+            raise UserInputError("an input is empty; name an image, a folder, an archive or a list")
+        try:
+            return self._start(text)
+        except ValueError as error:
+            raise UserInputError(f"{text}: {error}") from None
+        except FileNotFoundError:
+            raise UserInputError(f"{text}: there is no such file, folder or prefix") from None
+        except PermissionError as error:
+            detail = storage.error_detail(error)
+            raise UserInputError(f"{text}: it may not be read: {detail}") from None
+        except OSError as error:
+            raise UserInputError(f"{text}: {storage.error_detail(error)}") from None
+
+    def _start(self, text: str) -> Callable[[], Iterator[_Work]]:
+        if "::" in text and re.match(r"(zip|tar|parquet)://", text):
+            entry = self._entry(text, "", None)
+            return partial(self._single, _batch([entry]) if isinstance(entry, _Row) else entry)
+        if "\0" in text or not _is_text(text):
+            raise ValueError("the name is not valid UTF-8")
+        uri = storage.to_uri(text)
+        folder, size = _look(uri, as_folder=text.endswith("/"))
+        if folder is None:
+            if re.search(r"[*?[]", text):
+                return self._glob(uri)
+            raise FileNotFoundError
+        if folder:
+            if storage.is_local(uri):
+                os.scandir(storage.local_path(uri)).close()  # may it be read?
+            return partial(self._folder, uri)
+        return self._file(uri, size)
+
+    def _file(self, uri: str, size: int | None) -> Callable[[], Iterator[_Work]]:
+        """An existing file that is named explicitly."""
+        lower = uri.lower()
+        name = posixpath.basename(uri)
+        if lower.endswith(_OTHER_ARCHIVES):
+            raise ValueError("archives are .tar, .tar.gz, .tgz or .zip")
+        if lower.endswith((*_ARCHIVES, ".txt", ".csv", ".parquet")):
+            storage.read_range(uri, 0, 1)  # may it be read?
+        if lower.endswith(tuple(_ARCHIVES)):
+            return partial(self._single, partial(self._archive, uri, ""))
+        if lower.endswith(".txt"):
+            return partial(self._entries, uri, _lines(uri))
+        if lower.endswith(".csv"):
+            return partial(self._entries, uri, _csv_rows(uri))
+        if lower.endswith(".parquet"):
+            return partial(self._parquet, uri)
+        return partial(self._single, _batch([_Row(uri, name, size=size)]))
+
+    def _single(self, work: _Work) -> Iterator[_Work]:
+        yield work
+
+    def _folder(self, uri: str) -> Iterator[_Work]:
+        base = uri if uri.endswith("/") else uri + "/"
+        return self._walked(base, _walk(base))
+
+    def _walked(
+        self, base: str, pages: Iterable[list[_Found]], wanted: re.Pattern[str] | None = None
+    ) -> Iterator[_Work]:
+        """Rows and archives of a walk below `base`, which ends with `/`."""
+        rows: list[_Row] = []
+        for page in pages:
+            for found in page:
+                name = found.name
+                if wanted is not None and not wanted.fullmatch(name):
+                    continue
+                uri = base + name
+                error = found.error
+                if error is None and not (name.isascii() or _is_text(name)):
+                    error = ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
+                if error is not None:
+                    rows.append(_error_row(_shown(uri), _shown(name), error))
+                    continue
+                if name.lower().endswith(_ALL_ARCHIVES):
+                    if rows:
+                        yield _batch(rows)
+                        rows = []
+                    yield partial(self._archive, uri, posixpath.dirname(name))
+                elif not self._skip(name):
+                    rows.append(_Row(uri, name, _label(name), size=found.size))
+            if len(rows) >= _BATCH_ROWS:
+                yield _batch(rows)
+                rows = []
+        if rows:
+            yield _batch(rows)
+
+    def _glob(self, uri: str) -> Callable[[], Iterator[_Work]]:
+        scheme, _, path = uri.partition("://")
+        wild = re.search(r"[*?[]", path)
+        start = path.rfind("/", 0, wild.start() if wild else 0) + 1
+        base, pattern = f"{scheme}://{path[:start]}", path[start:]
+        if scheme == "s3" and start == 0:
+            raise ValueError("a bucket's name cannot hold a wildcard")
+        wanted = re.compile(_glob_regex(pattern))
+        literal = re.split(r"[*?[]", pattern)[0]
+        if storage.is_local(base):
+            folder, _ = _look(base, as_folder=True)
+            if not folder:
+                raise FileNotFoundError
+        # `tables/*.parquet` names tables as explicitly as `tables/a.parquet` does.
+        if pattern.lower().endswith((".txt", ".csv", ".parquet")):
+            return partial(self._globbed_tables, base, wanted, literal, pattern)
+        enter = None if "**" in pattern else partial(_may_hold, pattern.split("/"))
+        return lambda: self._walked(base, _walk(base, literal, enter), wanted)
+
+    def _globbed_tables(
+        self, base: str, wanted: re.Pattern[str], literal: str, pattern: str
+    ) -> Iterator[_Work]:
+        enter = None if "**" in pattern else partial(_may_hold, pattern.split("/"))
+        for page in _walk(base, literal, enter):
+            for found in page:
+                if wanted.fullmatch(found.name):
+                    if found.error is None:
+                        yield from self.start(base + found.name)()
+                    else:
+                        uri, name = _shown(base + found.name), _shown(found.name)
+                        yield _batch([_error_row(uri, name, found.error)])
+
+    def _entries(self, uri: str, entries: _Entries) -> Iterator[_Work]:
+        """Entries of a list or table: (path or URI, label) each."""
+        folder = uri.rpartition("/")[0] + "/"
+        rows: list[_Row] = []
+        for entry in entries:
+            if isinstance(entry, Exception):
+                work: _Work | _Row = _error_row(uri, posixpath.basename(uri), entry)
+            else:
+                work = self._entry(entry[0], folder, entry[1])
+            if isinstance(work, _Row):
+                rows.append(work)
+            if len(rows) >= _BATCH_ROWS or (rows and not isinstance(work, _Row)):
+                yield _batch(rows)
+                rows = []
+            if not isinstance(work, _Row):
+                yield work
+        if rows:
+            yield _batch(rows)
+
+    def _entry(self, text: str, folder: str, label: str | None) -> _Row | _Work:
+        """The row of one entry, or the work that gives its rows.
+
+        Args:
+            text: a path, URI or chained URI.
+            folder: the URI that relative paths start from, with a final `/`; "" for the current one.
+            label: overrides the folder's name.
+        """
+        try:
+            if not _is_text(text) or "\0" in text:
+                raise ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
+            chained = re.fullmatch(r"(zip|tar|parquet)://(.*)::(.*)", text, re.DOTALL)
+            if chained:
+                return self._chained(chained[1], chained[2], _located(chained[3], folder), label)
+            uri = _located(text, folder)
+        except (ValueError, ImageRejected) as error:
+            if isinstance(error, ValueError):
+                error = ImageRejected(ErrorCode.UNSUPPORTED, f"{error}.")
+            return _error_row(_shown(text), _shown(text), error)
+        name, named_label = _relative(uri, folder)
+        if text.endswith("/"):
+            return partial(self._folder_entry, uri, label)
+        if uri.lower().endswith(tuple(_ARCHIVES)):
+            return partial(self._archive, uri, posixpath.dirname(name), label)
+        return _Row(uri, name, named_label if label is None else label)
+
+    def _folder_entry(self, uri: str, label: str | None) -> Iterator[pa.RecordBatch]:
+        try:
+            for work in self._folder(uri):
+                for batch in [work] if isinstance(work, pa.RecordBatch) else work():
+                    if label is None:
+                        yield batch
+                    else:
+                        labels = pa.array([label] * batch.num_rows, pa.string())
+                        yield batch.set_column(2, PLAN_SCHEMA.field("label"), labels)
+        except OSError as error:
+            yield _batch([_error_row(uri, posixpath.basename(uri.rstrip("/")), error)])
+
+    def _chained(self, scheme: str, member: str, container: str, label: str | None) -> _Row:
+        """The row of one member of an archive, or of one row of a Parquet table."""
+        uri = f"{scheme}://{member}::{container}"
+        if scheme == "parquet":
+            if not re.fullmatch(r"[0-9]{1,18}", member):
+                raise ValueError("a row of a table is parquet://ROW::table")
+            return _Row(uri, member, label, container, int(member), codec="row")
+        with self._members_lock:
+            if container not in self._members:
+                while len(self._members) >= 2:
+                    self._members.popitem(last=False)
+                members: dict[str, archives.Member] = {}
+                broken = ImageRejected(ErrorCode.MISSING, "The archive has no such member.")
+                try:
+                    for found in _archive_members(container, self._limits):
+                        members[found.name] = found
+                except (ImageRejected, OSError) as error:
+                    broken = storage.rejection(error)
+                self._members[container] = (members, broken)
+            members, broken = self._members[container]
+        if member not in members:
+            return _error_row(uri, member, broken)
+        return _member_row(container, "", label, members[member])
+
+    def _parquet(self, uri: str) -> Iterator[_Work]:
+        import pyarrow.parquet as pq
+
+        try:
+            with storage.open_input(uri) as file, pq.ParquetFile(file) as table:
+                kinds = {field.name: field.type for field in table.schema_arrow}
+                if "bytes" in kinds:
+                    if not (
+                        pa.types.is_binary(kinds["bytes"])
+                        or pa.types.is_large_binary(kinds["bytes"])
+                    ):
+                        raise UserInputError(
+                            f"{uri}: the column bytes is {kinds['bytes']}, not binary"
+                        )
+                    yield from _parquet_images(uri, table, set(kinds))
+                elif "uri" in kinds:
+                    yield from self._entries(uri, _parquet_entries(table, "label" in kinds))
+                else:
+                    columns = ", ".join(sorted(kinds))
+                    raise UserInputError(
+                        f"{uri}: a table needs a column uri or bytes; this one has {columns}"
+                    )
+        except pa.ArrowException as error:
+            raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error
+
+    # ---------------------------------------------------------------- archives
+
+    def _archive(self, uri: str, prefix: str, label: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows of an archive's members, and one for itself where it is broken.
+
+        Args:
+            uri: of the archive.
+            prefix: the folder that the members' names are put under, "" for none.
+            label: of all its members, instead of their folders' names.
+        """
+        with _Spill() as spill:
+            rows: list[_Row] = []
+            try:
+                for member in _archive_members(uri, self._limits):
+                    if self._wanted(uri, member):
+                        rows.append(_member_row(uri, prefix, label, member))
+                        if len(rows) >= _BATCH_ROWS:
+                            spill.add(_batch(rows))
+                            rows = []
+            except (ImageRejected, OSError) as error:
+                name = posixpath.join(prefix, posixpath.basename(uri))
+                rows.append(_error_row(uri, name, error))
+            if rows:
+                spill.add(_batch(rows))
+            yield from spill.batches()
+
+    def _wanted(self, uri: str, member: archives.Member) -> bool:
+        """Whether a member is an image by its name."""
+        parts = _member_parts(uri, member.name)
+        if not parts or any(p[0] == "." and p != ".." for p in parts):
+            return False
+        return _SKIPPED_NAMES.isdisjoint(parts) and not self._skip(parts[-1])
+
+
+def _member_parts(uri: str, name: str) -> list[str]:
+    if uri.lower().endswith(".zip"):
+        name = name.replace("\\", "/")  # some archives made on Windows
+        if name.endswith("/"):
+            return []
+    return [part for part in name.split("/") if part not in {"", "."}]
+
+
+def _member_row(uri: str, prefix: str, label: str | None, member: archives.Member) -> _Row:
+    parts = _member_parts(uri, member.name)
+    name = "/".join([prefix, *parts] if prefix else parts)
+    error, detail = member.error, member.detail
+    if error is None and name.lower().endswith(_ALL_ARCHIVES):
+        error, detail = ErrorCode.UNSUPPORTED, "It is an archive inside an archive."
+    codec = _archive_codec(uri)
+    return _Row(
+        f"{'zip' if codec == 'zip' else 'tar'}://{member.name}::{uri}",
+        name,
+        _label(name) if label is None else label,
+        uri,
+        member.offset,
+        member.length,
+        member.size,
+        codec,
+        None if error is None else error.value,
+        detail,
+    )
+
+
+def _archive_codec(uri: str) -> str | None:
+    lower = uri.lower()
+    return next((kind for end, kind in _ARCHIVES.items() if lower.endswith(end)), None)
+
+
+def _archive_members(uri: str, limits: SourceLimits) -> Iterator[archives.Member]:
+    """Members of an archive, by the kind that its name tells. Errors as `archives.tar_members`."""
+    codec = _archive_codec(uri)
+    if codec is None:
+        raise ImageRejected(ErrorCode.UNSUPPORTED, "Archives are .tar, .tar.gz, .tgz or .zip.")
+    with archives.FileBytes(uri) as file:
+        if codec == "zip":
+            yield from archives.zip_members(file, limits.max_archive_members)
+            return
+        magic = file.read_at(0, 2)
+        if not magic:
+            raise ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
+        if codec == "tar" and magic == b"\x1f\x8b":
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is compressed: name it .tar.gz.")
+        if codec == "tar.gz" and magic != b"\x1f\x8b":
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is no gzip file.")
+        source: archives.Bytes = file
+        if codec == "tar.gz":
+            source = archives.GzipBytes(file, limits.max_expansion)
+        yield from archives.tar_members(source, limits.max_archive_members)
+
+
+class _Spill:
+    """Batches kept in a temporary file, and given back without the rows that later ones replace.
+
+    Only the last of several members with the same name can be opened, and which one is the last is
+    known at the end alone.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=4 << 20)  # noqa: SIM115 - see __exit__
+        self._writer = pa.ipc.new_stream(self._file, PLAN_SCHEMA)
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+
+    def __enter__(self) -> _Spill:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Keep a batch."""
+        self._writer.write_batch(batch)
+        self._hashes.append(_hashes(batch.column("uri")))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All batches, in order."""
+        self._writer.close()
+        if not self._hashes:
+            return
+        hashes = np.concatenate(self._hashes)
+        self._hashes.clear()
+        last = len(hashes) - 1 - np.unique(hashes[::-1], return_index=True)[1]
+        kept: npt.NDArray[np.bool_] | None = None
+        if len(last) < len(hashes):
+            kept = np.zeros(len(hashes), dtype=np.bool_)
+            kept[last] = True
+        self._file.seek(0)
+        at = 0
+        for batch in pa.ipc.open_stream(self._file):
+            if kept is None:
+                yield batch
+            else:
+                yield batch.filter(pa.array(kept[at : at + batch.num_rows]))
+            at += batch.num_rows
+
+
+# ---------------------------------------------------------------- rows and batches
+
+
+def _batch(rows: list[_Row]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, PLAN_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=PLAN_SCHEMA)
+
+
+def _label(name: str) -> str | None:
+    folder, separator, _ = name.partition("/")
+    return folder if separator and folder != ".." else None
+
+
+def _error_row(uri: str, name: str, error: Exception) -> _Row:
+    code, detail = storage.error_code(error).value, storage.error_detail(error)
+    return _Row(uri, name, None, error=code, error_detail=detail)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    r"""A file name with the bytes that are no UTF-8 as `\\xNN`."""
+    return name if _is_text(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _rebatched(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of 10,000, however small or large they come."""
+    kept: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        kept.append(batch)
+        count += batch.num_rows
+        if count >= _BATCH_ROWS:
+            table = pa.Table.from_batches(kept).combine_chunks()
+            whole = count - count % _BATCH_ROWS
+            yield from table.slice(0, whole).to_batches(max_chunksize=_BATCH_ROWS)
+            # Copied, or the small rest would keep the large buffers alive.
+            kept = table.slice(whole).combine_chunks().to_batches()
+            count -= whole
+    if count:
+        yield from pa.Table.from_batches(kept).combine_chunks().to_batches()
+
+
+def _hashes(uris: pa.Array[Any]) -> npt.NDArray[np.uint64]:
+    # Python's SipHash: with 64 bits, two of a million URIs collide once in 40 million plans.
+    return np.fromiter(map(hash, uris.to_pylist()), dtype=np.int64).view(np.uint64)
+
+
+class _Seen:
+    """A set of URIs at 8 bytes each: sorted arrays of hashes, of about doubling size."""
+
+    def __init__(self) -> None:
+        self._levels: list[npt.NDArray[np.uint64]] = []
+
+    def add(self, uris: pa.Array[Any]) -> npt.NDArray[np.bool_]:
+        """Add these, and tell which ones are new."""
+        hashes = _hashes(uris)
+        new = np.zeros(len(hashes), dtype=np.bool_)
+        new[np.unique(hashes, return_index=True)[1]] = True
+        for level in self._levels:
+            at = np.minimum(np.searchsorted(level, hashes), len(level) - 1)
+            new &= level[at] != hashes
+        level = hashes[new]
+        level.sort()
+        while self._levels and len(self._levels[-1]) <= 2 * len(level):
+            level = np.concatenate([self._levels.pop(), level])
+            level.sort(kind="stable")  # radix or merge: both are runs already
+        if len(level):
+            self._levels.append(level)
+        return new
+
+
+_END = object()
+
+
+def _in_order(works: Iterator[T | Callable[[], Iterator[T]]]) -> Generator[T, None, None]:
+    """What the works give, one work after the other, while the next ones run in threads.
+
+    Each of these keeps at most two items that were not asked for yet.
+    """
+    stop = threading.Event()
+
+    def put(items: queue.Queue[Any], item: Any) -> None:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise _StoppedError
+
+    def run(work: Callable[[], Iterator[Any]], items: queue.Queue[Any]) -> None:
+        try:
+            for item in work():
+                put(items, item)
+            put(items, _END)
+        except _StoppedError:
+            pass
+        except BaseException as error:
+            with suppress(_StoppedError):
+                put(items, error)
+
+    waiting: deque[Any] = deque()
+    threads = 0
+
+    def first() -> Iterator[Any]:
+        nonlocal threads
+        items = waiting.popleft()
+        if not isinstance(items, queue.Queue):
+            yield items
+            return
+        while (item := items.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+        threads -= 1
+
+    pool = ThreadPoolExecutor(_LIST_THREADS, thread_name_prefix="catdog-list")
+    try:
+        for work in works:
+            if callable(work):
+                items: queue.Queue[Any] = queue.Queue(maxsize=2)
+                pool.submit(run, work, items)
+                waiting.append(items)
+                threads += 1
+            else:
+                waiting.append(work)
+            while waiting and (
+                threads >= _LIST_THREADS
+                or len(waiting) >= 4 * _LIST_THREADS
+                or not isinstance(waiting[0], queue.Queue)
+            ):
+                yield from first()
+        while waiting:
+            yield from first()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _StoppedError(Exception):
+    """Nobody wants the rest."""
+
+
+# ---------------------------------------------------------------- walking
+
+
+def _look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None]:
+    """Whether there is a folder (True), a file (False) or nothing (None), and the file's size."""
+    if storage.is_local(uri):
+        try:
+            status = os.stat(storage.local_path(uri))
+        except (FileNotFoundError, NotADirectoryError):
+            return None, None
+        if stat.S_ISDIR(status.st_mode):
+            return True, None
+        return (None if as_folder else False), status.st_size
+    bucket = uri.count("/") == 3 and uri.endswith("/")
+    if not as_folder and not bucket:
+        try:
+            return False, storage.size_of(uri)
+        except FileNotFoundError:
+            pass
+    keys, prefixes = next(storage.s3_pages(uri.rstrip("/") + "/", delimiter="/", max_keys=1))
+    return (True if keys or prefixes or bucket else None), None
+
+
+def _walk(
+    base: str, literal: str = "", enter: Callable[[str], bool] | None = None
+) -> Iterator[list[_Found]]:
+    """Pages of the files below `base` (with a final `/`), without hidden ones, in order.
+
+    Args:
+        base: URI of a folder.
+        literal: what the relative names start with; local folders may give others too.
+        enter: whether to look into a folder, by its relative name; S3 looks into all.
+    """
+    if storage.is_local(base):
+        return _walk_local(storage.local_path(base), enter)
+    return _walk_s3(base, literal)
+
+
+class _Folder(NamedTuple):
+    name: str  # relative to the root, with a final "/"; "" is the root
+    scan: list[Future[list[str] | OSError]]  # none or one, which runs ahead
+
+
+def _walk_local(root: str, enter: Callable[[str], bool] | None) -> Iterator[list[_Found]]:
+    seen: set[tuple[int, int]] = set()
+    # What is left to do, the next one last: runs of file names in a folder, and folders.
+    stack: list[_Folder | tuple[str, list[str]]] = [_Folder("", [])]
+    with ThreadPoolExecutor(_LIST_THREADS, thread_name_prefix="catdog-walk") as pool:
+        while stack:
+            item = stack.pop()
+            if not isinstance(item, _Folder):
+                folder, names = item
+                for at in range(0, len(names), 1000):
+                    yield list(_files(root, folder, names[at : at + 1000]))
+                continue
+            try:
+                status = os.stat(root + item.name)
+                names_or_error = item.scan[0].result() if item.scan else _scan(root + item.name)
+            except OSError as error:
+                names_or_error = error
+            if isinstance(names_or_error, OSError):
+                if not item.name:
+                    raise names_or_error
+                yield [_Found(item.name.rstrip("/"), None, names_or_error)]
+                continue
+            if (status.st_dev, status.st_ino) in seen:
+                continue  # a link's second way to it, or a loop
+            seen.add((status.st_dev, status.st_ino))
+            todo: list[_Folder | tuple[str, list[str]]] = []
+            run: list[str] = []
+            for name in names_or_error:
+                if not name.endswith("/"):
+                    run.append(name)
+                elif enter is None or enter(item.name + name):
+                    if run:
+                        todo.append((item.name, run))
+                        run = []
+                    todo.append(_Folder(item.name + name, []))
+            if run:
+                todo.append((item.name, run))
+            stack += reversed(todo)
+            # On network file systems a folder takes milliseconds: look into the next ones already.
+            for ahead in stack[: -2 * _LIST_THREADS : -1]:
+                if isinstance(ahead, _Folder) and not ahead.scan:
+                    ahead.scan.append(pool.submit(_scan, root + ahead.name))
+
+
+def _scan(path: str) -> list[str] | OSError:
+    """Names in a folder, folders with a final `/`, in the order of whole paths."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(
+                entry.name + "/" if entry.is_dir() else entry.name
+                for entry in entries
+                if entry.name[0] != "." and entry.name not in _SKIPPED_NAMES
+            )
+    except OSError as error:
+        return error
+
+
+def _files(root: str, folder: str, names: list[str]) -> Iterator[_Found]:
+    for name in names:
+        path = folder + name
+        try:
+            status = os.stat(root + path)
+        except OSError:
+            yield _Found(path, None)  # such as a link that leads nowhere: reading it tells
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield _Found(path, status.st_size)
+
+
+def _walk_s3(base: str, literal: str) -> Iterator[list[_Found]]:
+    bucket, _, base_key = base.removeprefix("s3://").partition("/")
+
+    def found(keys: list[tuple[str, int]]) -> list[_Found]:
+        files = []
+        for key, size in keys:
+            name = key[len(base_key) :]
+            if not name or name.endswith("/"):  # consoles make these to show empty folders
+                continue
+            if "/." in "/" + name or not _SKIPPED_NAMES.isdisjoint(name.split("/")):
+                continue
+            files.append(_Found(name, size))
+        return files
+
+    def pages(prefix: str) -> Iterator[list[_Found]]:
+        for keys, _ in storage.s3_pages(f"s3://{bucket}/{prefix}"):
+            yield found(keys)
+
+    # A listing is a chain of pages that each name the next one. Several chains run at once where
+    # the first page shows up to a thousand folders; more (one an image?) would cost a request each.
+    prefix = base_key + literal
+    while True:
+        keys, prefixes = next(storage.s3_pages(f"s3://{bucket}/{prefix}", delimiter="/"))
+        if keys or len(prefixes) != 1:
+            break
+        prefix = prefixes[0]
+    if not prefixes or len(keys) + len(prefixes) >= 1000:
+        whole: list[Any] = [partial(pages, prefix)]
+        yield from _in_order(iter(whole))
+        return
+    works: list[tuple[str, Any]] = [(p, partial(pages, p)) for p in prefixes]
+    works += [(key, found([(key, size)])) for key, size in keys]
+    works.sort(key=lambda work: work[0])
+    yield from _in_order(work for _, work in works)
+
+
+def _glob_regex(pattern: str) -> str:
+    """What a glob matches, and everything in the folders that it matches."""
+    regex = ""
+    at = 0
+    while at < len(pattern):
+        if pattern.startswith("**/", at):
+            regex += "(?:[^/]+/)*"
+            at += 3
+        elif pattern.startswith("**", at):
+            regex += ".*"
+            at += 2
+        elif pattern[at] == "*":
+            regex += "[^/]*"
+            at += 1
+        elif pattern[at] == "?":
+            regex += "[^/]"
+            at += 1
+        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
+            inside = pattern[at + 1 : end]
+            negated = inside[0] in "!^"
+            inside = (inside[1:] if negated else inside).replace("\\", r"\\").replace("[", r"\[")
+            regex += f"(?!/)[{'^' * negated}{inside}]"
+            at = end + 1
+        else:
+            regex += re.escape(pattern[at])
+            at += 1
+    return f"(?s:{regex}(?:/.*)?)"
+
+
+def _may_hold(parts: list[str], folder: str) -> bool:
+    """Whether a folder can hold what a glob (without `**`) matches."""
+    names = folder.rstrip("/").split("/")
+    return all(re.fullmatch(_glob_regex(p), n) for p, n in zip(parts, names, strict=False))
+
+
+# ---------------------------------------------------------------- lists and tables
+
+
+def _located(text: str, folder: str) -> str:
+    """The URI of an entry. Raises ValueError."""
+    if "://" in text or text.startswith("/") or not folder:
+        return storage.to_uri(text)
+    if storage.is_local(folder):
+        return storage.to_uri(storage.local_path(folder) + text)
+    bucket, _, key = folder.removeprefix("s3://").partition("/")
+    if "./" in text:
+        text = posixpath.normpath(posixpath.join("/" + key, text))[1:] + "/" * text.endswith("/")
+        return f"s3://{bucket}/{text}"
+    return folder + text
+
+
+def _relative(uri: str, folder: str) -> tuple[str, str | None]:
+    """Name and label of an entry: below the list's folder its path there, elsewhere its path."""
+    if folder and uri.startswith(folder):
+        name = uri[len(folder) :]
+        return name, _label(name)
+    return uri.partition("://")[2].lstrip("/"), None
+
+
+def _lines(uri: str) -> _Entries:
+    with storage.open_input(uri) as file:
+        first = True
+        while line := file.readline(_MAX_LINE_BYTES):
+            if len(line) == _MAX_LINE_BYTES:
+                yield ImageRejected(ErrorCode.UNREADABLE, "A line of the list is too long.")
+                return
+            if first:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+                first = False
+            line = line.rstrip(b"\r\n")
+            if line.strip() and not line.startswith(b"#"):
+                yield os.fsdecode(line), None
+
+
+def _csv_rows(uri: str) -> _Entries:
+    with io.TextIOWrapper(
+        storage.open_input(uri), "utf-8-sig", errors="surrogateescape", newline=""
+    ) as text:
+        rows = csv.reader(text)
+        header = [name.strip() for name in next(rows, [])]
+        if "uri" not in header:
+            raise UserInputError(f"{uri}: a table needs a column uri in its first line")
+        uri_at = header.index("uri")
+        label_at = header.index("label") if "label" in header else None
+        try:
+            for row in rows:
+                if len(row) > uri_at and row[uri_at]:
+                    label = row[label_at] if label_at is not None and len(row) > label_at else None
+                    yield row[uri_at], label or None
+                elif row:
+                    yield ImageRejected(
+                        ErrorCode.UNREADABLE, f"Line {rows.line_num} of the table has no URI."
+                    )
+        except csv.Error:
+            yield ImageRejected(ErrorCode.UNREADABLE, f"Line {rows.line_num} of the table is odd.")
+
+
+def _strings(batch: pa.RecordBatch, name: str) -> list[str | None]:
+    return batch.column(name).cast(pa.string()).to_pylist()
+
+
+def _parquet_entries(table: Any, labelled: bool) -> _Entries:
+    columns = ["uri", "label"] if labelled else ["uri"]
+    row = 0
+    for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
+        labels = _strings(batch, "label") if labelled else [None] * batch.num_rows
+        for uri, label in zip(_strings(batch, "uri"), labels, strict=True):
+            if uri:
+                yield uri, label
+            else:
+                yield ImageRejected(ErrorCode.UNREADABLE, f"Row {row} of the table has no URI.")
+            row += 1
+
+
+def _parquet_images(uri: str, table: Any, columns: set[str]) -> Iterator[pa.RecordBatch]:
+    """Rows of a table that holds the images themselves."""
+    wanted = [name for name in ("uri", "name", "label") if name in columns]
+    total = table.metadata.num_rows
+    row = 0
+    batches = table.iter_batches(_BATCH_ROWS, columns=wanted) if wanted else iter(())
+    while row < total:
+        given: dict[str, list[str | None]] = {}
+        count = min(_BATCH_ROWS, total - row)
+        if wanted:
+            batch = next(batches)
+            count = batch.num_rows
+            given = {name: _strings(batch, name) for name in wanted}
+        nothing: list[str | None] = [None] * count
+        rows = []
+        for shown, name, label in zip(
+            given.get("uri", nothing),
+            given.get("name", nothing),
+            given.get("label", nothing),
+            strict=True,
+        ):
+            own_name = name or (shown.rpartition("://")[2].lstrip("/") if shown else str(row))
+            rows.append(
+                _Row(
+                    shown or f"parquet://{row}::{uri}",
+                    own_name or str(row),
+                    label if label is not None or not name else _label(name),
+                    uri,
+                    row,
+                    codec="row",
+                )
+            )
+            row += 1
+        yield _batch(rows)
+
+
+# --------------------------------------------------------------------------------------------
+# Reading
+
+_Result = bytes | ImageRejected
+# Where the bytes of one entry lie: path or URI, offset, length and size where known.
+_Span = tuple[str, int, int, int | None]
+
+
+@dataclass
+class _Unit:
+    """Consecutive entries that are read together."""
+
+    read: Callable[[], Iterable[_Result | Callable[[], _Result]]]
+    estimate: int  # bytes
+    stream: bool  # read when its turn comes, one image after the other
+    future: Future[Any] | None = None
+
+
+def _results(unit: _Unit) -> Iterator[_Result]:
+    results = unit.read() if unit.future is None else unit.future.result()
+    unit.future = None
+    for result in results:
+        yield result() if callable(result) else result
+
+
+def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
+    """The entries, in order, as units of reading."""
+    names = ["uri", "container", "offset", "length", "size", "codec", "error", "error_detail"]
+    for batch in entries.select(names).to_batches(max_chunksize=4096):
+        specs: list[_Span | ImageRejected] = []
+        current: tuple[str, str] | None = None  # codec and container
+        estimate = start = end = 0
+
+        for uri, container, offset, length, size, codec, error, detail in zip(
+            *(column.to_pylist() for column in batch.columns), strict=True
+        ):
+            rejected = _known_rejection(size, codec, error, detail, limits)
+            if rejected is not None:
+                specs.append(rejected)  # in whatever unit comes along
+                if len(specs) >= _REMOTE_UNIT_IMAGES:
+                    yield _unit(current, specs, estimate, limits)
+                    specs, current, estimate = [], None, 0
+                continue
+            where = container or uri
+            local = storage.is_local(where)
+            cost = (size if length is None else length) if size is not None else _UNKNOWN_BYTES
+            key = (codec, "" if codec == "file" and local else where)
+            first = offset or 0
+            if codec in {"tar.gz", "row"}:
+                fits = True
+                cost = 0
+            elif local:
+                fits = len(specs) < _LOCAL_UNIT_IMAGES and estimate + cost <= _LOCAL_UNIT_BYTES
+            else:
+                fits = (
+                    codec != "file"
+                    and len(specs) < _REMOTE_UNIT_IMAGES
+                    and start <= first <= end + _REMOTE_GAP_BYTES
+                    and first + cost - start <= _REMOTE_UNIT_BYTES
+                )
+            if specs and not (current is None or (key == current and fits)):
+                yield _unit(current, specs, estimate, limits)
+                specs, current, estimate = [], None, 0
+            if current is None:
+                current, start, end = key, first, first
+            specs.append((where, first, length or 0, size))
+            end = max(end, first + cost)
+            estimate = estimate + cost if local or codec == "file" else end - start
+        if specs:
+            yield _unit(current, specs, estimate, limits)
+
+
+def _unit(
+    current: tuple[str, str] | None,
+    specs: list[_Span | ImageRejected],
+    estimate: int,
+    limits: SourceLimits,
+) -> _Unit:
+    codec, container = current or ("file", "")
+    read = partial(_READERS[codec], container, specs, limits)
+    return _Unit(read, estimate, stream=codec in {"tar.gz", "row"})
+
+
+def _known_rejection(
+    size: int | None, codec: str | None, error: str | None, detail: str | None, limits: SourceLimits
+) -> ImageRejected | None:
+    """Why an entry is not even tried."""
+    if error is not None:
+        return ImageRejected(ErrorCode(error), detail or "")
+    if codec not in _READERS:
+        return ImageRejected(ErrorCode.UNSUPPORTED, f"The plan's codec {codec} is not known.")
+    if size == 0 and codec != "file":
+        return _EMPTY
+    if size is not None and size > limits.max_bytes:
+        return _too_large(size, limits)
+    return None
+
+
+_EMPTY = ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
+
+
+def _too_large(size: int, limits: SourceLimits) -> ImageRejected:
+    return ImageRejected(
+        ErrorCode.TOO_LARGE, f"It has {size:,} bytes, more than the limit of {limits.max_bytes:,}."
+    )
+
+
+def _attempt(read: Callable[[], T]) -> T | ImageRejected:
+    """What `read` returns, or why it raised."""
+    try:
+        return read()
+    except storage.StorageDownError:
+        raise
+    except Exception as error:
+        return storage.rejection(error)
+
+
+def _read_files(
+    _: str, specs: list[_Span | ImageRejected], limits: SourceLimits
+) -> Iterable[_Result | Callable[[], _Result]]:
+    read = _read_local_file if storage.is_local(_uri_of(specs)) else _read_remote_file
+    return [
+        spec if isinstance(spec, ImageRejected) else _attempt(partial(read, spec, limits))
+        for spec in specs
+    ]
+
+
+def _uri_of(specs: list[_Span | ImageRejected]) -> str:
+    return next((spec[0] for spec in specs if not isinstance(spec, ImageRejected)), "")
+
+
+def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
+    uri, _, _, known = spec
+    descriptor = storage.open_local(storage.local_path(uri))
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > limits.max_bytes:
+            return _too_large(size, limits)
+        if size > max(_UNKNOWN_BYTES, known or 0):
+            return lambda: _attempt(lambda: storage.read_bytes(uri, limits.max_bytes))
+        return storage.pread(descriptor, 0, size) or _EMPTY
+    finally:
+        os.close(descriptor)
+
+
+def _read_remote_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
+    uri, _, _, known = spec
+    data, total = storage.s3_range(uri, 0, max(_UNKNOWN_BYTES, known or 0))
+    if total > limits.max_bytes:
+        return _too_large(total, limits)
+    if total > len(data):
+        return lambda: _attempt(
+            lambda: data + storage.read_range(uri, len(data), total - len(data))
+        )
+    return data or _EMPTY
+
+
+def _read_members(
+    codec: str, container: str, specs: list[_Span | ImageRejected], limits: SourceLimits
+) -> list[_Result]:
+    """Members of one archive by offset: locally one by one, on S3 all in one request."""
+    spans = [spec for spec in specs if not isinstance(spec, ImageRejected)]
+    if not spans:
+        return cast("list[_Result]", specs)
+    descriptor = -1
+    try:
+        if storage.is_local(container):
+            descriptor = storage.open_local(storage.local_path(container))
+
+            def read(offset: int, length: int) -> bytes:
+                return storage.pread(descriptor, offset, length)
+
+        else:
+            start = min(offset for _, offset, _, _ in spans)
+            end = max(offset + length for _, offset, length, _ in spans)
+            block = memoryview(storage.read_range(container, start, end - start))
+
+            def read(offset: int, length: int) -> bytes:
+                if offset + length <= end:
+                    return bytes(block[offset - start : offset - start + length])
+                return storage.read_range(container, offset, length)
+
+        return [
+            spec
+            if isinstance(spec, ImageRejected)
+            else _attempt(partial(_read_member, codec, read, spec, limits))
+            for spec in specs
+        ]
+    except storage.StorageDownError:
+        raise
+    except Exception as error:  # of the archive: all members share it
+        shared = storage.rejection(error)
+        return [spec if isinstance(spec, ImageRejected) else shared for spec in specs]
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _read_member(
+    codec: str, read: Callable[[int, int], bytes], spec: _Span, limits: SourceLimits
+) -> _Result:
+    _, offset, length, known = spec
+    size = length if known is None else known
+    if codec == "zip":
+        if length > limits.max_bytes + archives.ZIP_LONGEST_HEADER_BYTES:
+            return _too_large(length, limits)
+        data = read(offset, length)
+        try:
+            return archives.extract_zip_member(data, size)
+        except ImageRejected as error:
+            # Its own header can be longer than the archive's directory lets expect.
+            longer = read(offset, length + archives.ZIP_LONGEST_HEADER_BYTES)
+            if error.code != ErrorCode.TRUNCATED or len(longer) <= len(data):
+                raise
+            return archives.extract_zip_member(longer, size)
+    data = read(offset, size)
+    if len(data) < size:
+        return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
+    return data or _EMPTY
+
+
+class _OpenStreams:
+    """Readers that only go forward, kept between calls.
+
+    The entries of a `.tar.gz` and the rows of a Parquet row group are reached by going through
+    everything before them. Shards come in order, so the next call mostly goes on where the last
+    one stopped, and a process goes through an archive once in all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: OrderedDict[tuple[str, SourceLimits], Any] = OrderedDict()
+
+    def take(self, container: str, limits: SourceLimits) -> Any:
+        """The stream that was put back last, or None. Nobody else has it then."""
+        with self._lock:
+            return self._streams.pop((container, limits), None)
+
+    def put_back(self, container: str, limits: SourceLimits, stream: Any) -> None:
+        """Keep it for the next call."""
+        with self._lock:
+            closed = [self._streams.pop((container, limits), None)]
+            self._streams[container, limits] = stream
+            while len(self._streams) > 2:
+                closed.append(self._streams.popitem(last=False)[1])
+        for old in closed:
+            if old is not None:
+                old.close()
+
+
+_open_streams = _OpenStreams()
+
+
+def _forget_after_fork() -> None:
+    # Readers of remote files have threads, which a forked child has not.
+    global _open_streams  # noqa: PLW0603
+    _open_streams = _OpenStreams()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class _TarGzStream:
+    """Members of a `.tar.gz`, read in the order in which they lie there."""
+
+    def __init__(self, container: str, limits: SourceLimits) -> None:
+        self._file = archives.FileBytes(container)
+        self._stream = archives.GzipBytes(self._file, limits.max_expansion)
+
+    @property
+    def position(self) -> int:
+        return self._stream.position
+
+    def read(self, spec: _Span, limits: SourceLimits) -> _Result:  # noqa: ARG002 - as _TableStream
+        _, offset, length, _ = spec
+        data = self._stream.read_at(offset, length)
+        if len(data) < length:
+            return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
+        return data or _EMPTY
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _TableStream:
+    """The column `bytes` of a Parquet table, read in order; row groups before it are skipped."""
+
+    def __init__(self, container: str, _: SourceLimits) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = storage.open_input(container)
+        self._table = pq.ParquetFile(self._file, buffer_size=1 << 20, pre_buffer=False)
+        self.position = 0
+        self._group = -1
+        self._group_end = 0
+        self._values: Iterator[Any] = iter(())
+
+    def read(self, spec: _Span, limits: SourceLimits) -> _Result:
+        row = spec[1]
+        while row >= self._group_end:
+            self._group += 1
+            if self._group >= self._table.num_row_groups:
+                return ImageRejected(ErrorCode.MISSING, "The table has no such row.")
+            self.position = self._group_end
+            self._group_end += self._table.metadata.row_group(self._group).num_rows
+            self._values = iter(())
+            if row < self._group_end:
+                self._values = self._rows_of_group()
+        value = None
+        while self.position <= row:
+            value = next(self._values)
+            self.position += 1
+        if value is None or not value.is_valid:
+            return ImageRejected(ErrorCode.EMPTY, "The table has no bytes in this row.")
+        size = value.as_buffer().size
+        if size > limits.max_bytes:
+            return _too_large(size, limits)
+        return cast("bytes", value.as_py()) or _EMPTY
+
+    def _rows_of_group(self) -> Iterator[Any]:
+        batches = self._table.iter_batches(
+            16, row_groups=[self._group], columns=["bytes"], use_threads=False
+        )
+        for batch in batches:
+            yield from batch.column(0)
+
+    def close(self) -> None:
+        self._table.close()
+        self._file.close()
+
+
+def _read_stream(
+    open_stream: Callable[[str, SourceLimits], Any],
+    container: str,
+    specs: list[_Span | ImageRejected],
+    limits: SourceLimits,
+) -> Iterator[_Result]:
+    stream = _open_streams.take(container, limits)
+    broken: ImageRejected | None = None
+    try:
+        for spec in specs:
+            if isinstance(spec, ImageRejected):
+                yield spec
+                continue
+            result: _Result | ImageRejected
+            try:
+                if stream is not None and stream.position > spec[1]:
+                    stream.close()
+                    stream = broken = None
+                if broken is not None:
+                    result = broken
+                else:
+                    if stream is None:
+                        stream = open_stream(container, limits)
+                    result = stream.read(spec, limits)
+            except storage.StorageDownError:
+                raise
+            except Exception as error:
+                # Nothing after a damage can be reached.
+                result = broken = storage.rejection(error)
+            yield result
+    finally:
+        if stream is not None and broken is None:
+            _open_streams.put_back(container, limits, stream)
+        elif stream is not None:
+            stream.close()
+
+
+_READERS: dict[str, Callable[..., Iterable[_Result | Callable[[], _Result]]]] = {
+    "file": _read_files,
+    "tar": partial(_read_members, "tar"),
+    "zip": partial(_read_members, "zip"),
+    "tar.gz": partial(_read_stream, _TarGzStream),
+    "row": partial(_read_stream, _TableStream),
+}

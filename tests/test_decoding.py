@@ -1,0 +1,456 @@
+"""The child process that decodes: same pixels, and nothing lost, whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from catdog import images
+from catdog.decoding import OUTCOME_SCHEMA, DecodedBatch, Decoder
+from catdog.errors import CatdogError, ImageRejected
+from catdog.images import DecodeLimits, Preprocessing
+from catdog.sources import PLAN_SCHEMA, SourceLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SMALL = Preprocessing(16, 16)
+LIMITS = DecodeLimits()
+
+
+def table(*paths: Path, **columns: object) -> pa.Table:
+    """Plan entries for plain files."""
+    rows = [
+        {"uri": f"file://{path}", "name": path.name, "codec": "file", **columns} for path in paths
+    ]
+    return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+
+
+def decoder(
+    limits: DecodeLimits = LIMITS, *, batch_size: int = 8, preprocessing: Preprocessing = SMALL
+) -> Decoder:
+    return Decoder(preprocessing, limits, SourceLimits(), batch_size)
+
+
+class Collected:
+    """All batches of a decode, copied; checks on the way that they follow each other."""
+
+    def __init__(self, batches: Iterator[DecodedBatch]) -> None:
+        self.pixels: dict[int, np.ndarray] = {}
+        self.outcomes: list[dict[str, object]] = []
+        self.batches = 0
+        self.bytes_read = 0
+        for batch in batches:
+            assert batch.start == len(self.outcomes)
+            assert batch.stop == batch.start + batch.outcomes.num_rows
+            assert batch.outcomes.schema == OUTCOME_SCHEMA
+            assert len(batch.rows) == len(batch.pixels)
+            self.outcomes += batch.outcomes.to_pylist()
+            self.pixels |= dict(zip(batch.rows.tolist(), batch.pixels.copy(), strict=True))
+            self.batches += 1
+            self.bytes_read += batch.bytes_read
+        errors = [row["error"] for row in self.outcomes]
+        assert sorted(self.pixels) == [i for i, error in enumerate(errors) if error is None]
+
+    def errors(self) -> dict[int, object]:
+        """Position -> reason code of the rejected."""
+        return {i: row["error"] for i, row in enumerate(self.outcomes) if row["error"]}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Forty small pictures in several formats and sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    noise = np.random.default_rng(3)
+    paths = []
+    for number in range(40):
+        format_ = ("jpeg", "png", "webp", "gif")[number % 4]
+        path = folder / f"{number:02}.{format_}"
+        size = (40 + 7 * number, 60 + 5 * (number % 9))
+        coarse = Image.fromarray(noise.integers(0, 255, (4, 5, 3), np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(path)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file that takes a third of a second to decode: 12,000 x 12,000 pixels of one bit."""
+    path = tmp_path_factory.mktemp("slow") / "slow.png"
+    Image.new("1", (12_000, 12_000)).save(path)
+    return path
+
+
+def when_decoding(decoding: Decoder, position: int, action: Callable[[], None]) -> threading.Thread:
+    """Does something while the child decodes the entry at a position."""
+
+    def wait() -> None:
+        while decoding._memory.decoding()[0] != position:
+            time.sleep(0.001)
+        action()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def kill_child(decoding: Decoder, number: int = signal.SIGKILL) -> None:
+    assert decoding.child_pid is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(decoding.child_pid, number)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def ends_soon(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_alive(pid)
+
+
+def test_pixels_are_those_of_decode(photos):
+    """A Decoder gives the very pixels of `images.decode`, and the originals' facts."""
+    for preprocessing in (SMALL, Preprocessing(20, 30, "pad")):
+        with decoder(preprocessing=preprocessing) as decoding:
+            collected = Collected(decoding.decode(table(*photos)))
+        assert collected.batches == 5
+        assert collected.bytes_read == sum(path.stat().st_size for path in photos)
+        for i, path in enumerate(photos):
+            expected = images.decode(path.read_bytes(), preprocessing, LIMITS)
+            assert np.array_equal(collected.pixels[i], expected.pixels)
+            assert collected.outcomes[i] == {
+                "width": expected.width,
+                "height": expected.height,
+                "format": expected.format,
+                "size": path.stat().st_size,
+                "error": None,
+                "error_detail": None,
+            }
+
+
+def test_rejected_images_have_a_row_each(photos, tmp_path):
+    """Broken, empty and missing files get their reasons, their neighbours their pixels."""
+    cut, empty, page = tmp_path / "cut.jpeg", tmp_path / "empty.png", tmp_path / "page.gif"
+    cut.write_bytes(photos[0].read_bytes()[:200])
+    empty.touch()
+    page.write_bytes("<html>Ä</html>".encode())
+    paths = [photos[0], cut, photos[1], empty, tmp_path / "none.jpg", page, photos[2]]
+    with decoder(batch_size=4) as decoding:
+        collected = Collected(decoding.decode(table(*paths)))
+    assert collected.errors() == {1: "truncated", 3: "empty", 4: "missing", 5: "not-an-image"}
+    assert [row["size"] for row in collected.outcomes][3:5] == [0, None]
+    for i in (0, 2, 6):
+        expected = images.decode(paths[i].read_bytes(), SMALL, LIMITS)
+        assert np.array_equal(collected.pixels[i], expected.pixels)
+
+
+def test_only_rejected_images(tmp_path):
+    """A batch without a single picture has rows and no pixels."""
+    with decoder() as decoding:
+        (batch,) = decoding.decode(table(*[tmp_path / f"{i}.png" for i in range(5)], size=99))
+        assert batch.pixels.shape == (0, 16, 16, 3)
+        assert batch.outcomes["error"].to_pylist() == ["missing"] * 5
+        assert batch.outcomes["size"].to_pylist() == [99] * 5
+
+
+def test_one_child_serves_many_tables(photos):
+    """Tables follow each other, empty ones too, without a new process."""
+    with decoder() as decoding:
+        pid = decoding.child_pid
+        for count in (40, 0, 1, 8, 9, 40):
+            collected = Collected(decoding.decode(table(*photos[:count])))
+            assert len(collected.pixels) == count
+        assert decoding.child_pid == pid
+    assert pid is not None
+    assert not is_alive(pid)
+
+
+def test_leaving_half_way(photos):
+    """Who stops listening half-way can decode another table, whose rows are its own."""
+    with decoder() as decoding:
+        for batch in decoding.decode(table(*photos)):
+            assert batch.start == 0
+            break
+        collected = Collected(decoding.decode(table(*photos[20:])))
+        for i, path in enumerate(photos[20:]):
+            expected = images.decode(path.read_bytes(), SMALL, LIMITS)
+            assert np.array_equal(collected.pixels[i], expected.pixels)
+
+
+def test_one_table_at_a_time(photos):
+    """Two decodes at once would share slots: refused."""
+    with decoder() as decoding:
+        first = decoding.decode(table(*photos))
+        next(first)
+        with pytest.raises(RuntimeError):
+            next(decoding.decode(table(*photos)))
+        first.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+def test_a_crash_costs_one_image(photos, slow, number):
+    """What ends the child gets a row that names the signal; all others their pixels."""
+    paths = [*photos[:19], slow, *photos[19:]]
+    with decoder() as decoding:
+        when_decoding(decoding, 19, lambda: kill_child(decoding, number))
+        collected = Collected(decoding.decode(table(*paths)))
+        assert collected.errors() == {19: "crashed"}
+        assert number.name in str(collected.outcomes[19]["error_detail"])
+        assert collected.outcomes[19]["size"] == slow.stat().st_size
+        for i, path in enumerate(paths):
+            if path != slow:
+                expected = images.decode(path.read_bytes(), SMALL, LIMITS)
+                assert np.array_equal(collected.pixels[i], expected.pixels)
+        assert Collected(decoding.decode(table(*photos))).errors() == {}
+
+
+def test_crashes_at_the_edges(photos, slow):
+    """The first, the last, and two crashing images in a row cost one row each."""
+    paths = [slow, *photos[:7], slow, slow, photos[7], slow]
+    with decoder() as decoding:
+        for position in (0, 8, 9, 11):
+            when_decoding(decoding, position, lambda: kill_child(decoding, signal.SIGSEGV))
+        collected = Collected(decoding.decode(table(*paths)))
+    assert collected.errors() == dict.fromkeys((0, 8, 9, 11), "crashed")
+
+
+def test_random_kills_lose_nothing(photos):
+    """Killed at any moment, again and again, it gives every image once; a kill costs one at most."""
+    paths = photos * 5
+    chance = random.Random(1)
+    kills = 0
+    with decoder() as decoding:
+        finished = threading.Event()
+
+        def kill_again_and_again() -> None:
+            nonlocal kills
+            killed = None
+            while not finished.is_set() and kills < 8:
+                # Once it is at work: a child that never gets that far ends the job instead.
+                if decoding.child_pid != killed and decoding._memory.decoding()[0] >= 0:
+                    time.sleep(chance.random() * 0.02)
+                    killed = decoding.child_pid
+                    kill_child(decoding)
+                    kills += 1
+                time.sleep(0.0005)
+
+        thread = threading.Thread(target=kill_again_and_again)
+        thread.start()
+        collected = Collected(decoding.decode(table(*paths)))
+        finished.set()
+        thread.join()
+    assert kills
+    assert len(collected.outcomes) == len(paths)
+    assert set(collected.errors().values()) <= {"crashed"}
+    assert len(collected.errors()) <= kills
+    for i, pixels in collected.pixels.items():
+        expected = images.decode(paths[i].read_bytes(), SMALL, LIMITS)
+        assert np.array_equal(pixels, expected.pixels)
+
+
+def test_killed_while_idle(photos):
+    """A child killed between two tables is replaced, and no image is blamed."""
+    with decoder() as decoding:
+        assert Collected(decoding.decode(table(*photos))).errors() == {}
+        kill_child(decoding)
+        assert Collected(decoding.decode(table(*photos))).errors() == {}
+
+
+def test_killed_while_the_caller_works(photos):
+    """Batches that were finished before the child died are still delivered."""
+    with decoder() as decoding:
+        batches = decoding.decode(table(*photos))
+        first = next(batches).pixels.copy()
+        time.sleep(0.3)  # it has filled the other slots and waits
+        kill_child(decoding)
+        rest = [batch.outcomes["error"].null_count for batch in batches]
+        assert len(first) + sum(rest) == 40
+
+
+def test_a_child_that_cannot_live_fails_the_job(photos):
+    """Killed always before it does anything, it is not started for ever."""
+    with decoder() as decoding:
+        finished = threading.Event()
+
+        def kill_at_once() -> None:
+            while not finished.is_set():
+                kill_child(decoding)
+                time.sleep(0.005)
+
+        thread = threading.Thread(target=kill_at_once)
+        thread.start()
+        with pytest.raises(CatdogError, match="SIGKILL"):
+            Collected(decoding.decode(table(*photos)))
+        finished.set()
+        thread.join()
+
+
+def test_a_child_that_cannot_start_says_why(photos, monkeypatch):
+    """What Python says on its way out is part of the error."""
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with decoder() as decoding, pytest.raises(CatdogError, match=r"exit code 1, .*(Error|error)"):
+        Collected(decoding.decode(table(*photos)))
+
+
+def test_too_long_is_a_timeout(photos, slow):
+    """An image over the time limit is rejected, and not its neighbours."""
+    paths = [*photos[:5], slow, *photos[5:10]]
+    with decoder(DecodeLimits(timeout_s=0.1)) as decoding:
+        began_at = time.monotonic()
+        collected = Collected(decoding.decode(table(*paths)))
+        assert collected.errors() == {5: "timeout"}
+        assert "0.1 s" in str(collected.outcomes[5]["error_detail"])
+        assert time.monotonic() - began_at < 5
+
+
+def test_reading_is_not_decoding_time(photos, tmp_path):
+    """A slow source is no reason to reject: only decoding counts."""
+    pipe = tmp_path / "slow.png"
+    os.mkfifo(pipe)
+
+    def write_late() -> None:
+        time.sleep(0.5)
+        pipe.write_bytes(photos[1].read_bytes())
+
+    thread = threading.Thread(target=write_late)
+    with decoder(DecodeLimits(timeout_s=0.2)) as decoding:
+        thread.start()
+        collected = Collected(decoding.decode(table(photos[0], pipe, photos[2])))
+    thread.join()
+    assert "timeout" not in collected.errors().values()
+
+
+def test_too_much_memory_is_too_large(photos, tmp_path):
+    """An image that needs more memory than the limit is rejected, and the child lives on."""
+    row = b"\0" + bytes(4000)
+    raw = zlib.compressobj(1)
+    pixels = b"".join([*(raw.compress(row * 100) for _ in range(320)), raw.flush()])
+    body = b"IHDR" + struct.pack(">IIBBBBB", 32_000, 32_000, 1, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for chunk in (body, b"IDAT" + pixels, b"IEND"):
+        data += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(data)
+    limits = DecodeLimits(max_pixels=2 * 10**9, memory_bytes=1 << 20)
+    with decoder(limits) as decoding:
+        pid = decoding.child_pid
+        collected = Collected(decoding.decode(table(photos[0], bomb, photos[1])))
+        assert collected.errors() == {1: "too-large"}
+        assert decoding.child_pid == pid
+
+
+def test_memory_stays_flat(tmp_path):
+    """A folder of the largest images permitted needs the memory of one: 9 bytes a pixel."""
+    side = 2000
+    limits = DecodeLimits(max_pixels=side * side)
+    paths = []
+    for mode in ("RGBA", "RGB", "LA", "P", "I;16", "CMYK", "F", "1"):
+        image = (
+            Image.new("RGBA", (side, side), (1, 2, 3, 4)).convert(
+                "RGB" if mode in "CMYKF" else mode
+            )
+            if mode != "I;16"
+            else Image.new("I;16", (side, side))
+        )
+        path = tmp_path / f"{mode.replace(';', '')}.tiff"
+        if mode in ("CMYK", "F"):
+            image = image.convert(mode)
+        image.save(path)
+        paths.append(path)
+    with decoder(limits) as decoding:
+        Collected(decoding.decode(table(paths[-1])))
+        before = peak_bytes(decoding)
+        collected = Collected(decoding.decode(table(*paths * 3)))
+        assert collected.errors() == {}
+        used = peak_bytes(decoding) - before
+    waiting = sum(path.stat().st_size for path in paths * 3)
+    assert used < 9 * side * side + waiting
+
+
+def peak_bytes(decoding: Decoder) -> int:
+    """Most memory that the child ever had."""
+    status = Path(f"/proc/{decoding.child_pid}/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from tests.test_decoding import decoder, table
+with decoder() as decoding:
+    batches = decoding.decode(table(*map(Path, sys.argv[1:])))
+    next(batches)
+    print(decoding.child_pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_the_child_ends_with_its_parent(photos, slow, busy):
+    """Killed, a parent leaves no process behind, be it decoding or idle."""
+    paths = [*photos[:8], *([slow] * 20 if busy else [])]
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, *map(str, paths)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        parent.kill()
+        assert ends_soon(pid)
+
+
+def test_the_child_outlives_the_thread_that_started_it(photos):
+    """Ray's actors use many threads: that one of them ends is no reason to."""
+    decoding = decoder()
+    thread = threading.Thread(target=decoding.__enter__)
+    thread.start()
+    thread.join()
+    time.sleep(0.05)
+    pid = decoding.child_pid
+    with contextlib.ExitStack() as stack:
+        stack.push(decoding)
+        assert Collected(decoding.decode(table(*photos))).errors() == {}
+        assert decoding.child_pid == pid
+
+
+def test_libtiff_says_nothing(photos, tmp_path, capfd):
+    """Native code's complaints about images do not reach the log."""
+    data = bytearray()
+    stream = io.BytesIO()
+    Image.open(photos[0]).save(stream, "TIFF", compression="tiff_lzw")
+    data[:] = stream.getvalue()
+    data[100:400] = b"\xff" * 300
+    path = tmp_path / "broken.tiff"
+    path.write_bytes(data)
+    with pytest.raises(ImageRejected):
+        images.decode(bytes(data), SMALL, LIMITS)
+    assert capfd.readouterr().err != "", "in-process, libtiff speaks"
+    with decoder() as decoding:
+        assert Collected(decoding.decode(table(path))).errors() == {0: "truncated"}
+    assert capfd.readouterr().err == ""
