@@ -200,6 +200,12 @@ class GzipBytes:
         """Whether the stream has this many bytes; goes there, but not behind what is read."""
         return offset <= self.position or self._skip(offset)
 
+    def check_rest(self) -> None:
+        """Read to the end, where the checksum is. Raises as `read_at`."""
+        while self._fill():
+            self.position += len(self._output)
+            self._output = b""
+
     def _skip(self, offset: int) -> bool:
         if offset < self.position:
             raise ValueError("a gzip stream does not go back")

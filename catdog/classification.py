@@ -8,9 +8,9 @@ the end counts what the files hold.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -151,23 +151,31 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
         if summary is not None and not (config.retry_rejected and summary["rejected"]):
             return ClassifySummary(**summary | {"already_complete": True})
 
-    # Ray starts in the background while images are listed: start-up is most of a small job.
-    with _BackgroundConnection(config) as connection:
-        plan = plans.read(output)
-        if plan is None:
-            observer.phase("listing images")
-            batches = sources.list_images(config.images, config.source_limits)
-            if recorded is None:
-                _write_run_record(output, config, question)
-            plan = plans.write(output, batches, observer.planned)
-        if plan.images == 0:
-            raise UserInputError(f"{' '.join(config.images)}: no images found")
-        finished = results.count_parts(plan)
-        todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
-        observer.phase("starting Ray")
-        connection.wait()
-        tally = _run(config, plan, finished, todo, model, observer)
-    return _finish(config, plan, model, tally, time.monotonic() - started)
+    if recorded is None:
+        _write_run_record(output, config, question)
+    # Images are listed while Ray starts: start-up is most of a small job. It is the listing that
+    # has the thread, since Ray's processes end with the thread that started them.
+    with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
+        planning = pool.submit(_plan, config, output, observer)
+        with ray_runtime.connect(config.address, minimum_cpus=config.workers):
+            plan, finished = planning.result()
+            todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
+            tally = _run(config, plan, finished, todo, model, observer)
+    return _finish(plan, model, tally, time.monotonic() - started)
+
+
+def _plan(
+    config: ClassifyConfig, output: str, observer: Observer
+) -> tuple[Plan, dict[int, results.PartCounts]]:
+    """The plan, written now or by an earlier run, and what of it is done."""
+    plan = plans.read(output)
+    if plan is None:
+        observer.phase("listing images")
+        batches = sources.list_images(config.images, config.source_limits)
+        plan = plans.write(output, batches, observer.planned)
+    if plan.images == 0:
+        raise UserInputError(f"{' '.join(config.images)}: no images found")
+    return plan, results.count_parts(plan)
 
 
 def _check_same_question(
@@ -196,42 +204,6 @@ def _write_run_record(output: str, config: ClassifyConfig, question: dict[str, A
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     results.write_json(output, results.RUN_FILE, record)
-
-
-class _BackgroundConnection:
-    """`ray_runtime.connect` begun in a thread; errors come out of `wait`."""
-
-    def __init__(self, config: ClassifyConfig) -> None:
-        self._context = ray_runtime.connect(config.address, minimum_cpus=config.workers)
-        self._error: BaseException | None = None
-        self._connected = False
-        self._thread = threading.Thread(target=self._connect, name="ray-start", daemon=True)
-
-    def _connect(self) -> None:
-        try:
-            self._context.__enter__()
-            self._connected = True
-        except BaseException as error:
-            self._error = error
-
-    def __enter__(self) -> _BackgroundConnection:
-        self._thread.start()
-        return self
-
-    def wait(self) -> None:
-        """Return when connected.
-
-        Raises:
-            CatdogError: no connection came about.
-        """
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
-        if self._connected:
-            self._context.__exit__(None, None, None)
 
 
 def _shards_to_do(
@@ -288,6 +260,7 @@ def _run(
             compute=ActorPoolStrategy(size=workers),
             num_cpus=1,
             num_gpus=1 if use_gpu else 0,
+            # Ray's default restarts a dying actor for ever. There is no named parameter for it.
             max_restarts=4,
             max_task_retries=4,
         )
@@ -312,9 +285,7 @@ def _run(
     return tally
 
 
-def _finish(
-    config: ClassifyConfig, plan: Plan, model: models.Model, tally: _Tally, seconds: float
-) -> ClassifySummary:
+def _finish(plan: Plan, model: models.Model, tally: _Tally, seconds: float) -> ClassifySummary:
     """Count what the files hold; write the summary only if that is the whole plan."""
     counts = results.total(results.count_parts(plan).values())
     strangers = results.foreign_parts(plan)
@@ -341,7 +312,7 @@ def _finish(
         images_per_s=round(tally.images_per_s, 1),
         stages_s={stage: round(value, 2) for stage, value in tally.stages_s.items()},
         bytes_read=tally.bytes_read,
-        precision=", ".join(sorted(tally.precisions)) or config.precision,
+        precision=", ".join(sorted(tally.precisions)),
     )
     results.write_json(plan.output, results.SUMMARY_FILE, dataclasses.asdict(summary))
     return summary
@@ -374,7 +345,7 @@ class ClassifyShard:
     def __call__(self, shards: pa.Table) -> pa.Table:
         """Classify shards; a row for each: images, rejected, bytes, seconds by stage."""
         return pa.Table.from_pylist(
-            [self._classify(shard) for shard in shards["shard"].to_pylist()]
+            [self._classify(shard) for shard in shards["shard"].to_numpy().tolist()]
         )
 
     def _classify(self, shard: int) -> dict[str, Any]:

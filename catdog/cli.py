@@ -31,8 +31,10 @@ Config = TypeVar("Config", TrainConfig, ClassifyConfig, DemoConfig)
 
 @dataclass(frozen=True, kw_only=True)
 class _Json:
-    """Attributes:
-    json: print the summary as one JSON object on standard output.
+    """What every command has.
+
+    Attributes:
+        json: print the summary as one JSON object on standard output.
     """
 
     json: bool = False
@@ -65,7 +67,7 @@ class _Demo(DemoConfig, _Json):
 def _train(command: _Train) -> int:
     from catdog import training
 
-    with terminal.Progress() as progress:
+    with terminal.Progress("catdog-train") as progress:
         result = training.train(_plain(TrainConfig, command), progress)
     if command.json:
         _print_json(dataclasses.asdict(result))
@@ -94,7 +96,7 @@ def _classify(command: _Classify) -> int:
     from catdog import classification
 
     config = _plain(ClassifyConfig, command)
-    with terminal.Progress() as progress:
+    with terminal.Progress("catdog-classify") as progress:
         summary = classification.classify(config, progress)
     if command.json:
         _print_json(dataclasses.asdict(summary))
@@ -141,7 +143,7 @@ def print_classified(summary: ClassifySummary) -> None:
 def _demo(command: _Demo) -> int:
     from catdog import demo
 
-    with terminal.Progress() as progress:
+    with terminal.Progress("catdog-demo") as progress:
         result = demo.run(_plain(DemoConfig, command), progress)
     if command.json:
         _print_json(dataclasses.asdict(result))

@@ -118,6 +118,7 @@ class Decoder:
         self._memory_fd = _anonymous_file()
         os.ftruncate(self._memory_fd, length)
         self._memory = _Memory(self._memory_fd, preprocessing, batch_size)
+        self._memory.clear()
         self._child: _Child | None = None
         self._busy = False
 
@@ -132,7 +133,7 @@ class Decoder:
         traceback: TracebackType | None,
     ) -> None:
         if self._child:
-            self._child.kill()
+            self._child.end()
             self._child = None
         os.close(self._memory_fd)
 
@@ -163,7 +164,8 @@ class Decoder:
                 if filled:
                     batch: DecodedBatch | None = self._memory.batch(slot, entries)
                 else:
-                    ended = self._child.kill()
+                    # One that dies by itself is given the time to: how it did it is the reason.
+                    ended = self._child.end(grace_s=5.0 if overdue == -1 else 0.0)
                     batch = self._salvage(slot, position, entries, ended, overdue)
                     place = batch.stop if batch else position
                     tries = tries + 1 if place == tried_at else 1
@@ -183,7 +185,7 @@ class Decoder:
         finally:
             if position < len(entries) and self._child:
                 # Left half-way: the child is at work for nobody.
-                self._child.kill()
+                self._child.end()
                 self._child = _Child(self._memory_fd, self._setup)
             self._busy = False
 
@@ -406,15 +408,19 @@ class _Child:
             raise storage.StorageDownError(message["text"])
         raise CatdogError(message["text"])
 
-    def kill(self) -> str:
-        """Ends the child if it still lives. Returns how it ended, in words."""
-        self.process.kill()
-        self.connection.close()
-        os.close(self._lifeline)
-        said = self.process.communicate()[1].decode(errors="replace").strip().splitlines()
+    def end(self, *, grace_s: float = 0.0) -> str:
+        """Ends the child, if need be by force. Returns how it ended, in words."""
+        if not self.connection.closed:
+            self.connection.close()
+            os.close(self._lifeline)
+        try:
+            said = self.process.communicate(timeout=grace_s)[1]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            said = self.process.communicate()[1]
         code = self.process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return ", ".join([how, *said[-1:]])
+        return ", ".join([how, *said.decode(errors="replace").strip().splitlines()[-1:]])
 
 
 def _serve(connection: Connection, lifeline: int, memory_fd: int) -> None:

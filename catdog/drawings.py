@@ -18,16 +18,19 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import ExifTags, Image, ImageChops, ImageDraw, ImageFilter
 
 from catdog.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Label = Literal["cat", "dog"]
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -43,7 +46,7 @@ _TONGUE: Colour = (226, 98, 112)
 
 # The canvas is twice the picture, and shrunk at the end: smooth edges. Above this many pixels a
 # side, less than twice is smooth enough and a good deal quicker.
-_LONGEST_CANVAS = 520
+_LONGEST_CANVAS = 420
 
 
 # --- outlines, in a figure's own coordinates ---
@@ -57,28 +60,36 @@ def _oval(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> list[P
     return [(x + rx * c * cos - ry * s * sin, y + rx * c * sin + ry * s * cos) for c, s in _CIRCLE]
 
 
-def _spline(points: Sequence[Point], *, closed: bool, steps: int = 6) -> list[Point]:
+_SPLINE_STEPS = 6
+# What a curve's four nearest points weigh at each step from the second to the third.
+_SPLINE_WEIGHTS = [
+    (
+        -0.5 * t**3 + t**2 - 0.5 * t,
+        1.5 * t**3 - 2.5 * t**2 + 1,
+        -1.5 * t**3 + 2 * t**2 + 0.5 * t,
+        0.5 * t**3 - 0.5 * t**2,
+    )
+    for t in (step / _SPLINE_STEPS for step in range(_SPLINE_STEPS))
+]
+
+
+def _spline(points: Sequence[Point], *, closed: bool) -> list[Point]:
     """A Catmull-Rom curve through the points."""
-    count = len(points)
-    at: Callable[[int], Point]
     if closed:
-        at = lambda i: points[i % count]  # noqa: E731 - two readings of one index
+        knots = [points[-1], *points, points[0], points[1]]
     else:
-        at = lambda i: points[min(max(i, 0), count - 1)]  # noqa: E731
-    curve = []
-    for i in range(count if closed else count - 1):
-        (ax, ay), (bx, by), (cx, cy), (dx, dy) = at(i - 1), at(i), at(i + 1), at(i + 2)
-        for step in range(steps):
-            t = step / steps
-            u, v = t * t, t * t * t
-            wa, wb = -0.5 * v + u - 0.5 * t, 1.5 * v - 2.5 * u + 1.0
-            wc, wd = -1.5 * v + 2.0 * u + 0.5 * t, 0.5 * v - 0.5 * u
-            curve.append(
-                (wa * ax + wb * bx + wc * cx + wd * dx, wa * ay + wb * by + wc * cy + wd * dy)
-            )
-    if not closed:
-        curve.append(points[-1])
-    return curve
+        knots = [points[0], *points, points[-1]]
+    curve = [
+        (
+            a * ax + b * bx + c * cx + d * dx,
+            a * ay + b * by + c * cy + d * dy,
+        )
+        for (ax, ay), (bx, by), (cx, cy), (dx, dy) in zip(
+            knots, knots[1:], knots[2:], knots[3:], strict=False
+        )
+        for a, b, c, d in _SPLINE_WEIGHTS
+    ]
+    return curve if closed else [*curve, points[-1]]
 
 
 def _blob(*points: Point) -> list[Point]:
@@ -146,11 +157,10 @@ class _Frame:
     side: int = 1
 
     def pixels(self, outline: Sequence[Point]) -> list[Point]:
+        """The outline on the canvas."""
+        x, y, side = self.x, self.y, self.side
         cos, sin = math.cos(self.turn) * self.unit, math.sin(self.turn) * self.unit
-        return [
-            (self.x + self.side * (px * cos - py * sin), self.y + px * sin + py * cos)
-            for px, py in outline
-        ]
+        return [(x + side * (px * cos - py * sin), y + px * sin + py * cos) for px, py in outline]
 
     def moved(self, x: float, y: float, *, scale: float = 1.0, turn: float = 0.0) -> _Frame:
         ((px, py),) = self.pixels([(x, y)])
@@ -165,7 +175,9 @@ class _Canvas:
         self._draw = ImageDraw.Draw(image)
 
     def fill(self, frame: _Frame, outline: Sequence[Point], paint: Paint) -> None:
-        pixels = frame.pixels(outline)
+        self._fill(frame.pixels(outline), paint)
+
+    def _fill(self, pixels: list[Point], paint: Paint) -> None:
         if isinstance(paint, tuple):
             self._draw.polygon(pixels, fill=paint)
             return
@@ -175,8 +187,8 @@ class _Canvas:
         right, bottom = min(int(max(xs)) + 2, width), min(int(max(ys)) + 2, height)
         if left >= right or top >= bottom:
             return
-        mask = Image.new("L", (right - left, bottom - top))
-        ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in pixels], fill=255)
+        mask = Image.new("1", (right - left, bottom - top))
+        ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in pixels], fill=1)
         box = (left, top, right, bottom)
         self.image.paste(paint.crop(box), box, mask)
 
@@ -184,13 +196,14 @@ class _Canvas:
         self, frame: _Frame, points: Sequence[Point], colour: Colour, width: float = 0.04
     ) -> None:
         """A line of `width` units through the points."""
-        thick = max(1, round(width * frame.unit))
-        self._draw.line(frame.pixels(points), fill=colour, width=thick)
+        self._draw.line(frame.pixels(points), fill=colour, width=max(1, round(width * frame.unit)))
 
     def part(self, frame: _Frame, outline: Sequence[Point], paint: Paint, ink: Colour) -> None:
         """A filled outline with a drawn contour."""
-        self.fill(frame, outline, paint)
-        self.stroke(frame, [*outline, outline[0]], ink)
+        pixels = frame.pixels(outline)
+        self._fill(pixels, paint)
+        width = max(1, round(0.04 * frame.unit))
+        self._draw.line([*pixels, pixels[0]], fill=ink, width=width)
 
     def shadow(self, frame: _Frame, outline: Sequence[Point], strength: float) -> None:
         """Darken what lies under the outline by `strength`, 0 to 1."""
@@ -298,11 +311,11 @@ class _Look:
             coat=_Coat.drawn_from(rng),
             collar=rng.choice(_COLLARS),
             backdrop=rng.choice(tuple(_BACKDROPS)),
-            brightness=rng.gauss(0, 16),
-            contrast=rng.uniform(0.75, 1.15),
+            brightness=rng.gauss(8, 14),
+            contrast=rng.uniform(0.85, 1.15),
             warmth=rng.gauss(0, 0.06),
             blur=rng.choice((0.0, 0.0, 0.0, rng.uniform(0.3, 1.4))),
-            noise=rng.choice((0.0, rng.uniform(2, 12))),
+            noise=rng.choice((0.0, 0.0, rng.uniform(2, 10))),
             quality=rng.randint(45, 95),
         )
 
@@ -324,7 +337,8 @@ def _gradient(size: tuple[int, int], top: Colour, bottom: Colour) -> Image.Image
     strip = Image.new("RGB", (1, 2))
     strip.putpixel((0, 0), top)
     strip.putpixel((0, 1), bottom)
-    return strip.resize(size, Image.Resampling.BILINEAR)
+    column = strip.resize((1, size[1]), Image.Resampling.BILINEAR)
+    return column.resize(size, Image.Resampling.NEAREST)
 
 
 def _studio(size: tuple[int, int], rng: random.Random) -> Image.Image:
@@ -552,25 +566,29 @@ _BACKDROPS: Mapping[str, Callable[[tuple[int, int], random.Random], Image.Image]
 _REACH: Mapping[_Pose, tuple[float, float, float, float]] = {
     "face": (-1.3, -1.5, 1.3, 1.5),
     "sitting": (-1.7, -1.5, 1.9, 3.2),
-    "lying": (-3.3, -1.5, 1.4, 1.75),
-    "standing": (-3.9, -1.6, 1.5, 2.75),
+    "lying": (-3.3, -1.5, 1.45, 1.75),
+    "standing": (-3.9, -1.6, 1.7, 2.75),
 }
 
 
-@dataclass(frozen=True)
 class _Fur:
     """The coat as pictures of the canvas's size, one for the body and one for the head."""
 
-    body: Image.Image
-    far: Image.Image
-    head: Image.Image
-    coat: _Coat
+    def __init__(self, body: Image.Image, head: Image.Image, coat: _Coat) -> None:
+        self.body = body
+        self.head = head
+        self.coat = coat
+
+    @cached_property
+    def far(self) -> Image.Image:
+        """The body's fur on the side away from the viewer, darker."""
+        return self.body.point([k * 4 // 5 for k in range(256)] * 3)
 
 
 def _fur(size: tuple[int, int], frame: _Frame, look: _Look, rng: random.Random) -> _Fur:
     """Lay the pattern where the figure will stand; the parts cut their shapes out of it."""
     coat = look.coat
-    left, top, right, bottom = _REACH[look.pose]
+    left, _, right, bottom = _REACH[look.pose]
     body = _Canvas(Image.new("RGB", size, coat.base))
     head = _Canvas(Image.new("RGB", size, coat.base))
     if coat.pattern == "stripes":
@@ -590,12 +608,15 @@ def _fur(size: tuple[int, int], frame: _Frame, look: _Look, rng: random.Random) 
         for _ in range(9):
             x, y, r = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, -0.35), rng.uniform(0.04, 0.09)
             head.fill(frame, _oval(x, y, r, r), coat.marks)
-    shade = Image.linear_gradient("L").resize((1, size[1])).point([k * 2 // 5 for k in range(256)])
-    shade = shade.resize(size)
-    for canvas in (body, head):
-        canvas.image.paste(_mix(coat.base, (30, 20, 50), 0.6), None, shade)
-    far = body.image.point([k * 4 // 5 for k in range(256)] * 3)
-    return _Fur(body.image, far, head.image, coat)
+    # The underside lies in the animal's own shadow.
+    column = Image.linear_gradient("L").resize((1, size[1]))
+    shade = column.point([k * 2 // 5 for k in range(256)]).resize(size, Image.Resampling.NEAREST)
+    dusk = _mix(coat.base, (30, 20, 50), 0.6)
+    body.image.paste(dusk, None, shade)
+    if coat.pattern == "plain":
+        return _Fur(body.image, body.image, coat)
+    head.image.paste(dusk, None, shade)
+    return _Fur(body.image, head.image, coat)
 
 
 def _stripe(body: _Canvas, frame: _Frame, look: _Look, rng: random.Random) -> None:
@@ -871,7 +892,7 @@ def _cat_profile(canvas: _Canvas, head: _Frame, fur: _Fur, rng: random.Random) -
         canvas.stroke(head, line, colour, 0.03)
 
 
-_Ears = Literal["hanging", "folded", "round"]
+_EARS = ("hanging", "hanging", "hanging", "folded", "folded", "round")
 _DOG_EYES: tuple[Colour, ...] = ((70, 42, 26), (50, 32, 24), (110, 70, 36), (110, 150, 180))
 
 
@@ -888,7 +909,7 @@ def _dog_face(canvas: _Canvas, head: _Frame, fur: _Fur, yaw: float, rng: random.
     """Seen from the front: a long snout with a big nose, ears that hang or round off."""
     coat, ink = fur.coat, fur.coat.ink
     yaw *= 0.16
-    ears: _Ears = rng.choice(("hanging", "hanging", "folded", "round"))
+    ears = rng.choice(_EARS)
     flap: Paint = coat.marks if coat.pattern != "plain" or rng.random() < 0.3 else fur.far
     droop, spread = rng.uniform(0.75, 1.15), rng.uniform(0, 0.2)
     if ears == "round":
@@ -906,9 +927,9 @@ def _dog_face(canvas: _Canvas, head: _Frame, fur: _Fur, yaw: float, rng: random.
     )  # fmt: skip
     canvas.part(head, _ruffled(skull, coat.ruffle), fur.head, ink)
     if coat.pattern == "stripes":
-        for y in (-0.75, -0.55):
-            line = [(-0.35 + yaw, y), (yaw, y + 0.08), (0.35 + yaw, y)]
-            canvas.fill(head, _ribbon(line, 0.08, 0.06), coat.marks)
+        for x, tilt in ((-0.26, -0.08), (0, 0), (0.26, 0.08)):
+            line = [(x + tilt + yaw, -0.86), (x + yaw, -0.55)]
+            canvas.fill(head, _ribbon(line, 0.14, 0.05), coat.marks)
     face = head.moved(yaw, 0)
     if coat.white_bib:
         blaze = _blob((0, -0.85), (0.14, -0.4), (0.22, 0.2), (-0.22, 0.2), (-0.14, -0.4))
@@ -979,7 +1000,7 @@ def _dog_profile(canvas: _Canvas, head: _Frame, fur: _Fur, rng: random.Random) -
     if coat.pattern == "stripes":
         for y in (-0.6, -0.45):
             canvas.fill(head, _ribbon([(-0.1, y), (0.2, y + 0.05)], 0.08, 0.04), coat.marks)
-    ears: _Ears = rng.choice(("hanging", "hanging", "folded", "round"))
+    ears = rng.choice(_EARS)
     flap: Paint = coat.marks if coat.pattern != "plain" else fur.far
     if ears == "hanging":
         ear = _blob(
@@ -1010,23 +1031,20 @@ def _developed(image: Image.Image, look: _Look, rng: random.Random) -> Image.Ima
     lamp = Image.new("L", (2, 2))
     for x in range(2):
         for y in range(2):
-            lamp.putpixel((x, y), rng.randint(170, 255))
+            lamp.putpixel((x, y), rng.randint(205, 255))
     light = lamp.resize(image.size, Image.Resampling.BILINEAR)
     image = ImageChops.multiply(image, Image.merge("RGB", (light, light, light)))
-    table: list[int] = []
-    for gain in (1 + look.warmth, 1.0, 1 - look.warmth):
-        table += [
-            round(min(max(((k - 128) * look.contrast + 136 + look.brightness) * gain, 0), 255))
-            for k in range(256)
-        ]
-    image = image.point(table)
+    exposed = (np.arange(256) - 128) * look.contrast + 136 + look.brightness
+    gains = (1 + look.warmth, 1.0, 1 - look.warmth)
+    channels = np.concatenate([exposed * gain for gain in gains]).clip(0, 255)
+    image = image.point(channels.astype(int).tolist())
     if look.blur:
         image = image.filter(ImageFilter.GaussianBlur(look.blur))
     if look.noise:
         x, y = rng.randrange(200), rng.randrange(200)
         grain = _grain().crop((x, y, x + image.width, y + image.height))
-        share = look.noise / 40
-        grain = grain.point([round((k - 128) * share + 128) for k in range(256)])
+        faint = (np.arange(256) - 128) * (look.noise / 40) + 128
+        grain = grain.point(faint.astype(int).tolist())
         image = ImageChops.add(image, Image.merge("RGB", (grain, grain, grain)), 1, -128)
     return image
 
@@ -1041,8 +1059,8 @@ def _drawn(label: Label, seed: int) -> tuple[Image.Image, _Look]:
     left, top, right, bottom = _REACH[look.pose]
     unit = look.zoom * min(width / (right - left), height / (bottom - top))
     spare_x, spare_y = width - (right - left) * unit, height - (bottom - top) * unit
-    x = spare_x / 2 + look.shift[0] * abs(spare_x) * 0.4 - left * unit
-    y = spare_y / 2 + look.shift[1] * abs(spare_y) * 0.4 - top * unit
+    x = spare_x / 2 + look.shift[0] * max(spare_x, 0) * 0.45 - left * unit
+    y = spare_y / 2 + look.shift[1] * max(spare_y, 0) * 0.45 - top * unit
     frame = _Frame(x if look.side == 1 else width - x, y, unit, look.lean, look.side)
     fur = _fur((width, height), frame, look, rng)
     collar = rng.random()
@@ -1077,3 +1095,136 @@ def _encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+# --- data sets and archives ---
+
+
+def _seed(purpose: str, seed: int, number: int) -> int:
+    """A seed for one picture: unseen pictures share none with the training set."""
+    digest = hashlib.blake2b(f"{purpose} {seed} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def write_dataset(folder: Path, count: int, seed: int) -> None:
+    """Write `count` drawings, half of them cats: `cat/cat.0.jpg`, `dog/dog.0.jpg`, and so on."""
+    for label in LABELS:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        label = LABELS[number % 2]
+        path = folder / label / f"{label}.{number // 2}.jpg"
+        path.write_bytes(draw_jpeg(label, _seed("training", seed, number)))
+
+
+@dataclass(frozen=True)
+class Archives:
+    """Two archives of drawings with broken files among them; the label is the first folder.
+
+    Attributes:
+        tar: path of the first archive.
+        zip: path of the second.
+        good: how many pictures the two hold that can be read.
+        broken: how many files the two hold that cannot, by the reason.
+    """
+
+    tar: Path
+    zip: Path
+    good: int
+    broken: Mapping[ErrorCode, int]
+
+
+def write_archives(folder: Path, count: int, seed: int) -> Archives:
+    """Pack `count` drawings, none of them in any `write_dataset`, into a tar and a zip.
+
+    Each archive has its broken files in excess of `count`, and among its good ones a few that are
+    odd: grey, CMYK, palette, rotated by EXIF, transparent WebP. Folders are nested, and base names
+    recur from folder to folder. Same arguments, same bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    archives = Archives(
+        tar=folder / "unseen.tar",
+        zip=folder / "unseen.zip",
+        good=count,
+        broken=dict(Counter(reason for _, reason, _ in _BROKEN * 2)),
+    )
+    half = (count + 1) // 2
+    with tarfile.open(archives.tar, "w") as tar:
+        for name, data in _members(range(half), seed):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with zipfile.ZipFile(archives.zip, "w") as packed:
+        for name, data in _members(range(half, count), seed):
+            packed.writestr(zipfile.ZipInfo(name), data)
+    return archives
+
+
+def _members(numbers: Sequence[int], seed: int) -> list[tuple[str, bytes]]:
+    """Names and bytes of one archive's files, good and broken ones shuffled."""
+    members = []
+    taken: Counter[str] = Counter()
+    for place, number in enumerate(numbers):
+        label = LABELS[number % 2]
+        image, look = _drawn(label, _seed("unseen", seed, number))
+        if place < len(_ODD):
+            name, encoded = _ODD[place]
+            members.append((f"{label}/odd/{name}", encoded(image)))
+            continue
+        folder = f"{label}/{look.backdrop}"
+        name = f"{folder}/{label}.{taken[folder]}.jpg"
+        taken[folder] += 1
+        members.append((name, _encoded(image, "JPEG", quality=look.quality)))
+    whole = draw("dog", _seed("broken", seed, 0))
+    members += [(name, broken(whole)) for name, _, broken in _BROKEN]
+    random.Random(seed).shuffle(members)  # noqa: S311 - an order, not a secret
+    return members
+
+
+def _rotated(image: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise by a quarter before it is shown
+    lying = image.transpose(Image.Transpose.ROTATE_90)
+    return _encoded(lying, "JPEG", quality=85, exif=exif)
+
+
+def _transparent(image: Image.Image) -> bytes:
+    mask = Image.new("L", image.size)
+    box = (0, 0, image.width - 1, image.height - 1)
+    ImageDraw.Draw(mask).rounded_rectangle(box, min(image.size) // 4, fill=255)
+    image = image.copy()
+    image.putalpha(mask)
+    return _encoded(image, "WEBP", quality=85)
+
+
+def _enormous_png(_: Image.Image) -> bytes:
+    """A PNG of a hundred bytes whose header claims 3.6 billion pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+def _first_half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+_Encode = Callable[[Image.Image], bytes]
+_ODD: tuple[tuple[str, _Encode], ...] = (
+    ("grey.jpg", lambda image: _encoded(image.convert("L"), "JPEG", quality=85)),
+    ("cmyk.jpg", lambda image: _encoded(image.convert("CMYK"), "JPEG", quality=85)),
+    ("palette.png", lambda image: _encoded(image.quantize(64), "PNG")),
+    ("rotated.jpg", _rotated),
+    ("transparent.webp", _transparent),
+)
+_BROKEN: tuple[tuple[str, ErrorCode, _Encode], ...] = (
+    ("cat/broken/cut.jpg", ErrorCode.TRUNCATED, lambda i: _first_half(_encoded(i, "JPEG"))),
+    ("dog/broken/cut.png", ErrorCode.TRUNCATED, lambda i: _first_half(_encoded(i, "PNG"))),
+    ("cat/broken/empty.jpg", ErrorCode.EMPTY, lambda _: b""),
+    ("dog/broken/text.jpg", ErrorCode.NOT_AN_IMAGE, lambda _: b"The dog ate this picture.\n" * 20),
+    ("cat/broken/enormous.png", ErrorCode.TOO_LARGE, _enormous_png),
+)

@@ -27,7 +27,26 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    DdsImagePlugin,
+    GifImagePlugin,
+    IcoImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PcxImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    PsdImagePlugin,
+    QoiImagePlugin,
+    SgiImagePlugin,
+    TgaImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from catdog.errors import CatdogError, ErrorCode, ImageRejected
 
@@ -48,11 +67,29 @@ _MAX_SIDE = 4096  # of what a model sees: a batch must fit in shared memory
 # Raster formats that Pillow decodes by itself, most frequent first, TGA last for want of a
 # signature. Left out: those that run programs or are stubs (EPS, WMF, HDF5, GRIB, BUFR, FITS,
 # MPEG), and old, rare ones, because archives come from strangers and every decoder is a way in.
-FORMATS = (
-    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
-    *("JPEG2000", "PPM", "ICO", "DIB", "PSD", "DDS", "QOI", "SGI", "PCX", "TGA"),
+# Imported here, lest Pillow import all of its plugins when it meets the first WebP.
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+        GifImagePlugin.GifImageFile,
+        BmpImagePlugin.BmpImageFile,
+        TiffImagePlugin.TiffImageFile,
+        AvifImagePlugin.AvifImageFile,
+        Jpeg2KImagePlugin.Jpeg2KImageFile,
+        PpmImagePlugin.PpmImageFile,
+        IcoImagePlugin.IcoImageFile,
+        BmpImagePlugin.DibImageFile,
+        PsdImagePlugin.PsdImageFile,
+        DdsImagePlugin.DdsImageFile,
+        QoiImagePlugin.QoiImageFile,
+        SgiImagePlugin.SgiImageFile,
+        PcxImagePlugin.PcxImageFile,
+        TgaImagePlugin.TgaImageFile,
+    )
 )
-
 # What a file starts with (bytes, at offset) -> what it is. Only asked when Pillow's permitted
 # formats do not know the file.
 _SIGNATURES = (
@@ -271,7 +308,7 @@ def _decode_opened(
     """Decodes into `out`; the original's width and height after orientation."""
     if image.width * image.height > limits.max_pixels:
         raise _too_large(limits, image.width * image.height)
-    draftable = image.format in ("JPEG", "MPO")
+    draftable = isinstance(image, JpegImagePlugin.JpegImageFile)
     if not draftable:  # PNG may have its orientation after the pixels, TIFF turns itself
         image.load()
     orientation = _orientation(image)

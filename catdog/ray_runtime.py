@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog.errors import CatdogError, UserInputError
@@ -33,24 +31,19 @@ _DRIVER_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_BACKEND_LOG_LEVEL": "warning",
 }
 
 
 @contextlib.contextmanager
-def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator[Path | None]:
+def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator[None]:
     """A connection to the cluster at `address`, or to an embedded local one that ends with it.
 
-    Ray's log lines go to a file and not to the terminal.
+    A process that is connected already stays so, and its cluster is used.
 
     Args:
         address: a Ray address; None means `RAY_ADDRESS`, or an embedded cluster where that is unset.
         minimum_cpus: logical CPUs that the embedded cluster has at least, so that more workers
             than cores can be asked for on a laptop.
-
-    Yields:
-        The driver's log file; None where this process was connected to Ray already, and then it
-        stays connected afterwards.
 
     Raises:
         UserInputError: no cluster answers at `address`.
@@ -61,7 +54,7 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
 
     if ray.is_initialized():
         _quiet_data_context()
-        yield None
+        yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     try:
@@ -83,32 +76,10 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
             ) from error
         raise CatdogError(f"Ray does not start on this machine: {error}") from error
     try:
-        log_file = _log_to_file()
         _quiet_data_context()
-        yield log_file
+        yield
     finally:
         ray.shutdown()
-
-
-def _log_to_file() -> Path | None:
-    """Move what Ray's Python loggers say from the terminal to a file of Ray's session."""
-    import ray
-
-    node = ray._private.worker._global_node  # noqa: SLF001 - the public API does not tell
-    folder = Path(node.get_logs_dir_path()) if node is not None else None
-    if folder is None or not folder.is_dir():
-        return None
-    path = folder / f"catdog-driver-{os.getpid()}.log"
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("ray", "ray.data", "ray.train", "ray.serve"):
-        logger = logging.getLogger(name)
-        for old in list(logger.handlers):
-            if isinstance(old, logging.StreamHandler) and not isinstance(old, logging.FileHandler):
-                logger.removeHandler(old)
-        logger.propagate = False
-    logging.getLogger("ray").addHandler(handler)
-    return path
 
 
 def _quiet_data_context() -> None:
@@ -133,11 +104,6 @@ def worker_cpus() -> int:
 
     assigned = ray.get_runtime_context().get_assigned_resources()
     return max(1, int(assigned.get("CPU", 1)))
-
-
-def stderr_is_terminal() -> bool:
-    """Whether a person watches."""
-    return sys.stderr.isatty()
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:

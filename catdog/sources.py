@@ -276,6 +276,8 @@ class _Lister:
         except PermissionError as error:
             detail = storage.error_detail(error)
             raise UserInputError(f"{text}: it may not be read: {detail}") from None
+        except storage.CredentialsError as error:
+            raise UserInputError(f"{text}: {error}") from None
         except OSError as error:
             raise UserInputError(f"{text}: {storage.error_detail(error)}") from None
 
@@ -574,10 +576,12 @@ def _archive_members(uri: str, limits: SourceLimits) -> Iterator[archives.Member
             raise ImageRejected(ErrorCode.UNREADABLE, "It is compressed: name it .tar.gz.")
         if codec == "tar.gz" and magic != b"\x1f\x8b":
             raise ImageRejected(ErrorCode.UNREADABLE, "It is no gzip file.")
-        source: archives.Bytes = file
-        if codec == "tar.gz":
-            source = archives.GzipBytes(file, limits.max_expansion)
-        yield from archives.tar_members(source, limits.max_archive_members)
+        if codec == "tar":
+            yield from archives.tar_members(file, limits.max_archive_members)
+        else:
+            stream = archives.GzipBytes(file, limits.max_expansion)
+            yield from archives.tar_members(stream, limits.max_archive_members)
+            stream.check_rest()
 
 
 class _Spill:

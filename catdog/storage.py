@@ -26,6 +26,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
 
 from catdog.errors import CatdogError, ErrorCode, ImageRejected
 
@@ -57,6 +58,10 @@ _BAD_CREDENTIALS |= {"InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkew
 
 class StorageDownError(CatdogError):
     """A store as a whole is unreachable, throttles without end or refuses the credentials."""
+
+
+class CredentialsError(StorageDownError):
+    """A store does not know the credentials, or they have expired."""
 
 
 def to_uri(path_or_uri: str) -> str:
@@ -200,15 +205,9 @@ def size_of(uri: str) -> int:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         return status.st_size
-    bucket, key = _bucket_and_key(uri)
-    if not key:
+    if not _bucket_and_key(uri)[1]:
         raise IsADirectoryError(errno.EISDIR, "it is a bucket")
-
-    async def head(fs: Any) -> int:
-        response = await fs._call_s3("head_object", Bucket=bucket, Key=key)
-        return int(response["ContentLength"])
-
-    return _retried(uri, head)
+    return s3_range(uri, 0, 1)[1]  # HEAD would not say why it is refused
 
 
 def exists(uri: str) -> bool:
@@ -602,7 +601,7 @@ def _translate(uri: str, error: Exception) -> tuple[str, Exception]:
                 errno.EINVAL, _Sentence("The range lies outside of the object.")
             )
         if code in _BAD_CREDENTIALS:
-            return "credentials", StorageDownError(
+            return "credentials", CredentialsError(
                 f"the store of {store} refuses the AWS credentials ({code})"
             )
         if code in _THROTTLED or status in {429, 503}:
@@ -623,16 +622,24 @@ def _translate(uri: str, error: Exception) -> tuple[str, Exception]:
     if isinstance(
         error, boto.CredentialRetrievalError | boto.TokenRetrievalError | boto.ProfileNotFound
     ):
-        return "credentials", StorageDownError(f"AWS credentials cannot be had ({name})")
+        return "credentials", CredentialsError(f"AWS credentials cannot be had ({name})")
     if isinstance(error, boto.ParamValidationError):
         return "invalid", FileNotFoundError(
             errno.ENOENT, _Sentence("The name of the bucket or the key is not valid.")
         )
     if isinstance(error, boto.ConnectionError | boto.InvalidRegionError | ConnectionRefusedError):
-        return "unreachable", StorageDownError(f"the store of {store} is unreachable ({name})")
+        endpoint = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+        place = f" at {endpoint.netloc.rpartition('@')[2]}" if endpoint.netloc else ""
+        return "unreachable", StorageDownError(
+            f"the store of {store} is unreachable{place} ({name})"
+        )
     if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | TimeoutError):
         return "interrupted", StorageDownError(f"the store of {store} does not answer ({name})")
     if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError):
         return "refused", type(error)(error.errno, _Sentence(f"The store answered {name}."))
-    # aiohttp's errors about a body that breaks off are not botocore's, and of many kinds.
+    if isinstance(error, boto.BotoCoreError | ValueError):
+        return "unusable", StorageDownError(
+            f"the store of {store} cannot be used ({name}): check the AWS environment"
+        )
+    # A body that breaks off raises errors of aiohttp, of many kinds and not botocore's.
     return "interrupted", OSError(errno.EIO, _Sentence(f"The transfer failed with {name}."))

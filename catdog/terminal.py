@@ -5,7 +5,11 @@ At a terminal there is one live line; elsewhere the same as a plain line every f
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from catdog.errors import UserInputError
 from catdog.observer import Observer
 
 if TYPE_CHECKING:
@@ -23,17 +28,29 @@ _PLAIN_LINE_EVERY_S = 10.0
 
 
 class Progress(Observer):
-    """A status that changes while a job runs. A context manager."""
+    """A status that changes while a job runs. A context manager.
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self._interactive = self._console.is_terminal
+    Inside it, what Ray, TensorFlow and their C++ parts write to standard error goes to a log file;
+    only this class writes to the terminal.
+
+    Args:
+        log_name: the beginning of the log file's name, in the folder for temporary files.
+    """
+
+    def __init__(self, log_name: str) -> None:
+        self.log_file = Path(tempfile.gettempdir()) / f"{log_name}-{os.getpid()}.log"
         self._started = time.monotonic()
         self._last_plain = 0.0
 
     def __enter__(self) -> Progress:
-        if self._interactive:
+        sys.stderr.flush()
+        self._terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+        self._console = Console(file=self._terminal, highlight=False, soft_wrap=True)
+        log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 2)
+        os.close(log)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        if self._console.is_terminal:
             self._live.start()
         return self
 
@@ -43,8 +60,13 @@ class Progress(Observer):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._interactive:
+        if self._console.is_terminal:
             self._live.stop()
+        if error is not None and not isinstance(error, (UserInputError, SystemExit)):
+            self.line(f"the libraries' log is in {self.log_file}")
+        sys.stderr.flush()
+        os.dup2(self._terminal.fileno(), 2)
+        self._terminal.close()
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -54,7 +76,7 @@ class Progress(Observer):
 
     def _status(self, text: str) -> None:
         """The line that changes."""
-        if self._interactive:
+        if self._console.is_terminal:
             stamp = f"{duration(time.monotonic() - self._started):>7}  "
             self._live.update(Text(stamp, "dim") + Text(safe(text), "cyan"))
         elif time.monotonic() - self._last_plain >= _PLAIN_LINE_EVERY_S:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import json
@@ -313,6 +314,7 @@ def _fit(
     *,
     use_gpu: bool,
 ) -> TrainResult:
+    tensorflow_runtime.prepare_environment()
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
@@ -544,7 +546,7 @@ def train_worker(loop: dict[str, Any]) -> None:
         if best_row(history) is row:
             best_weights = session.weights()
         publish(epoch, steps, row["images_per_s"])
-        _report(row, worker, lambda folder: session.save(folder, history, best_weights))
+        _report(row, worker, functools.partial(session.save, history=history, best=best_weights))
     _report(
         best_row(history),
         worker,
@@ -726,7 +728,7 @@ class _Session:
         weights: list[Any] = self._model.get_weights()
         return weights
 
-    def save(self, folder: Path, history: list[dict[str, float]], best: list[Any]) -> None:
+    def save(self, folder: Path, *, history: list[dict[str, float]], best: list[Any]) -> None:
         """Write what a restarted worker needs, as plain arrays: nothing in it can run code."""
         optimizer = [np.asarray(variable) for variable in self._optimizer.variables]
         arrays = {

@@ -168,7 +168,7 @@ def decode_all(
     )
     with ray_runtime.plain_errors():
         decoded = pipeline.materialize()
-    summarize = ray.remote(num_cpus=0)(_summary)
+    summarize = ray.remote(num_cpus=1)(_summary)  # with 0, Ray starts a process for each block
     unordered = decoded.to_arrow_refs()
     summaries = ray.get([summarize.remote(block) for block in unordered])
     # Blocks arrive as actors finish; the order of the images must not depend on that.

@@ -1,6 +1,6 @@
 """`catdog classify` as the entry point of a Ray job: same flags, same code.
 
-    ray job submit --working-dir . -- python jobs/classify.py ...
+Example: ray job submit --working-dir . -- python jobs/classify.py ...
 """
 
 import sys

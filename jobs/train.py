@@ -1,6 +1,6 @@
 """`catdog train` as the entry point of a Ray job: same flags, same code.
 
-    ray job submit --working-dir . -- python jobs/train.py ...
+Example: ray job submit --working-dir . -- python jobs/train.py ...
 """
 
 import sys

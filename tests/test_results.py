@@ -58,7 +58,9 @@ def test_plan_keeps_every_entry_once_in_order(tmp_path, images):
     assert plan == written
     assert plan.images == sum(plan.shard_images) == images
     assert max(plan.shard_images) <= 2048
-    uris = [uri for shard in range(plan.shards) for uri in plan.read_shard(shard)["uri"].to_pylist()]
+    uris = [
+        uri for shard in range(plan.shards) for uri in plan.read_shard(shard)["uri"].to_pylist()
+    ]
     assert uris == [f"file:///x/{number}.jpg" for number in range(images)]
 
 

@@ -84,7 +84,11 @@ def test_validation_counts_every_image_once(workers, images):
 def test_validation_steps_begin_again_where_the_images_end():
     """A fixed number of steps gives full batches, as the seed's 800 steps over fewer images."""
     batches = list(validation_batches(np.arange(5), 4, 3, 0, 1))
-    assert [batch.numbers.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 0, 1, 2], [3, 4, 0, 1]]
+    assert [batch.numbers.tolist() for batch in batches] == [
+        [0, 1, 2, 3],
+        [4, 0, 1, 2],
+        [3, 4, 0, 1],
+    ]
 
 
 def test_parts_are_stable_when_fractions_change():

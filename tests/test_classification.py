@@ -1,0 +1,211 @@
+"""Bulk classification on a real Ray cluster: one row for every image, exactly once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from catdog import images, inference, models, results
+from catdog.classification import ClassifyConfig, classify
+from catdog.errors import UserInputError
+from catdog.images import DecodeLimits
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def mixed(drawings, tmp_path_factory):
+    """A folder of 160 drawn pictures and some files that are not what their names say."""
+    folder = tmp_path_factory.mktemp("mixed") / "images"
+    shutil.copytree(drawings, folder)
+    good = (drawings / "cat").iterdir().__next__().read_bytes()
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("no picture at all")
+    (folder / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "sp ace #1 ?%20ü.jpg").write_bytes(good)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mixed_config(mixed, tiny_run, tmp_path_factory):
+    return ClassifyConfig(
+        images=(str(mixed),),
+        output=str(tmp_path_factory.mktemp("classified") / "results"),
+        model=tiny_run.output,
+        workers=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def mixed_summary(ray_cluster, mixed_config):
+    return classify(mixed_config)
+
+
+def table(config):
+    return pq.read_table(config.output).sort_by("uri")
+
+
+def test_every_file_has_one_row(mixed, mixed_config, mixed_summary):
+    """Planned = classified + rejected = files in the folder, each URI once, odd names too."""
+    rows = table(mixed_config)
+    expected = sorted(f"file://{path}" for path in mixed.rglob("*") if path.is_file())
+    assert rows["uri"].to_pylist() == expected
+    assert mixed_summary.planned == mixed_summary.classified + mixed_summary.rejected == 164
+    assert mixed_summary.errors == {"empty": 1, "not-an-image": 1, "truncated": 1}
+    assert rows.schema.equals(results.SCHEMA)
+    assert set(rows["model"].to_pylist()) == {mixed_summary.model}
+
+
+def test_scores_are_the_models(mixed, mixed_config, mixed_summary, tiny_run):
+    """A row's scores are what the model says of `images.decode` of the file's bytes."""
+    model = models.load(tiny_run.model)
+    predict = inference.load_predictor(model)
+    for row in table(mixed_config).to_pylist()[:20]:
+        if row["error"]:
+            continue
+        with open(row["uri"].removeprefix("file://"), "rb") as file:
+            data = file.read()
+        decoded = images.decode(data, model.metadata.preprocessing, DecodeLimits())
+        expected = predict(decoded.pixels[None])[0]
+        np.testing.assert_allclose(row["scores"], expected, atol=2e-3)  # bfloat16, other batch
+        assert row["label"] == model.metadata.labels[int(np.argmax(row["scores"]))]
+        assert row["probability"] == max(row["scores"])
+        assert (row["width"], row["height"]) == (decoded.width, decoded.height)
+        assert (row["format"], row["size"]) == ("JPEG", len(data))
+
+
+def test_rerun_of_a_finished_job_does_nothing(mixed_config, mixed_summary):
+    """Nothing is read, nothing is written, and the summary says so."""
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in os.scandir(mixed_config.output))  # type: ignore[attr-defined]
+    again = classify(mixed_config)
+    assert again.already_complete
+    assert again.planned == mixed_summary.planned
+    after = sorted((p.name, p.stat().st_mtime_ns) for p in os.scandir(mixed_config.output))  # type: ignore[attr-defined]
+    assert before == after
+
+
+def test_another_question_is_refused(mixed_config, mixed_summary, drawings, tiny_run, tmp_path):
+    """Other images, another threshold or another model do not mix into finished results."""
+    with pytest.raises(UserInputError, match="another job"):
+        classify(dataclasses.replace(mixed_config, images=(str(drawings),)))
+    with pytest.raises(UserInputError, match="min_probability"):
+        classify(dataclasses.replace(mixed_config, min_probability=0.9))
+    model = models.load(tiny_run.model)
+    models.save(
+        (tmp_path / "other").as_uri(),
+        model.files,
+        labels=("dog", "cat"),
+        preprocessing=model.metadata.preprocessing,
+        architecture="seed",
+        training={},
+    )
+    other = models.load(str(tmp_path / "other")).metadata.fingerprint
+    with pytest.raises(UserInputError) as error:
+        classify(dataclasses.replace(mixed_config, model=str(tmp_path / "other")))
+    assert other in str(error.value)
+    assert model.metadata.fingerprint in str(error.value)
+
+
+def test_rejected_images_are_tried_again_on_request(mixed, mixed_config, mixed_summary, tmp_path):
+    """`--retry-rejected` changes the rows of rejected images and leaves the others as they are."""
+    folder = tmp_path / "images"
+    shutil.copytree(mixed, folder)
+    config = dataclasses.replace(
+        mixed_config, images=(str(folder),), output=str(tmp_path / "results")
+    )
+    classify(config)
+    before = table(config)
+    shutil.copy(folder / "cat" / "cat.0.jpg", folder / "cut.jpg")
+    summary = classify(dataclasses.replace(config, retry_rejected=True))
+    after = table(config)
+    assert summary.errors == {"empty": 1, "not-an-image": 1}
+    changed = [
+        new["uri"].rsplit("/", 1)[1]
+        for old, new in zip(before.to_pylist(), after.to_pylist(), strict=True)
+        if old != new
+    ]
+    assert changed == ["cut.jpg"]
+
+
+def test_lost_shard_is_done_again_and_only_that(mixed_config, mixed_summary, tmp_path):
+    """A resumed job does what is missing: other part files stay as they are."""
+    shutil.copytree(mixed_config.output, tmp_path / "results")
+    config = dataclasses.replace(mixed_config, output=str(tmp_path / "results"))
+    (tmp_path / "results" / results.SUMMARY_FILE).unlink()
+    parts = sorted((tmp_path / "results").glob("part-*"))
+    kept = {path.name: path.stat().st_mtime_ns for path in parts[1:]}
+    lost = pq.read_metadata(parts[0]).num_rows
+    parts[0].write_bytes(parts[0].read_bytes()[:-20])
+    # The plan's folder is named by the output's place; a moved folder is the same job.
+    summary = classify(config)
+    assert summary.images_this_run == lost
+    assert {p.name: p.stat().st_mtime_ns for p in parts[1:]} == kept
+    assert table(config).equals(table(mixed_config))
+
+
+def test_killed_driver_resumes_to_the_same_table(mixed, mixed_config, mixed_summary, tmp_path):
+    """SIGKILL at random moments, again and again: the end is the undisturbed table, row for row."""
+    output = tmp_path / "results"
+    command = [
+        sys.executable,
+        "-m",
+        "catdog",
+        "classify",
+        str(mixed),
+        "--output",
+        str(output),
+        "--model",
+        mixed_config.model,
+        "--workers",
+        "2",
+        "--batch-size",
+        "4",
+        "--json",
+    ]
+    moments = random.Random(7)  # noqa: S311 - a test's dice
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        wanted = moments.randrange(1, 4)
+        while time.monotonic() < deadline and process.poll() is None:
+            if len(list(output.glob("part-*"))) >= wanted + killed:
+                break
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+        process.stdout.close()
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads(finished.stdout)
+    assert killed >= 1
+    assert summary["planned"] == summary["classified"] + summary["rejected"] == 164
+    ours, undisturbed = table(dataclasses.replace(mixed_config, output=str(output))), table(mixed_config)
+    for name in ours.column_names:
+        if name in ("probability", "scores"):
+            continue
+        assert ours[name].equals(undisturbed[name]), name
+    for one, two in zip(ours["scores"].to_pylist(), undisturbed["scores"].to_pylist(), strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            np.testing.assert_allclose(one, two, atol=2e-3)
+
+
+def test_a_folder_with_other_things_is_left_alone(mixed_config, tmp_path):
+    """Results are never written among somebody's files."""
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserInputError, match="not empty"):
+        classify(dataclasses.replace(mixed_config, output=str(tmp_path)))
