@@ -10,18 +10,27 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import tyro.conf
 
-from catdog import __version__, inference, models, plans, ray_runtime, results, sources, storage
-from catdog.decoding import OUTCOME_SCHEMA, Decoder
+from catdog import (
+    __version__,
+    classify_actors,
+    models,
+    plans,
+    ray_runtime,
+    results,
+    sources,
+    storage,
+)
 from catdog.errors import CatdogError, UserInputError
 from catdog.images import DecodeLimits
 from catdog.inference import Engine
@@ -30,9 +39,13 @@ from catdog.sources import SourceLimits
 from catdog.tensorflow_runtime import Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from catdog.images import Preprocessing
     from catdog.plans import Plan
+
+_MAX_RESTARTS = 4
+_MAX_SHARD_BYTES = 96 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +169,7 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
     # Images are listed while Ray starts: start-up is most of a small job. It is the listing that
     # has the thread, since Ray's processes end with the thread that started them.
     with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
-        planning = pool.submit(_plan, config, output, observer)
+        planning = pool.submit(_plan, config, output, model, observer)
         with ray_runtime.connect(config.address, minimum_cpus=config.workers):
             plan, finished = planning.result()
             todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
@@ -165,17 +178,27 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
 
 
 def _plan(
-    config: ClassifyConfig, output: str, observer: Observer
+    config: ClassifyConfig, output: str, model: models.Model, observer: Observer
 ) -> tuple[Plan, dict[int, results.PartCounts]]:
     """The plan, written now or by an earlier run, and what of it is done."""
     plan = plans.read(output)
     if plan is None:
         observer.phase("listing images")
         batches = sources.list_images(config.images, config.source_limits)
-        plan = plans.write(output, batches, observer.planned)
+        plan = plans.write(
+            output,
+            batches,
+            max_shard_images=_max_shard_images(model.metadata.preprocessing),
+            progress=observer.planned,
+        )
     if plan.images == 0:
         raise UserInputError(f"{' '.join(config.images)}: no images found")
     return plan, results.count_parts(plan)
+
+
+def _max_shard_images(preprocessing: Preprocessing) -> int:
+    """A shard's pixels stay below the size at which Ray Data would split a block."""
+    return max(1, _MAX_SHARD_BYTES // (preprocessing.height * preprocessing.width * 3))
 
 
 def _check_same_question(
@@ -226,7 +249,23 @@ class _Tally:
     bytes_read: int = 0
     stages_s: Counter[str] = field(default_factory=Counter)
     precisions: set[str] = field(default_factory=set)
-    images_per_s: float = 0.0
+    first_start: float = math.inf
+    last_end: float = 0.0
+
+    def add(self, told: dict[str, Any]) -> None:
+        """Count a finished shard."""
+        self.images += told["images"]
+        self.bytes_read += told["bytes_read"]
+        self.precisions.add(told["precision"])
+        for stage in ("read", "decode", "predict", "write"):
+            self.stages_s[stage] += told[f"{stage}_s"]
+        self.first_start = min(self.first_start, told["started_at"])
+        self.last_end = max(self.last_end, told["ended_at"])
+
+    @property
+    def images_per_s(self) -> float:
+        """From the first shard's start to the last one's end: the workers' start-up is not in."""
+        return self.images / max(self.last_end - self.first_start, 1e-3) if self.images else 0.0
 
 
 def _run(
@@ -240,49 +279,79 @@ def _run(
     tally = _Tally()
     if not todo:
         return tally
+    repeated = set(todo)
+    before = [counts for shard, counts in finished.items() if shard not in repeated]
+    done = sum(counts.images for counts in before)
+    rejected = sum(sum(counts.errors.values()) for counts in before)
+    with ray_runtime.plain_errors():
+        for batch in _pipeline(config, plan, todo, model, observer):
+            for told in batch.to_pylist():
+                tally.add(told)
+                rejected += told["rejected"]
+                observer.progress(done + tally.images, plan.images, rejected, tally.images_per_s)
+    return tally
+
+
+def _pipeline(
+    config: ClassifyConfig,
+    plan: Plan,
+    todo: Sequence[int],
+    model: models.Model,
+    observer: Observer,
+) -> Iterator[pa.Table]:
+    """The Ray Data job; yields what the workers tell of finished shards.
+
+    No operator needs more logical CPUs than there are, and the last one of the GPU form needs none:
+    no size of cluster can stall for want of a CPU.
+    """
     import ray
     from ray.data import ActorPoolStrategy
 
     cpus, gpus = ray_runtime.cluster_resources()
-    workers = min(config.workers or gpus or cpus, len(todo))
-    use_gpu = gpus > 0
-    if workers > cpus:
-        raise UserInputError(f"--workers {workers}: the cluster has {cpus} CPUs")
+    wanted = config.workers or gpus or cpus
+    if wanted > (gpus or cpus):
+        raise UserInputError(
+            f"--workers {wanted}: the cluster has {gpus or cpus} {'GPUs' if gpus else 'CPUs'}"
+        )
+    workers = min(wanted, len(todo))
     observer.phase(f"starting {workers} workers")
-    shards = [pa.table({"shard": pa.array([shard], pa.int64())}) for shard in todo]
-    told = (
-        ray.data.from_arrow(shards)
-        .map_batches(
-            ClassifyShard,
-            fn_constructor_args=(ray.put(model), plan, config, use_gpu),
-            batch_size=None,
-            batch_format="pyarrow",
+    # Ray's default restarts a dying actor, and its task, for ever.
+    bounded = {"max_restarts": _MAX_RESTARTS, "max_task_retries": _MAX_RESTARTS}
+    stage = functools.partial(
+        ray.data.Dataset.map_batches, batch_size=1, batch_format="pyarrow", **bounded
+    )
+    shards = ray.data.from_arrow(
+        [pa.table({"shard": pa.array([shard], pa.int64())}) for shard in todo]
+    )
+    shared_model = ray.put(model)
+    if gpus:
+        decoded = stage(
+            shards,
+            classify_actors.DecodeShards,
+            fn_constructor_args=(model.metadata, plan, config),
+            compute=ActorPoolStrategy(size=min(cpus, len(todo))),
+            num_cpus=1,
+        )
+        told = stage(
+            decoded,
+            classify_actors.ScoreShard,
+            fn_constructor_args=(shared_model, plan, config),
+            compute=ActorPoolStrategy(size=workers),
+            num_cpus=0,
+            num_gpus=1,
+        )
+    else:
+        told = stage(
+            shards,
+            classify_actors.ClassifyShards,
+            fn_constructor_args=(shared_model, plan, config),
             compute=ActorPoolStrategy(size=workers),
             num_cpus=1,
-            num_gpus=1 if use_gpu else 0,
-            # Ray's default restarts a dying actor for ever. There is no named parameter for it.
-            max_restarts=4,
-            max_task_retries=4,
         )
-        .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    batches: Iterator[pa.Table] = iter(
+        told.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     )
-    before = [finished[shard] for shard in finished if shard not in set(todo)]
-    done = sum(counts.images for counts in before)
-    rejected = sum(sum(counts.errors.values()) for counts in before)
-    first = time.monotonic()
-    with ray_runtime.plain_errors():
-        for batch in told:
-            for row in batch.to_pylist():
-                tally.images += row["images"]
-                tally.bytes_read += row["bytes_read"]
-                tally.precisions.add(row["precision"])
-                for stage in ("read", "decode", "predict", "write"):
-                    tally.stages_s[stage] += row[f"{stage}_s"]
-                rejected += row["rejected"]
-                elapsed = time.monotonic() - first
-                tally.images_per_s = tally.images / elapsed if elapsed else 0.0
-                observer.progress(done + tally.images, plan.images, rejected, tally.images_per_s)
-    return tally
+    return batches
 
 
 def _finish(plan: Plan, model: models.Model, tally: _Tally, seconds: float) -> ClassifySummary:
@@ -316,82 +385,3 @@ def _finish(plan: Plan, model: models.Model, tally: _Tally, seconds: float) -> C
     )
     results.write_json(plan.output, results.SUMMARY_FILE, dataclasses.asdict(summary))
     return summary
-
-
-class ClassifyShard:
-    """Ray Data's actor: numbers of shards in, what was done out; the rows go to part files."""
-
-    def __init__(self, model: Any, plan: Plan, config: ClassifyConfig, use_gpu: bool) -> None:
-        import ray
-
-        loaded: models.Model = ray.get(model) if isinstance(model, ray.ObjectRef) else model
-        self._plan, self._config = plan, config
-        self._metadata = loaded.metadata
-        self._decoder = Decoder(
-            loaded.metadata.preprocessing,
-            config.decode_limits,
-            config.source_limits,
-            batch_size=config.batch_size,
-        )
-        self._decoder.__enter__()
-        self._predict = inference.load_predictor(
-            loaded,
-            engine=config.engine,
-            precision=config.precision,
-            threads=ray_runtime.worker_cpus(),
-            gpu=use_gpu,
-        )
-
-    def __call__(self, shards: pa.Table) -> pa.Table:
-        """Classify shards; a row for each: images, rejected, bytes, seconds by stage."""
-        return pa.Table.from_pylist(
-            [self._classify(shard) for shard in shards["shard"].to_numpy().tolist()]
-        )
-
-    def _classify(self, shard: int) -> dict[str, Any]:
-        entries = self._plan.read_shard(shard)
-        if self._config.retry_rejected and results.has_part(self._plan, shard):
-            before = results.read_part(self._plan, shard)
-            again = before["error"].is_valid().combine_chunks()
-            rows, told = self._rows(entries.filter(again))
-            rows = results.replace_rows(before, again, rows)
-            told["images"] = entries.num_rows
-        else:
-            rows, told = self._rows(entries)
-        started = time.monotonic()
-        results.write_part(self._plan, shard, rows, self._metadata.labels)
-        rejected = rows.num_rows - rows["error"].null_count
-        return told | {"rejected": rejected, "write_s": time.monotonic() - started}
-
-    def _rows(self, entries: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        """Result rows of plan entries, and what they cost."""
-        scores = np.zeros((entries.num_rows, len(self._metadata.labels)), np.float32)
-        outcomes = []
-        read_s = decode_s = predict_s = 0.0
-        bytes_read = 0
-        for batch in self._decoder.decode(entries):
-            started = time.monotonic()
-            if len(batch.rows):
-                scores[batch.rows] = self._predict(batch.pixels)
-            predict_s += time.monotonic() - started
-            outcomes.append(batch.outcomes)
-            read_s += batch.read_s
-            decode_s += batch.decode_s
-            bytes_read += batch.bytes_read
-        outcome = pa.Table.from_batches(outcomes, OUTCOME_SCHEMA)
-        rows = results.build_rows(
-            entries["uri"],
-            outcome,
-            scores,
-            labels=self._metadata.labels,
-            min_probability=self._config.min_probability,
-            model=self._metadata.fingerprint,
-        )
-        return rows, {
-            "images": entries.num_rows,
-            "bytes_read": bytes_read,
-            "read_s": read_s,
-            "decode_s": decode_s,
-            "predict_s": predict_s,
-            "precision": self._predict.precision,
-        }

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from catdog import terminal
+from catdog import submission, terminal
 from catdog.classification import ClassifyConfig, ClassifySummary
 from catdog.demo import DemoConfig
 from catdog.errors import CatdogError, UserInputError
+from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig, TrainResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Config = TypeVar("Config", TrainConfig, ClassifyConfig, DemoConfig)
+Config = TypeVar("Config", TrainConfig, ClassifyConfig, DemoConfig, SubmitConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,33 @@ def _demo(command: _Demo) -> int:
     return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Submit(SubmitConfig):
+    """Run a command as a job on a remote Ray cluster; ends with the job's exit code.
+
+    Example: catdog submit classify s3://b/photos --output s3://b/results --address http://head:8265
+    """
+
+
+def _submit(command: _Submit) -> int:
+    # The command's own parser and checks, before anything is sent.
+    job = None if command.attach else _parse(_job_arguments(command.command))
+    return submission.submit(_plain(SubmitConfig, command), job)
+
+
+def _job_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command that runs on a cluster, which are those with `--address`."""
+    verbs = [
+        name
+        for name, (kind, _) in _COMMANDS.items()
+        if kind is not _Submit
+        and any(field.name == "address" for field in dataclasses.fields(kind))
+    ]
+    if not arguments or arguments[0] not in verbs:
+        raise UserInputError(f"name the command to run on the cluster: {', '.join(verbs)}")
+    return list(arguments)
+
+
 def _plain(kind: type[Config], command: Any) -> Config:
     """The job's configuration without the command line's own flags."""
     return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})
@@ -167,6 +195,7 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "demo": (_Demo, _demo),
     "train": (_Train, _train),
     "classify": (_Classify, _classify),
+    "submit": (_Submit, _submit),
 }
 
 
@@ -197,6 +226,10 @@ def _parse(arguments: list[str]) -> Any:
         raise SystemExit(0)
     if not arguments:
         arguments = ["--help"]
+    job: list[str] = []
+    if arguments[0] == "submit":
+        own, job = submission.split(arguments[1:])
+        arguments = ["submit", *own]
     commands: Any = None
     for name, (kind, _) in _COMMANDS.items():
         choice: Any = Annotated[kind, tyro.conf.subcommand(name)]
@@ -204,13 +237,14 @@ def _parse(arguments: list[str]) -> Any:
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(
+            parsed = tyro.cli(
                 commands,
                 prog="catdog",
                 description="Distributed batch image classification on Ray.",
                 args=arguments,
                 config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
             )
+            return dataclasses.replace(parsed, command=tuple(job)) if job else parsed
     except SystemExit as error:
         if error.code == 2:
             raise UserInputError(_one_line(message.getvalue())) from None

@@ -33,7 +33,7 @@ class DemoConfig:
     output: str = "demo"
     drawings: int = 1200
     unseen: int = 400
-    epochs: int = 6
+    epochs: int = 8
     seed: int = 0
     workers: int = 2
 

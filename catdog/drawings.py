@@ -533,10 +533,10 @@ def _blanket(size: tuple[int, int], rng: random.Random) -> Image.Image:
     rows, columns = rng.randint(4, 12), rng.randint(4, 12)
     other = _mix(base, _hue(rng, 0.6, 0.9), rng.uniform(0.2, 0.7))
     checks = Image.new("RGB", (columns, rows), base)
-    for x in range(columns):
-        for y in range(rows):
-            share = (0.5 * (x % 2) + 0.5 * (y % 2)) * 0.8 + rng.uniform(0, 0.2)
-            checks.putpixel((x, y), _mix(base, other, share))
+    for column in range(columns):
+        for row in range(rows):
+            share = (0.5 * (column % 2) + 0.5 * (row % 2)) * 0.8 + rng.uniform(0, 0.2)
+            checks.putpixel((column, row), _mix(base, other, share))
     soft = rng.choice((Image.Resampling.NEAREST, Image.Resampling.BILINEAR))
     image = checks.resize(size, soft)
     turn = rng.uniform(-0.2, 0.2)
@@ -1081,7 +1081,7 @@ def _drawn(label: Label, seed: int) -> tuple[Image.Image, _Look]:
 
 
 def draw(label: Label, seed: int) -> Image.Image:
-    """A picture of a cat or a dog, RGB, 80 to 428 pixels a side; the same for the same seed."""
+    """A picture of a cat or a dog, RGB, 80 to 400 pixels a side; the same for the same seed."""
     return _drawn(label, seed)[0]
 
 

@@ -138,17 +138,18 @@ _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<")
 class DecodeLimits:
     """What decoding one image may cost; an image beyond is rejected, the job goes on."""
 
-    max_pixels: int = 150_000_000
+    max_pixels: int = 120_000_000
     """Most pixels of an image (width x height as its header says), checked before decoding.
-    Beyond every phone's and camera's usual picture; decoded, that many take up to 8 bytes each."""
+    Beyond the largest common cameras' pictures (108 million)."""
 
     timeout_s: float = 30.0
     """Most seconds that decoding one image may take, reading it not included. Enforced by
     `decoding.Decoder`, which can end the process that decodes."""
 
-    memory_bytes: int = 2 * 1024**3
-    """Most memory that the decoding process may have beside what it starts with. Enforced by
-    `decoding.Decoder`; `max_pixels` images of every colour mode fit in the default."""
+    memory_bytes: int = 2560 * 1024**2
+    """Most memory that decoding may take. Enforced by `decoding.Decoder`. Measured at the peak, in
+    bytes a pixel: JPEG 3, PNG and TIFF 4 to 13, WebP 16, JPEG 2000 19: the default suffices for
+    the largest image permitted."""
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "timeout_s", "memory_bytes"):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PLAN_FOLDER = "_plan"
 _INDEX_FILE = "plan.json"
 _MIN_SHARD_IMAGES = 32
-_MAX_SHARD_IMAGES = 2048
+MAX_SHARD_IMAGES = 2048
 _SHARDS_PER_FILE = 256
 
 
@@ -72,7 +72,11 @@ def _file_name(number: int) -> str:
 
 
 def write(
-    output: str, batches: Iterable[pa.RecordBatch], progress: Callable[[int], None] | None = None
+    output: str,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    max_shard_images: int = MAX_SHARD_IMAGES,
+    progress: Callable[[int], None] | None = None,
 ) -> Plan:
     """Write the plan of these entries; memory does not grow with their number.
 
@@ -82,8 +86,10 @@ def write(
     Args:
         output: URI of the results folder.
         batches: entries with `PLAN_SCHEMA`.
+        max_shard_images: where the pixels of 2,048 images would be too large for a block.
         progress: called with the number of entries so far.
     """
+    largest = min(max_shard_images, MAX_SHARD_IMAGES)
     digest = hashlib.sha256()
     shard_images: list[int] = []
     images = 0
@@ -96,7 +102,7 @@ def write(
         table = pa.Table.from_batches(pending, PLAN_SCHEMA)
         start = 0
         while start < table.num_rows:
-            size = min(max(_MIN_SHARD_IMAGES, images // 32), _MAX_SHARD_IMAGES)
+            size = min(max(_MIN_SHARD_IMAGES, images // 32), largest)
             if table.num_rows - start < size and not all_rows:
                 break
             shard = table.slice(start, size)
@@ -118,7 +124,7 @@ def write(
             _update(digest, batch)
             pending.append(batch)
             pending_rows += batch.num_rows
-            if pending_rows >= _MAX_SHARD_IMAGES:
+            if pending_rows >= largest:
                 flush(all_rows=False)
             if progress is not None:
                 progress(images + pending_rows)

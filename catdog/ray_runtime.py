@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from catdog.errors import CatdogError, UserInputError
@@ -123,24 +124,23 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def root_cause(error: BaseException) -> str:
-    """One line that says what happened inside a worker: Ray wraps exceptions several times."""
-    import ray
+    """One line that says what happened inside a worker.
 
-    seen = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        inner = None
-        failures = getattr(error, "worker_failures", None)
-        if failures:
-            inner = next(iter(failures.values()))
-        elif isinstance(error, ray.exceptions.RayTaskError):
-            inner = error.cause
-        inner = inner or error.__cause__
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
+    Ray wraps a worker's exception, Ray Data and Ray Train wrap that once more and keep the original
+    as the text of a traceback only; its message is what follows the innermost stack.
+    """
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        error = next(iter(failures.values()))
+    innermost = str(error).split("\n\nThe above exception was the direct cause")[0]
+    message: list[str] = []
+    for line in innermost.splitlines():
+        if line.startswith((" ", "\t", "Traceback ")):
+            message = []
+        elif line.strip() and "ray::" not in line:
+            message.append(line.strip())
+    text = " ".join(message) or repr(error)
+    return re.sub(r"^(catdog\.errors\.|catdog\.storage\.|builtins\.)\w+: ", "", text)
 
 
 @contextlib.contextmanager

@@ -94,9 +94,9 @@ def build_rows(
     ).cast(SCHEMA)
 
 
-def replace_rows(rows: pa.Table, replaced: pa.BooleanArray, new: pa.Table) -> pa.Table:
+def replace_rows(rows: pa.Table, replaced: pa.ChunkedArray, new: pa.Table) -> pa.Table:
     """Result rows in which those that `replaced` marks give way to `new`, in order."""
-    marks = replaced.to_numpy(zero_copy_only=False)
+    marks = replaced.to_numpy()
     take = np.where(marks, rows.num_rows + np.cumsum(marks) - 1, np.arange(rows.num_rows))
     return pa.concat_tables([rows.cast(SCHEMA), new.cast(SCHEMA)]).take(pa.array(take))
 

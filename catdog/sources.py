@@ -17,12 +17,11 @@ An input is an image, a folder or S3 prefix (read recursively), a glob, an archi
   that start with `#` are no entries (write `./#1.jpg`). An entry may be an archive, a folder with
   a final `/`, or a member in the chained form `zip://member::archive`.
 - **Tables** have a column `uri` (each an entry as in a list) and perhaps `label`. A Parquet table
-  with a column `bytes` holds the images themselves; `uri` then only names them.
+  with a column `bytes` holds the images themselves; `uri` then only names them (rows without
+  one, or with one that was there before, are named `parquet://ROW::table`).
 - **Order** is that of the inputs, and within a folder that of the names' code points, as in S3.
 - **Names that are not UTF-8** become rows `unreadable` that show the bytes as `\xNN`.
 """
-
-# ruff: noqa: PTH116 - paths are strings here, like URIs
 
 from __future__ import annotations
 
@@ -31,25 +30,26 @@ import io
 import logging
 import os
 import posixpath
-import queue
 import re
-import stat
 import tempfile
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from catdog import archives, storage
+from catdog import archives, storage, walking
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
+from catdog.reading import read_images
+
+__all__ = ["PLAN_SCHEMA", "SKIPPED_EXTENSIONS", "SourceLimits", "list_images", "read_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,25 +81,12 @@ SKIPPED_EXTENSIONS = frozenset(
 )
 """Extensions of files that are skipped while walking: plainly not images."""
 
-_SKIPPED_NAMES = frozenset({"__MACOSX", "_SUCCESS", "Thumbs.db", "desktop.ini"})
 _ARCHIVES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
 _OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 _ALL_ARCHIVES = (*_ARCHIVES, *_OTHER_ARCHIVES)
 
 _BATCH_ROWS = 10_000
-_LIST_THREADS = 16
 _MAX_LINE_BYTES = 64 << 10
-
-# One unit of reading. On S3 a request costs about as much as the transfer of a megabyte, so
-# neighbours are read together, over gaps too; locally a unit only spreads the cost of a task.
-_LOCAL_UNIT_IMAGES = 16
-_LOCAL_UNIT_BYTES = 4 << 20
-_REMOTE_UNIT_IMAGES = 512
-_REMOTE_UNIT_BYTES = 8 << 20
-_REMOTE_GAP_BYTES = 256 << 10
-# What a file of unknown size may bring at once; the rest of a larger one is read when its turn
-# comes, one file at a time, so that unknown sizes cannot fill the memory.
-_UNKNOWN_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -134,19 +121,11 @@ class _Row(NamedTuple):
     error_detail: str | None = None
 
 
-class _Found(NamedTuple):
-    """A file met while walking."""
-
-    name: str  # relative to what is walked
-    size: int | None
-    error: Exception | None = None
-
-
 # Path or URI, and label; or what is wrong there.
 _Entries = Iterator[tuple[str, str | None] | Exception]
 
 # What an input turns into: rows, or work that gives rows and can be done ahead of its turn.
-_Work = pa.RecordBatch | Callable[[], Iterator[pa.RecordBatch]]
+_Work: TypeAlias = "pa.RecordBatch | Callable[[], Iterator[pa.RecordBatch]]"
 
 
 def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.RecordBatch]:
@@ -166,7 +145,7 @@ def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.Reco
         StorageDownError: a store is unreachable.
     """
     lister = _Lister(limits)
-    with ThreadPoolExecutor(_LIST_THREADS) as pool:
+    with ThreadPoolExecutor(walking.THREADS) as pool:
         starts = list(pool.map(lister.start, inputs))
     seen = _Seen()
     duplicates = 0
@@ -175,56 +154,21 @@ def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.Reco
         nonlocal duplicates
         for text, work in zip(inputs, starts, strict=True):
             empty = True
-            with closing(_in_order(work())) as batches:
-                for batch in batches:
-                    empty = empty and not batch.num_rows
-                    new = seen.add(batch.column("uri"))
-                    duplicates += len(new) - int(np.count_nonzero(new))
-                    yield batch if new.all() else batch.filter(pa.array(new))
+            try:
+                with closing(walking.in_order(work())) as batches:
+                    for batch in batches:
+                        empty = empty and not batch.num_rows
+                        new = seen.add(batch.column("uri"))
+                        duplicates += len(new) - int(np.count_nonzero(new))
+                        yield batch if new.all() else batch.filter(pa.array(new))
+            except OSError as error:
+                raise UserInputError(f"{text}: {storage.error_detail(error)}") from error
             if empty:
                 raise UserInputError(f"{text}: no images in it{lister.hint()}")
 
     with closing(new_rows()) as rows:
         yield from _rebatched(rows)
     lister.log(duplicates)
-
-
-def read_images(
-    entries: pa.Table, limits: SourceLimits, threads: int
-) -> Iterator[bytes | ImageRejected]:
-    """The bytes of plan entries, or why there are none: one for each, in order.
-
-    Args:
-        entries: rows of PLAN_SCHEMA.
-        limits: the largest image, and how many bytes may wait.
-        threads: reading ahead at the same time.
-
-    Raises:
-        StorageDownError: a store as a whole is unreachable, which is no image's fault.
-    """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="catdog-read")
-    waiting: deque[_Unit] = deque()
-    in_flight = 0
-    try:
-        for unit in _units(entries, limits):
-            while waiting and (
-                in_flight + unit.estimate > limits.bytes_in_flight or len(waiting) >= 4 * threads
-            ):
-                first = waiting.popleft()
-                yield from _results(first)
-                in_flight -= first.estimate
-            if not unit.stream:
-                unit.future = pool.submit(unit.read)
-            waiting.append(unit)
-            in_flight += unit.estimate
-        while waiting:
-            yield from _results(waiting.popleft())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-# --------------------------------------------------------------------------------------------
-# Listing
 
 
 class _Lister:
@@ -257,7 +201,7 @@ class _Lister:
     def _skip(self, name: str) -> bool:
         """Whether a file met while walking is no image; counts it."""
         extension = name.rpartition(".")[2].lower()
-        if extension in SKIPPED_EXTENSIONS or name.rpartition("/")[2] in _SKIPPED_NAMES:
+        if extension in SKIPPED_EXTENSIONS or name.rpartition("/")[2] in walking.SKIPPED_NAMES:
             with self._skipped_lock:
                 self._skipped["." + extension] += 1
             return True
@@ -288,7 +232,7 @@ class _Lister:
         if "\0" in text or not _is_text(text):
             raise ValueError("the name is not valid UTF-8")
         uri = storage.to_uri(text)
-        folder, size = _look(uri, as_folder=text.endswith("/"))
+        folder, size = walking.look(uri, as_folder=text.endswith("/"))
         if folder is None:
             if re.search(r"[*?[]", text):
                 return self._glob(uri)
@@ -322,10 +266,10 @@ class _Lister:
 
     def _folder(self, uri: str) -> Iterator[_Work]:
         base = uri if uri.endswith("/") else uri + "/"
-        return self._walked(base, _walk(base))
+        return self._walked(base, walking.walk(base))
 
     def _walked(
-        self, base: str, pages: Iterable[list[_Found]], wanted: re.Pattern[str] | None = None
+        self, base: str, pages: Iterable[list[walking.Found]], wanted: re.Pattern[str] | None = None
     ) -> Iterator[_Work]:
         """Rows and archives of a walk below `base`, which ends with `/`."""
         rows: list[_Row] = []
@@ -361,23 +305,23 @@ class _Lister:
         base, pattern = f"{scheme}://{path[:start]}", path[start:]
         if scheme == "s3" and start == 0:
             raise ValueError("a bucket's name cannot hold a wildcard")
-        wanted = re.compile(_glob_regex(pattern))
+        wanted = re.compile(walking.glob_regex(pattern))
         literal = re.split(r"[*?[]", pattern)[0]
         if storage.is_local(base):
-            folder, _ = _look(base, as_folder=True)
+            folder, _ = walking.look(base, as_folder=True)
             if not folder:
                 raise FileNotFoundError
         # `tables/*.parquet` names tables as explicitly as `tables/a.parquet` does.
         if pattern.lower().endswith((".txt", ".csv", ".parquet")):
             return partial(self._globbed_tables, base, wanted, literal, pattern)
-        enter = None if "**" in pattern else partial(_may_hold, pattern.split("/"))
-        return lambda: self._walked(base, _walk(base, literal, enter), wanted)
+        enter = None if "**" in pattern else partial(walking.may_hold, pattern.split("/"))
+        return lambda: self._walked(base, walking.walk(base, literal, enter), wanted)
 
     def _globbed_tables(
         self, base: str, wanted: re.Pattern[str], literal: str, pattern: str
     ) -> Iterator[_Work]:
-        enter = None if "**" in pattern else partial(_may_hold, pattern.split("/"))
-        for page in _walk(base, literal, enter):
+        enter = None if "**" in pattern else partial(walking.may_hold, pattern.split("/"))
+        for page in walking.walk(base, literal, enter):
             for found in page:
                 if wanted.fullmatch(found.name):
                     if found.error is None:
@@ -523,7 +467,7 @@ class _Lister:
         parts = _member_parts(uri, member.name)
         if not parts or any(p[0] == "." and p != ".." for p in parts):
             return False
-        return _SKIPPED_NAMES.isdisjoint(parts) and not self._skip(parts[-1])
+        return walking.SKIPPED_NAMES.isdisjoint(parts) and not self._skip(parts[-1])
 
 
 def _member_parts(uri: str, name: str) -> list[str]:
@@ -708,261 +652,6 @@ class _Seen:
         return new
 
 
-_END = object()
-
-
-def _in_order(works: Iterator[T | Callable[[], Iterator[T]]]) -> Generator[T, None, None]:
-    """What the works give, one work after the other, while the next ones run in threads.
-
-    Each of these keeps at most two items that were not asked for yet.
-    """
-    stop = threading.Event()
-
-    def put(items: queue.Queue[Any], item: Any) -> None:
-        while not stop.is_set():
-            try:
-                items.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-        raise _StoppedError
-
-    def run(work: Callable[[], Iterator[Any]], items: queue.Queue[Any]) -> None:
-        try:
-            for item in work():
-                put(items, item)
-            put(items, _END)
-        except _StoppedError:
-            pass
-        except BaseException as error:
-            with suppress(_StoppedError):
-                put(items, error)
-
-    waiting: deque[Any] = deque()
-    threads = 0
-
-    def first() -> Iterator[Any]:
-        nonlocal threads
-        items = waiting.popleft()
-        if not isinstance(items, queue.Queue):
-            yield items
-            return
-        while (item := items.get()) is not _END:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-        threads -= 1
-
-    pool = ThreadPoolExecutor(_LIST_THREADS, thread_name_prefix="catdog-list")
-    try:
-        for work in works:
-            if callable(work):
-                items: queue.Queue[Any] = queue.Queue(maxsize=2)
-                pool.submit(run, work, items)
-                waiting.append(items)
-                threads += 1
-            else:
-                waiting.append(work)
-            while waiting and (
-                threads >= _LIST_THREADS
-                or len(waiting) >= 4 * _LIST_THREADS
-                or not isinstance(waiting[0], queue.Queue)
-            ):
-                yield from first()
-        while waiting:
-            yield from first()
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _StoppedError(Exception):
-    """Nobody wants the rest."""
-
-
-# ---------------------------------------------------------------- walking
-
-
-def _look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None]:
-    """Whether there is a folder (True), a file (False) or nothing (None), and the file's size."""
-    if storage.is_local(uri):
-        try:
-            status = os.stat(storage.local_path(uri))
-        except (FileNotFoundError, NotADirectoryError):
-            return None, None
-        if stat.S_ISDIR(status.st_mode):
-            return True, None
-        return (None if as_folder else False), status.st_size
-    bucket = uri.count("/") == 3 and uri.endswith("/")
-    if not as_folder and not bucket:
-        try:
-            return False, storage.size_of(uri)
-        except FileNotFoundError:
-            pass
-    keys, prefixes = next(storage.s3_pages(uri.rstrip("/") + "/", delimiter="/", max_keys=1))
-    return (True if keys or prefixes or bucket else None), None
-
-
-def _walk(
-    base: str, literal: str = "", enter: Callable[[str], bool] | None = None
-) -> Iterator[list[_Found]]:
-    """Pages of the files below `base` (with a final `/`), without hidden ones, in order.
-
-    Args:
-        base: URI of a folder.
-        literal: what the relative names start with; local folders may give others too.
-        enter: whether to look into a folder, by its relative name; S3 looks into all.
-    """
-    if storage.is_local(base):
-        return _walk_local(storage.local_path(base), enter)
-    return _walk_s3(base, literal)
-
-
-class _Folder(NamedTuple):
-    name: str  # relative to the root, with a final "/"; "" is the root
-    scan: list[Future[list[str] | OSError]]  # none or one, which runs ahead
-
-
-def _walk_local(root: str, enter: Callable[[str], bool] | None) -> Iterator[list[_Found]]:
-    seen: set[tuple[int, int]] = set()
-    # What is left to do, the next one last: runs of file names in a folder, and folders.
-    stack: list[_Folder | tuple[str, list[str]]] = [_Folder("", [])]
-    with ThreadPoolExecutor(_LIST_THREADS, thread_name_prefix="catdog-walk") as pool:
-        while stack:
-            item = stack.pop()
-            if not isinstance(item, _Folder):
-                folder, names = item
-                for at in range(0, len(names), 1000):
-                    yield list(_files(root, folder, names[at : at + 1000]))
-                continue
-            try:
-                status = os.stat(root + item.name)
-                names_or_error = item.scan[0].result() if item.scan else _scan(root + item.name)
-            except OSError as error:
-                names_or_error = error
-            if isinstance(names_or_error, OSError):
-                if not item.name:
-                    raise names_or_error
-                yield [_Found(item.name.rstrip("/"), None, names_or_error)]
-                continue
-            if (status.st_dev, status.st_ino) in seen:
-                continue  # a link's second way to it, or a loop
-            seen.add((status.st_dev, status.st_ino))
-            todo: list[_Folder | tuple[str, list[str]]] = []
-            run: list[str] = []
-            for name in names_or_error:
-                if not name.endswith("/"):
-                    run.append(name)
-                elif enter is None or enter(item.name + name):
-                    if run:
-                        todo.append((item.name, run))
-                        run = []
-                    todo.append(_Folder(item.name + name, []))
-            if run:
-                todo.append((item.name, run))
-            stack += reversed(todo)
-            # On network file systems a folder takes milliseconds: look into the next ones already.
-            for ahead in stack[: -2 * _LIST_THREADS : -1]:
-                if isinstance(ahead, _Folder) and not ahead.scan:
-                    ahead.scan.append(pool.submit(_scan, root + ahead.name))
-
-
-def _scan(path: str) -> list[str] | OSError:
-    """Names in a folder, folders with a final `/`, in the order of whole paths."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(
-                entry.name + "/" if entry.is_dir() else entry.name
-                for entry in entries
-                if entry.name[0] != "." and entry.name not in _SKIPPED_NAMES
-            )
-    except OSError as error:
-        return error
-
-
-def _files(root: str, folder: str, names: list[str]) -> Iterator[_Found]:
-    for name in names:
-        path = folder + name
-        try:
-            status = os.stat(root + path)
-        except OSError:
-            yield _Found(path, None)  # such as a link that leads nowhere: reading it tells
-            continue
-        if stat.S_ISREG(status.st_mode):
-            yield _Found(path, status.st_size)
-
-
-def _walk_s3(base: str, literal: str) -> Iterator[list[_Found]]:
-    bucket, _, base_key = base.removeprefix("s3://").partition("/")
-
-    def found(keys: list[tuple[str, int]]) -> list[_Found]:
-        files = []
-        for key, size in keys:
-            name = key[len(base_key) :]
-            if not name or name.endswith("/"):  # consoles make these to show empty folders
-                continue
-            if "/." in "/" + name or not _SKIPPED_NAMES.isdisjoint(name.split("/")):
-                continue
-            files.append(_Found(name, size))
-        return files
-
-    def pages(prefix: str) -> Iterator[list[_Found]]:
-        for keys, _ in storage.s3_pages(f"s3://{bucket}/{prefix}"):
-            yield found(keys)
-
-    # A listing is a chain of pages that each name the next one. Several chains run at once where
-    # the first page shows up to a thousand folders; more (one an image?) would cost a request each.
-    prefix = base_key + literal
-    while True:
-        keys, prefixes = next(storage.s3_pages(f"s3://{bucket}/{prefix}", delimiter="/"))
-        if keys or len(prefixes) != 1:
-            break
-        prefix = prefixes[0]
-    if not prefixes or len(keys) + len(prefixes) >= 1000:
-        whole: list[Any] = [partial(pages, prefix)]
-        yield from _in_order(iter(whole))
-        return
-    works: list[tuple[str, Any]] = [(p, partial(pages, p)) for p in prefixes]
-    works += [(key, found([(key, size)])) for key, size in keys]
-    works.sort(key=lambda work: work[0])
-    yield from _in_order(work for _, work in works)
-
-
-def _glob_regex(pattern: str) -> str:
-    """What a glob matches, and everything in the folders that it matches."""
-    regex = ""
-    at = 0
-    while at < len(pattern):
-        if pattern.startswith("**/", at):
-            regex += "(?:[^/]+/)*"
-            at += 3
-        elif pattern.startswith("**", at):
-            regex += ".*"
-            at += 2
-        elif pattern[at] == "*":
-            regex += "[^/]*"
-            at += 1
-        elif pattern[at] == "?":
-            regex += "[^/]"
-            at += 1
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
-            inside = pattern[at + 1 : end]
-            negated = inside[0] in "!^"
-            inside = (inside[1:] if negated else inside).replace("\\", r"\\").replace("[", r"\[")
-            regex += f"(?!/)[{'^' * negated}{inside}]"
-            at = end + 1
-        else:
-            regex += re.escape(pattern[at])
-            at += 1
-    return f"(?s:{regex}(?:/.*)?)"
-
-
-def _may_hold(parts: list[str], folder: str) -> bool:
-    """Whether a folder can hold what a glob (without `**`) matches."""
-    names = folder.rstrip("/").split("/")
-    return all(re.fullmatch(_glob_regex(p), n) for p, n in zip(parts, names, strict=False))
-
-
 # ---------------------------------------------------------------- lists and tables
 
 
@@ -992,7 +681,9 @@ def _lines(uri: str) -> _Entries:
         first = True
         while line := file.readline(_MAX_LINE_BYTES):
             if len(line) == _MAX_LINE_BYTES:
-                yield ImageRejected(ErrorCode.UNREADABLE, "A line of the list is too long.")
+                yield ImageRejected(
+                    ErrorCode.UNREADABLE, "A line of the list is too long; later ones are lost."
+                )
                 return
             if first:
                 line = line.removeprefix(b"\xef\xbb\xbf")
@@ -1006,7 +697,7 @@ def _csv_rows(uri: str) -> _Entries:
     with io.TextIOWrapper(
         storage.open_input(uri), "utf-8-sig", errors="surrogateescape", newline=""
     ) as text:
-        rows = csv.reader(text)
+        rows = csv.reader(_short_lines(text))
         header = [name.strip() for name in next(rows, [])]
         if "uri" not in header:
             raise UserInputError(f"{uri}: a table needs a column uri in its first line")
@@ -1022,11 +713,23 @@ def _csv_rows(uri: str) -> _Entries:
                         ErrorCode.UNREADABLE, f"Line {rows.line_num} of the table has no URI."
                     )
         except csv.Error:
-            yield ImageRejected(ErrorCode.UNREADABLE, f"Line {rows.line_num} of the table is odd.")
+            yield ImageRejected(
+                ErrorCode.UNREADABLE,
+                f"Line {rows.line_num} of the table is damaged; later ones are lost.",
+            )
+
+
+def _short_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """Lines that fit the memory. Raises csv.Error at one that does not."""
+    while line := text.readline(_MAX_LINE_BYTES):
+        if len(line) == _MAX_LINE_BYTES:
+            raise csv.Error("the line is too long")
+        yield line
 
 
 def _strings(batch: pa.RecordBatch, name: str) -> list[str | None]:
-    return batch.column(name).cast(pa.string()).to_pylist()
+    strings: list[str | None] = batch.column(name).cast(pa.string()).to_pylist()
+    return strings
 
 
 def _parquet_entries(table: Any, labelled: bool) -> _Entries:
@@ -1047,6 +750,7 @@ def _parquet_images(uri: str, table: Any, columns: set[str]) -> Iterator[pa.Reco
     wanted = [name for name in ("uri", "name", "label") if name in columns]
     total = table.metadata.num_rows
     row = 0
+    named = _Seen()  # two rows with one URI are two images: the later ones go by their number
     batches = table.iter_batches(_BATCH_ROWS, columns=wanted) if wanted else iter(())
     while row < total:
         given: dict[str, list[str | None]] = {}
@@ -1055,6 +759,9 @@ def _parquet_images(uri: str, table: Any, columns: set[str]) -> Iterator[pa.Reco
             batch = next(batches)
             count = batch.num_rows
             given = {name: _strings(batch, name) for name in wanted}
+        if "uri" in given:
+            first = named.add(pa.array(given["uri"], pa.string()))
+            given["uri"] = [u if f else None for u, f in zip(given["uri"], first, strict=True)]
         nothing: list[str | None] = [None] * count
         rows = []
         for shown, name, label in zip(
@@ -1076,380 +783,3 @@ def _parquet_images(uri: str, table: Any, columns: set[str]) -> Iterator[pa.Reco
             )
             row += 1
         yield _batch(rows)
-
-
-# --------------------------------------------------------------------------------------------
-# Reading
-
-_Result = bytes | ImageRejected
-# Where the bytes of one entry lie: path or URI, offset, length and size where known.
-_Span = tuple[str, int, int, int | None]
-
-
-@dataclass
-class _Unit:
-    """Consecutive entries that are read together."""
-
-    read: Callable[[], Iterable[_Result | Callable[[], _Result]]]
-    estimate: int  # bytes
-    stream: bool  # read when its turn comes, one image after the other
-    future: Future[Any] | None = None
-
-
-def _results(unit: _Unit) -> Iterator[_Result]:
-    results = unit.read() if unit.future is None else unit.future.result()
-    unit.future = None
-    for result in results:
-        yield result() if callable(result) else result
-
-
-def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
-    """The entries, in order, as units of reading."""
-    names = ["uri", "container", "offset", "length", "size", "codec", "error", "error_detail"]
-    for batch in entries.select(names).to_batches(max_chunksize=4096):
-        specs: list[_Span | ImageRejected] = []
-        current: tuple[str, str] | None = None  # codec and container
-        estimate = start = end = 0
-
-        for uri, container, offset, length, size, codec, error, detail in zip(
-            *(column.to_pylist() for column in batch.columns), strict=True
-        ):
-            rejected = _known_rejection(size, codec, error, detail, limits)
-            if rejected is not None:
-                specs.append(rejected)  # in whatever unit comes along
-                if len(specs) >= _REMOTE_UNIT_IMAGES:
-                    yield _unit(current, specs, estimate, limits)
-                    specs, current, estimate = [], None, 0
-                continue
-            where = container or uri
-            local = storage.is_local(where)
-            cost = (size if length is None else length) if size is not None else _UNKNOWN_BYTES
-            key = (codec, "" if codec == "file" and local else where)
-            first = offset or 0
-            if codec in {"tar.gz", "row"}:
-                fits = True
-                cost = 0
-            elif local:
-                fits = len(specs) < _LOCAL_UNIT_IMAGES and estimate + cost <= _LOCAL_UNIT_BYTES
-            else:
-                fits = (
-                    codec != "file"
-                    and len(specs) < _REMOTE_UNIT_IMAGES
-                    and start <= first <= end + _REMOTE_GAP_BYTES
-                    and first + cost - start <= _REMOTE_UNIT_BYTES
-                )
-            if specs and not (current is None or (key == current and fits)):
-                yield _unit(current, specs, estimate, limits)
-                specs, current, estimate = [], None, 0
-            if current is None:
-                current, start, end = key, first, first
-            specs.append((where, first, length or 0, size))
-            end = max(end, first + cost)
-            estimate = estimate + cost if local or codec == "file" else end - start
-        if specs:
-            yield _unit(current, specs, estimate, limits)
-
-
-def _unit(
-    current: tuple[str, str] | None,
-    specs: list[_Span | ImageRejected],
-    estimate: int,
-    limits: SourceLimits,
-) -> _Unit:
-    codec, container = current or ("file", "")
-    read = partial(_READERS[codec], container, specs, limits)
-    return _Unit(read, estimate, stream=codec in {"tar.gz", "row"})
-
-
-def _known_rejection(
-    size: int | None, codec: str | None, error: str | None, detail: str | None, limits: SourceLimits
-) -> ImageRejected | None:
-    """Why an entry is not even tried."""
-    if error is not None:
-        return ImageRejected(ErrorCode(error), detail or "")
-    if codec not in _READERS:
-        return ImageRejected(ErrorCode.UNSUPPORTED, f"The plan's codec {codec} is not known.")
-    if size == 0 and codec != "file":
-        return _EMPTY
-    if size is not None and size > limits.max_bytes:
-        return _too_large(size, limits)
-    return None
-
-
-_EMPTY = ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
-
-
-def _too_large(size: int, limits: SourceLimits) -> ImageRejected:
-    return ImageRejected(
-        ErrorCode.TOO_LARGE, f"It has {size:,} bytes, more than the limit of {limits.max_bytes:,}."
-    )
-
-
-def _attempt(read: Callable[[], T]) -> T | ImageRejected:
-    """What `read` returns, or why it raised."""
-    try:
-        return read()
-    except storage.StorageDownError:
-        raise
-    except Exception as error:
-        return storage.rejection(error)
-
-
-def _read_files(
-    _: str, specs: list[_Span | ImageRejected], limits: SourceLimits
-) -> Iterable[_Result | Callable[[], _Result]]:
-    read = _read_local_file if storage.is_local(_uri_of(specs)) else _read_remote_file
-    return [
-        spec if isinstance(spec, ImageRejected) else _attempt(partial(read, spec, limits))
-        for spec in specs
-    ]
-
-
-def _uri_of(specs: list[_Span | ImageRejected]) -> str:
-    return next((spec[0] for spec in specs if not isinstance(spec, ImageRejected)), "")
-
-
-def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
-    uri, _, _, known = spec
-    descriptor = storage.open_local(storage.local_path(uri))
-    try:
-        size = os.fstat(descriptor).st_size
-        if size > limits.max_bytes:
-            return _too_large(size, limits)
-        if size > max(_UNKNOWN_BYTES, known or 0):
-            return lambda: _attempt(lambda: storage.read_bytes(uri, limits.max_bytes))
-        return storage.pread(descriptor, 0, size) or _EMPTY
-    finally:
-        os.close(descriptor)
-
-
-def _read_remote_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
-    uri, _, _, known = spec
-    data, total = storage.s3_range(uri, 0, max(_UNKNOWN_BYTES, known or 0))
-    if total > limits.max_bytes:
-        return _too_large(total, limits)
-    if total > len(data):
-        return lambda: _attempt(
-            lambda: data + storage.read_range(uri, len(data), total - len(data))
-        )
-    return data or _EMPTY
-
-
-def _read_members(
-    codec: str, container: str, specs: list[_Span | ImageRejected], limits: SourceLimits
-) -> list[_Result]:
-    """Members of one archive by offset: locally one by one, on S3 all in one request."""
-    spans = [spec for spec in specs if not isinstance(spec, ImageRejected)]
-    if not spans:
-        return cast("list[_Result]", specs)
-    descriptor = -1
-    try:
-        if storage.is_local(container):
-            descriptor = storage.open_local(storage.local_path(container))
-
-            def read(offset: int, length: int) -> bytes:
-                return storage.pread(descriptor, offset, length)
-
-        else:
-            start = min(offset for _, offset, _, _ in spans)
-            end = max(offset + length for _, offset, length, _ in spans)
-            block = memoryview(storage.read_range(container, start, end - start))
-
-            def read(offset: int, length: int) -> bytes:
-                if offset + length <= end:
-                    return bytes(block[offset - start : offset - start + length])
-                return storage.read_range(container, offset, length)
-
-        return [
-            spec
-            if isinstance(spec, ImageRejected)
-            else _attempt(partial(_read_member, codec, read, spec, limits))
-            for spec in specs
-        ]
-    except storage.StorageDownError:
-        raise
-    except Exception as error:  # of the archive: all members share it
-        shared = storage.rejection(error)
-        return [spec if isinstance(spec, ImageRejected) else shared for spec in specs]
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def _read_member(
-    codec: str, read: Callable[[int, int], bytes], spec: _Span, limits: SourceLimits
-) -> _Result:
-    _, offset, length, known = spec
-    size = length if known is None else known
-    if codec == "zip":
-        if length > limits.max_bytes + archives.ZIP_LONGEST_HEADER_BYTES:
-            return _too_large(length, limits)
-        data = read(offset, length)
-        try:
-            return archives.extract_zip_member(data, size)
-        except ImageRejected as error:
-            # Its own header can be longer than the archive's directory lets expect.
-            longer = read(offset, length + archives.ZIP_LONGEST_HEADER_BYTES)
-            if error.code != ErrorCode.TRUNCATED or len(longer) <= len(data):
-                raise
-            return archives.extract_zip_member(longer, size)
-    data = read(offset, size)
-    if len(data) < size:
-        return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
-    return data or _EMPTY
-
-
-class _OpenStreams:
-    """Readers that only go forward, kept between calls.
-
-    The entries of a `.tar.gz` and the rows of a Parquet row group are reached by going through
-    everything before them. Shards come in order, so the next call mostly goes on where the last
-    one stopped, and a process goes through an archive once in all.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._streams: OrderedDict[tuple[str, SourceLimits], Any] = OrderedDict()
-
-    def take(self, container: str, limits: SourceLimits) -> Any:
-        """The stream that was put back last, or None. Nobody else has it then."""
-        with self._lock:
-            return self._streams.pop((container, limits), None)
-
-    def put_back(self, container: str, limits: SourceLimits, stream: Any) -> None:
-        """Keep it for the next call."""
-        with self._lock:
-            closed = [self._streams.pop((container, limits), None)]
-            self._streams[container, limits] = stream
-            while len(self._streams) > 2:
-                closed.append(self._streams.popitem(last=False)[1])
-        for old in closed:
-            if old is not None:
-                old.close()
-
-
-_open_streams = _OpenStreams()
-
-
-def _forget_after_fork() -> None:
-    # Readers of remote files have threads, which a forked child has not.
-    global _open_streams  # noqa: PLW0603
-    _open_streams = _OpenStreams()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
-
-
-class _TarGzStream:
-    """Members of a `.tar.gz`, read in the order in which they lie there."""
-
-    def __init__(self, container: str, limits: SourceLimits) -> None:
-        self._file = archives.FileBytes(container)
-        self._stream = archives.GzipBytes(self._file, limits.max_expansion)
-
-    @property
-    def position(self) -> int:
-        return self._stream.position
-
-    def read(self, spec: _Span, limits: SourceLimits) -> _Result:  # noqa: ARG002 - as _TableStream
-        _, offset, length, _ = spec
-        data = self._stream.read_at(offset, length)
-        if len(data) < length:
-            return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
-        return data or _EMPTY
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _TableStream:
-    """The column `bytes` of a Parquet table, read in order; row groups before it are skipped."""
-
-    def __init__(self, container: str, _: SourceLimits) -> None:
-        import pyarrow.parquet as pq
-
-        self._file = storage.open_input(container)
-        self._table = pq.ParquetFile(self._file, buffer_size=1 << 20, pre_buffer=False)
-        self.position = 0
-        self._group = -1
-        self._group_end = 0
-        self._values: Iterator[Any] = iter(())
-
-    def read(self, spec: _Span, limits: SourceLimits) -> _Result:
-        row = spec[1]
-        while row >= self._group_end:
-            self._group += 1
-            if self._group >= self._table.num_row_groups:
-                return ImageRejected(ErrorCode.MISSING, "The table has no such row.")
-            self.position = self._group_end
-            self._group_end += self._table.metadata.row_group(self._group).num_rows
-            self._values = iter(())
-            if row < self._group_end:
-                self._values = self._rows_of_group()
-        value = None
-        while self.position <= row:
-            value = next(self._values)
-            self.position += 1
-        if value is None or not value.is_valid:
-            return ImageRejected(ErrorCode.EMPTY, "The table has no bytes in this row.")
-        size = value.as_buffer().size
-        if size > limits.max_bytes:
-            return _too_large(size, limits)
-        return cast("bytes", value.as_py()) or _EMPTY
-
-    def _rows_of_group(self) -> Iterator[Any]:
-        batches = self._table.iter_batches(
-            16, row_groups=[self._group], columns=["bytes"], use_threads=False
-        )
-        for batch in batches:
-            yield from batch.column(0)
-
-    def close(self) -> None:
-        self._table.close()
-        self._file.close()
-
-
-def _read_stream(
-    open_stream: Callable[[str, SourceLimits], Any],
-    container: str,
-    specs: list[_Span | ImageRejected],
-    limits: SourceLimits,
-) -> Iterator[_Result]:
-    stream = _open_streams.take(container, limits)
-    broken: ImageRejected | None = None
-    try:
-        for spec in specs:
-            if isinstance(spec, ImageRejected):
-                yield spec
-                continue
-            result: _Result | ImageRejected
-            try:
-                if stream is not None and stream.position > spec[1]:
-                    stream.close()
-                    stream = broken = None
-                if broken is not None:
-                    result = broken
-                else:
-                    if stream is None:
-                        stream = open_stream(container, limits)
-                    result = stream.read(spec, limits)
-            except storage.StorageDownError:
-                raise
-            except Exception as error:
-                # Nothing after a damage can be reached.
-                result = broken = storage.rejection(error)
-            yield result
-    finally:
-        if stream is not None and broken is None:
-            _open_streams.put_back(container, limits, stream)
-        elif stream is not None:
-            stream.close()
-
-
-_READERS: dict[str, Callable[..., Iterable[_Result | Callable[[], _Result]]]] = {
-    "file": _read_files,
-    "tar": partial(_read_members, "tar"),
-    "zip": partial(_read_members, "zip"),
-    "tar.gz": partial(_read_stream, _TarGzStream),
-    "row": partial(_read_stream, _TableStream),
-}

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 _PART_BYTES = 16 << 20  # S3 wants parts of 5 MiB to 5 GiB, 10,000 at most: 156 GiB an object
 _BLOCK_BYTES = 4 << 20  # one ranged read of a sequential reader
 _CONNECTIONS = 64
+PAGE_KEYS = 1000  # names in a page of a listing; S3 gives no more
 
 # How long a request is tried again, in seconds. A store that throttles is alive and asks for
 # patience; one that refuses connections may be restarting, or the endpoint is misspelt.
@@ -240,7 +241,7 @@ def list_names(uri_folder: str) -> list[str]:
 
 
 def s3_pages(
-    uri_prefix: str, *, delimiter: str = "", max_keys: int = 1000
+    uri_prefix: str, *, delimiter: str = "", max_keys: int | None = None
 ) -> Iterator[tuple[list[tuple[str, int]], list[str]]]:
     """Pages of a listing in the server's order: (key, size) of objects, and common prefixes.
 
@@ -249,7 +250,7 @@ def s3_pages(
     bucket, prefix = _bucket_and_key(uri_prefix)
     token: str | None = None
     while True:
-        request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": max_keys}
+        request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": max_keys or PAGE_KEYS}
         if delimiter:
             request["Delimiter"] = delimiter
         if token:
@@ -503,14 +504,15 @@ _s3_lock = threading.Lock()
 _s3_instances: dict[tuple[int, int], Any] = {}
 
 
-def _forget_after_fork() -> None:
-    # The parent's event loop thread does not exist in a forked child, and its lock may be held.
+def _renew_after_fork() -> None:
+    # The lock may be held by a thread that a forked child has not. The parent's instances must
+    # stay alive there, unused: closing them would take their sockets out of the epoll that the
+    # child shares with its parent, whose requests then hang until they time out.
     global _s3_lock  # noqa: PLW0603
     _s3_lock = threading.Lock()
-    _s3_instances.clear()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 def _s3() -> Any:

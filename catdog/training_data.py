@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from catdog import ray_runtime, sources, splits
-from catdog.decoding import OUTCOME_SCHEMA, Decoder
+from catdog.decode_actor import DecodeEntries, as_pixels
 from catdog.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -80,48 +80,12 @@ def list_labelled(
     return LabelledImages(plan.take(pa.array(order)), labels, classes[order], parts[order])
 
 
-class DecodeShard:
-    """Ray Data's actor: plan entries in, pixels out. One row for every entry."""
-
-    def __init__(
-        self, preprocessing: Preprocessing, decode_limits: DecodeLimits, source_limits: SourceLimits
-    ) -> None:
-        self._shape = (preprocessing.height, preprocessing.width, 3)
-        self._decoder = Decoder(preprocessing, decode_limits, source_limits, batch_size=64)
-        self._decoder.__enter__()
-
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        """A table of `index`, `error`, `error_detail` and `pixels` (H*W*3 bytes; zero if rejected)."""
-        pixels = np.zeros((shard.num_rows, *self._shape), np.uint8)
-        outcomes = []
-        for batch in self._decoder.decode(shard.select(sources.PLAN_SCHEMA.names)):
-            pixels[batch.rows] = batch.pixels
-            outcomes.append(batch.outcomes)
-        outcome = pa.Table.from_batches(outcomes, OUTCOME_SCHEMA)
-        return pa.table(
-            {
-                "index": shard["index"],
-                "error": outcome["error"],
-                "error_detail": outcome["error_detail"],
-                "pixels": _as_binary(pixels),
-            }
-        )
-
-
-def _as_binary(pixels: NDArray[np.uint8]) -> pa.Array:
-    """Pixels (n, H, W, 3) as n fixed-size binary values, without a copy."""
-    width = int(np.prod(pixels.shape[1:]))
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(width), len(pixels), [None, pa.py_buffer(np.ascontiguousarray(pixels))]
-    )
-
-
 @dataclass(frozen=True)
 class DecodedImages:
     """Decoded images in Ray's object store; small itself, so it travels to every worker.
 
     Attributes:
-        blocks: references of the tables that `DecodeShard` made.
+        blocks: references of the tables that `DecodeEntries` made.
         block_of, row_of: where image i lies, int32 (n,).
         classes: class number of image i, int32 (n,).
         train, validation: which images belong to the parts, int64.
@@ -159,8 +123,8 @@ def decode_all(
             shard = labelled.entries.take(pa.array(rows))
             shards.append(shard.append_column("index", pa.array(rows, pa.int64())))
     pipeline = ray.data.from_arrow(shards).map_batches(
-        DecodeShard,
-        fn_constructor_args=(preprocessing, decode_limits, source_limits),
+        DecodeEntries,
+        fn_constructor_args=(preprocessing, decode_limits, source_limits, ("index",)),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(actors, len(shards))),
@@ -230,11 +194,7 @@ class PixelReader:
             return self._cache[number]
         import ray
 
-        column = ray.get(self._images.blocks[number])["pixels"].combine_chunks()
-        array = np.frombuffer(column.buffers()[1], np.uint8)
-        size = int(np.prod(self._images.shape))
-        start = column.offset * size
-        block = array[start : start + len(column) * size].reshape(-1, *self._images.shape)
+        block = as_pixels(ray.get(self._images.blocks[number])["pixels"], self._images.shape)
         self._cache[number] = block
         if len(self._cache) > self._max_blocks:
             self._cache.popitem(last=False)

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,13 +120,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A URI of an empty prefix of its own, with the environment set to reach it."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}/{request.node.name.replace('[', '-').rstrip(']')}"
+    return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="session")

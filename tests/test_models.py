@@ -132,5 +132,5 @@ def test_a_model_with_code_is_refused(tmp_path):
         metadata=None,  # type: ignore[arg-type]
         files={models.KERAS_FILE: (tmp_path / models.KERAS_FILE).read_bytes()},
     )
-    with pytest.raises(ValueError, match="(?i)lambda|unsafe|safe"):
+    with pytest.raises(ValueError, match=r"(?i)lambda|unsafe|safe"):
         model.keras_model()

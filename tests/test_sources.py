@@ -237,6 +237,26 @@ def test_tables_of_bytes(tmp_path, labelled):
         assert results(table.take(order)) == [b"%d" % i for i in order]
 
 
+def test_repeated_names_in_a_table_are_kept_apart(tmp_path):
+    """Rows that share a `uri` are different images: none is lost."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"bytes": [b"1", b"2", b"3"], "uri": ["x", None, "x"]}), path)
+    table = planned(path)
+    assert table["uri"].to_pylist() == [
+        "x",
+        f"parquet://1::file://{path}",
+        f"parquet://2::file://{path}",
+    ]
+    assert results(table) == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize(("name", "start"), [("l.txt", "x.jpg\n"), ("t.csv", "uri\nx.jpg\n")])
+def test_endless_lines_are_not_read(tmp_path, name, start):
+    """A line without end costs one row, and what comes before it nothing."""
+    (tmp_path / name).write_text(start + "y" * 200_000)
+    assert planned(tmp_path / name)["error"].to_pylist() == [None, "unreadable"]
+
+
 def test_each_image_is_planned_once(tmp_path):
     """Overlapping inputs and repeated entries give one row, where it was reached first."""
     make(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/3.jpg")

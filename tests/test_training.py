@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from catdog import images, sources, storage, training
+from catdog.decode_actor import DecodeEntries
 from catdog.errors import CatdogError, UserInputError
 from catdog.images import DecodeLimits
 from catdog.sources import SourceLimits
 from catdog.training import TrainConfig, train
-from catdog.training_data import DecodeShard
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def test_used_output_is_refused(tiny_run, tiny_config, tmp_path):
     """A run is never written over, and another recipe cannot go on with it."""
     with pytest.raises(UserInputError, match="--resume"):
         train(tiny_config)
-    with pytest.raises(UserInputError, match="--learning-rate was 0.001, is 0.5"):
+    with pytest.raises(UserInputError, match=r"--learning-rate was 0\.001, is 0\.5"):
         train(dataclasses.replace(tiny_config, resume=True, learning_rate=0.5))
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(UserInputError, match="not empty"):
@@ -96,7 +96,7 @@ def test_training_sees_the_pixels_of_classification(drawings, tiny_config):
         list(sources.list_images([str(drawings / "cat")], limits)), sources.PLAN_SCHEMA
     ).slice(0, 20)
     preprocessing = tiny_config.preprocessing
-    actor = DecodeShard(preprocessing, DecodeLimits(), limits)
+    actor = DecodeEntries(preprocessing, DecodeLimits(), limits, ("index",))
     block = actor(plan.append_column("index", pa.array(range(plan.num_rows), pa.int64())))
     for uri, pixels in zip(plan["uri"].to_pylist(), block["pixels"].to_pylist(), strict=True):
         expected = images.decode(storage.read_bytes(uri, 10**7), preprocessing, DecodeLimits())

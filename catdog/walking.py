@@ -1,0 +1,288 @@
+"""Which files are below a folder or an S3 prefix, in order, with many requests at once."""
+
+# ruff: noqa: PTH116 - paths are strings here, like URIs
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import stat
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from catdog import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+T = TypeVar("T")
+
+SKIPPED_NAMES = frozenset({"__MACOSX", "_SUCCESS", "Thumbs.db", "desktop.ini"})
+"""Files and folders that systems leave; they are skipped, as are names that start with `.`."""
+
+THREADS = 16  # listing and indexing at once: these wait for a disk or a network
+
+
+class Found(NamedTuple):
+    """A file met while walking."""
+
+    name: str  # relative to what is walked
+    size: int | None
+    error: Exception | None = None
+
+
+def look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None]:
+    """Whether there is a folder (True), a file (False) or nothing (None), and the file's size."""
+    if storage.is_local(uri):
+        try:
+            status = os.stat(storage.local_path(uri))
+        except (FileNotFoundError, NotADirectoryError):
+            return None, None
+        if stat.S_ISDIR(status.st_mode):
+            return True, None
+        return (None if as_folder else False), status.st_size
+    bucket = uri.count("/") == 3 and uri.endswith("/")
+    if not as_folder and not bucket:
+        try:
+            return False, storage.size_of(uri)
+        except FileNotFoundError:
+            pass
+    keys, prefixes = next(storage.s3_pages(uri.rstrip("/") + "/", delimiter="/", max_keys=1))
+    return (True if keys or prefixes or bucket else None), None
+
+
+def walk(
+    base: str, literal: str = "", enter: Callable[[str], bool] | None = None
+) -> Iterator[list[Found]]:
+    """Pages of the files below `base` (with a final `/`), without hidden ones, in order.
+
+    Args:
+        base: URI of a folder.
+        literal: what the relative names start with; local folders may give others too.
+        enter: whether to look into a folder, by its relative name; S3 looks into all.
+    """
+    if storage.is_local(base):
+        return _walk_local(storage.local_path(base), enter)
+    return _walk_s3(base, literal)
+
+
+class _Folder(NamedTuple):
+    name: str  # relative to the root, with a final "/"; "" is the root
+    scan: list[Future[list[str] | OSError]]  # none or one, which runs ahead
+
+
+def _walk_local(root: str, enter: Callable[[str], bool] | None) -> Iterator[list[Found]]:
+    seen: set[tuple[int, int]] = set()
+    # What is left to do, the next one last: runs of file names in a folder, and folders.
+    stack: list[_Folder | tuple[str, list[str]]] = [_Folder("", [])]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="catdog-walk") as pool:
+        while stack:
+            item = stack.pop()
+            if not isinstance(item, _Folder):
+                folder, names = item
+                for at in range(0, len(names), 1000):
+                    yield list(_files(root, folder, names[at : at + 1000]))
+                continue
+            try:
+                status = os.stat(root + item.name)
+                names_or_error = item.scan[0].result() if item.scan else _scan(root + item.name)
+            except OSError as error:
+                names_or_error = error
+            if isinstance(names_or_error, OSError):
+                if not item.name:
+                    raise names_or_error
+                yield [Found(item.name.rstrip("/"), None, names_or_error)]
+                continue
+            if (status.st_dev, status.st_ino) in seen:
+                continue  # a link's second way to it, or a loop
+            seen.add((status.st_dev, status.st_ino))
+            todo: list[_Folder | tuple[str, list[str]]] = []
+            run: list[str] = []
+            for name in names_or_error:
+                if not name.endswith("/"):
+                    run.append(name)
+                elif enter is None or enter(item.name + name):
+                    if run:
+                        todo.append((item.name, run))
+                        run = []
+                    todo.append(_Folder(item.name + name, []))
+            if run:
+                todo.append((item.name, run))
+            stack += reversed(todo)
+            # On network file systems a folder takes milliseconds: look into the next ones already.
+            for ahead in stack[: -2 * THREADS : -1]:
+                if isinstance(ahead, _Folder) and not ahead.scan:
+                    ahead.scan.append(pool.submit(_scan, root + ahead.name))
+
+
+def _scan(path: str) -> list[str] | OSError:
+    """Names in a folder, folders with a final `/`, in the order of whole paths."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(
+                entry.name + "/" if entry.is_dir() else entry.name
+                for entry in entries
+                if entry.name[0] != "." and entry.name not in SKIPPED_NAMES
+            )
+    except OSError as error:
+        return error
+
+
+def _files(root: str, folder: str, names: list[str]) -> Iterator[Found]:
+    for name in names:
+        path = folder + name
+        try:
+            status = os.stat(root + path)
+        except OSError:
+            yield Found(path, None)  # such as a link that leads nowhere: reading it tells
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield Found(path, status.st_size)
+
+
+def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
+    bucket, _, base_key = base.removeprefix("s3://").partition("/")
+
+    def found(keys: list[tuple[str, int]]) -> list[Found]:
+        files = []
+        for key, size in keys:
+            name = key[len(base_key) :]
+            if not name or name.endswith("/"):  # consoles make these to show empty folders
+                continue
+            if "/." in "/" + name or not SKIPPED_NAMES.isdisjoint(name.split("/")):
+                continue
+            files.append(Found(name, size))
+        return files
+
+    def pages(prefix: str) -> Iterator[list[Found]]:
+        for keys, _ in storage.s3_pages(f"s3://{bucket}/{prefix}"):
+            yield found(keys)
+
+    # A listing is a chain of pages that each name the next one. Several chains run at once where
+    # the first page shows up to a thousand folders; more (one an image?) would cost a request each.
+    prefix = base_key + literal
+    while True:
+        keys, prefixes = next(storage.s3_pages(f"s3://{bucket}/{prefix}", delimiter="/"))
+        if keys or len(prefixes) != 1:
+            break
+        prefix = prefixes[0]
+    if not prefixes or len(keys) + len(prefixes) >= storage.PAGE_KEYS:
+        whole: list[Any] = [partial(pages, prefix)]
+        yield from in_order(iter(whole))
+        return
+    works: list[tuple[str, Any]] = [(p, partial(pages, p)) for p in prefixes]
+    works += [(key, found([(key, size)])) for key, size in keys]
+    works.sort(key=lambda work: work[0])
+    yield from in_order(work for _, work in works)
+
+
+def glob_regex(pattern: str) -> str:
+    """What a glob matches, and everything in the folders that it matches."""
+    regex = ""
+    at = 0
+    while at < len(pattern):
+        if pattern.startswith("**/", at):
+            regex += "(?:[^/]+/)*"
+            at += 3
+        elif pattern.startswith("**", at):
+            regex += ".*"
+            at += 2
+        elif pattern[at] == "*":
+            regex += "[^/]*"
+            at += 1
+        elif pattern[at] == "?":
+            regex += "[^/]"
+            at += 1
+        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
+            inside = pattern[at + 1 : end]
+            negated = inside[0] in "!^"
+            inside = (inside[1:] if negated else inside).replace("\\", r"\\").replace("[", r"\[")
+            regex += f"(?!/)[{'^' * negated}{inside}]"
+            at = end + 1
+        else:
+            regex += re.escape(pattern[at])
+            at += 1
+    return f"(?s:{regex}(?:/.*)?)"
+
+
+def may_hold(parts: list[str], folder: str) -> bool:
+    """Whether a folder can hold what a glob (without `**`) matches."""
+    names = folder.rstrip("/").split("/")
+    return all(re.fullmatch(glob_regex(p), n) for p, n in zip(parts, names, strict=False))
+
+
+_END = object()
+
+
+def in_order(works: Iterator[T | Callable[[], Iterator[T]]]) -> Generator[T, None, None]:
+    """What the works give, one work after the other, while the next ones run in threads.
+
+    Each of these keeps at most two items that were not asked for yet.
+    """
+    stop = threading.Event()
+
+    def put(items: queue.Queue[Any], item: Any) -> None:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise _StoppedError
+
+    def run(work: Callable[[], Iterator[Any]], items: queue.Queue[Any]) -> None:
+        try:
+            for item in work():
+                put(items, item)
+            put(items, _END)
+        except _StoppedError:
+            pass
+        except BaseException as error:
+            with suppress(_StoppedError):
+                put(items, error)
+
+    waiting: deque[Any] = deque()
+    threads = 0
+
+    def first() -> Iterator[Any]:
+        nonlocal threads
+        items = waiting.popleft()
+        if not isinstance(items, queue.Queue):
+            yield items
+            return
+        while (item := items.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+        threads -= 1
+
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="catdog-list")
+    try:
+        for work in works:
+            if callable(work):
+                items: queue.Queue[Any] = queue.Queue(maxsize=2)
+                pool.submit(run, work, items)
+                waiting.append(items)
+                threads += 1
+            else:
+                waiting.append(work)
+            while waiting and (
+                threads >= THREADS
+                or len(waiting) >= 4 * THREADS
+                or not isinstance(waiting[0], queue.Queue)
+            ):
+                yield from first()
+        while waiting:
+            yield from first()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _StoppedError(Exception):
+    """Nobody wants the rest."""

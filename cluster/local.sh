@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# A real Ray cluster on this machine: a head and workers as separate `ray start` processes, with a
+# dashboard and a job server on loopback and token authentication. It runs until Ctrl-C, and ends
+# only its own processes (`ray stop` would end every Ray on the machine).
+#
+# Change nothing here; the options are:
+#   --workers N          worker nodes (2)
+#   --cpus N             logical CPUs of each worker (1)
+#   --port N             of the head, where nodes and drivers connect (6380)
+#   --dashboard-port N   of the dashboard and the job server (8265)
+#   --store-mb N         object store of each node, in megabytes (200)
+set -euo pipefail
+
+workers=2 cpus=1 port=6380 dashboard_port=8265 store_mb=200
+
+usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"; }
+
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) usage && exit 0 ;;
+    --workers | --cpus | --port | --dashboard-port | --store-mb)
+      case "${2:-}" in '' | *[!0-9]*) echo "cluster/local.sh: $1 needs a number" >&2 && exit 2 ;; esac
+      name=${1#--} && printf -v "${name//-/_}" '%s' "$2"
+      shift 2
+      ;;
+    *) echo "cluster/local.sh: unknown option $1; see --help" >&2 && exit 2 ;;
+  esac
+done
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bin=${CATDOG_BIN:-$root/.venv/bin}
+if [ ! -x "$bin/ray" ]; then
+  echo "cluster/local.sh: $bin/ray is missing; run \`make install\` first" >&2
+  exit 2
+fi
+
+# Short, because paths of Unix sockets lie in it and may have only 107 characters.
+folder=$(mktemp -d "${TMPDIR:-/tmp}/catdog.XXXXXX")
+pids=()
+
+finish() {
+  trap - EXIT INT TERM HUP
+  # Workers first: the head would otherwise report them as lost. Each `ray start --block` ends the
+  # processes that it started.
+  local pid
+  for ((i = ${#pids[@]} - 1; i >= 0; i--)); do kill -TERM "${pids[i]}" 2>/dev/null || true; done
+  for _ in {1..100}; do
+    kill -0 "${pids[@]}" 2>/dev/null || break
+    sleep 0.1
+  done
+  for pid in "${pids[@]}"; do
+    # Every node has a session of its own, so this reaches what it started and nothing else.
+    kill -KILL -- "-$pid" 2>/dev/null || true
+  done
+  rm -rf "$folder"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# What connects needs the token: only this user can read it.
+(umask 077 && "$bin/python" -c 'import secrets; print(secrets.token_hex(32), end="")' >"$folder/token")
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token" RAY_USAGE_STATS_ENABLED=0
+unset RAY_ADDRESS RAY_AUTH_TOKEN
+export PATH="$bin:$PATH" # jobs say `python`
+
+# Head, workers and drivers must agree on how soon a silent node counts as dead.
+while IFS= read -r setting; do export "${setting?}"; done < <(
+  PYTHONPATH="$root" "$bin/python" -c '
+from catdog.ray_runtime import FAULT_DETECTION_SETTINGS
+for name, value in FAULT_DETECTION_SETTINGS.items(): print(f"{name}={value}")'
+)
+
+# start NAME ARGUMENT...: one node in a session of its own, its log in the folder.
+start() {
+  local name=$1
+  shift
+  # Ports 0, any free one: nodes of one machine would otherwise want the same. An agent that does
+  # not get its port takes no jobs, and says so only in its log.
+  setsid "$bin/ray" start --block --disable-usage-stats --dashboard-agent-listen-port 0 \
+    --min-worker-port 0 --max-worker-port 0 --object-store-memory "$((store_mb * 1000000))" \
+    "$@" >"$folder/$name.log" 2>&1 </dev/null &
+  pids+=($!)
+}
+
+failed() {
+  echo "cluster/local.sh: $1" >&2
+  tail -n 5 "$folder"/*.log >&2
+  exit 1
+}
+
+# wait_for_nodes N: until the head counts N nodes, or something that was started has ended.
+wait_for_nodes() {
+  # In the background, since bash answers signals only between commands.
+  "$bin/python" - "$1" "127.0.0.1:$port" "${pids[@]}" <<'PYTHON' 2>/dev/null &
+import os, sys, time
+from ray._raylet import GcsClient
+wanted, address, processes = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+deadline = time.monotonic() + 180
+while time.monotonic() < deadline:
+    for process in processes:
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            raise SystemExit(1)
+    try:
+        nodes = GcsClient(address=address).get_all_node_info(timeout=5).values()
+        if sum(node.state == 0 for node in nodes) >= wanted:
+            raise SystemExit(0)
+    except Exception:
+        pass
+    time.sleep(0.5)
+raise SystemExit(1)
+PYTHON
+  wait $!
+}
+
+# Ray's client server cannot be turned off: a free port keeps two clusters out of each other's way.
+client_port=$("$bin/python" -c '
+import socket
+with socket.socket() as free: free.bind(("127.0.0.1", 0)); print(free.getsockname()[1])')
+
+echo "starting a head and $workers workers of $cpus CPUs; Ctrl-C ends them"
+# The head runs drivers only: a job that takes it down takes the cluster down.
+start head --head --port "$port" --num-cpus 0 --temp-dir "$folder" --include-dashboard true \
+  --dashboard-host 127.0.0.1 --dashboard-port "$dashboard_port" --ray-client-server-port "$client_port"
+wait_for_nodes 1 || failed "the head does not start"
+for ((i = 1; i <= workers; i++)); do
+  # One after the other: two that start at once on one machine can pick the same socket names.
+  start "worker-$i" --address "127.0.0.1:$port" --num-cpus "$cpus"
+  wait_for_nodes "$((i + 1))" || failed "worker $i does not start"
+done
+
+cat <<E2
+ready. In another terminal:
+
+  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
+  catdog submit classify s3://… --output s3://… --address http://127.0.0.1:$dashboard_port
+
+The dashboard is at http://127.0.0.1:$dashboard_port and asks for the token in that file.
+E2
+# A node that dies is no reason to end the others: that is what a cluster is for. The head is.
+wait "${pids[0]}" || true
+failed "the head ended"
