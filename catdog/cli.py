@@ -135,10 +135,11 @@ def print_classified(summary: ClassifySummary) -> None:
             ("workers' time", stages),
         ]
     rows.append(("results", summary.output))
+    terminal.table("classified", rows)
     if summary.output.startswith("file://"):
         path = summary.output.removeprefix("file://")
-        rows.append(("look", f"duckdb -c \"from '{path}/part-*.parquet' limit 10\""))
-    terminal.table("classified", rows)
+        look = f"import pyarrow.dataset as ds; print(ds.dataset({path!r}).head(3).to_pylist())"
+        terminal.command_line(f'{sys.executable} -c "{look}"')
 
 
 def _demo(command: _Demo) -> int:

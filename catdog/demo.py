@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +60,10 @@ class DemoResult:
 def run(config: DemoConfig, observer: Observer) -> DemoResult:
     """Draw, train on data-parallel workers, classify archives with broken files among them.
 
+    Run again on the same output, it goes on where it stopped.
+
     Raises:
-        UserInputError: the output folder exists and is not empty.
+        UserInputError: the output folder holds something else.
         CatdogError: a job failed.
     """
     from catdog import drawings
@@ -67,8 +71,13 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
     from catdog.training import TrainConfig, train
 
     folder = Path(config.output)
-    if folder.exists() and any(folder.iterdir()):
+    record, wanted = folder / "demo.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    if record.exists() and record.read_text() != wanted:
+        raise UserInputError(f"--output {config.output}: holds another demonstration")
+    if not record.exists() and folder.exists() and any(folder.iterdir()):
         raise UserInputError(f"--output {config.output}: the folder is not empty; name another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(wanted)
     observer.phase(f"drawing {config.drawings + config.unseen:,} cats and dogs")
     drawings.write_dataset(folder / "drawings", config.drawings, config.seed)
     archives = drawings.write_archives(folder / "unseen", config.unseen, config.seed + 1)
@@ -82,6 +91,7 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
                 epochs=config.epochs,
                 learning_rate=5e-4,
                 seed=config.seed,
+                resume=(folder / "run").exists(),
             ),
             observer,
         )

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
-    from matplotlib.figure import Figure
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
     from catdog.decoding import DecodedBatch
     from catdog.plans import Plan
@@ -73,7 +73,6 @@ _THUMBNAILS_TIMEOUT_S = 90.0  # after it, the page is written without the missin
 _MAX_STREAM_OFFSET = 4 << 30
 
 _T = TypeVar("_T")
-_FLOATS = "npt.NDArray[np.float32]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,9 +356,7 @@ def _tally(plan: Plan, run: dict[str, Any], thumbnails: int, observer: Observer)
     """Read all part files, each once, several at a time."""
     names = set(storage.list_names(plan.output))
     shards = [
-        shard
-        for shard in range(plan.shards)
-        if results.part_name(plan.identifier, shard) in names
+        shard for shard in range(plan.shards) if results.part_name(plan.identifier, shard) in names
     ]
     reader = _PartReader(plan, shards, run, thumbnails)
     started = time.monotonic()
@@ -619,8 +616,8 @@ def _gallery(
     certain: _Candidates, doubtful: _Candidates, spread: _Candidates, count: int
 ) -> _Candidates:
     """A third the most certain, a third the least, the rest from all between; certain first."""
-    third = count // 3
-    between = spread[np.unique(np.linspace(0, len(spread) - 1, third).astype(int))] if third else []
+    third = count // 3 if len(spread) else 0
+    between = spread[np.unique(np.linspace(0, len(spread) - 1, third).astype(int))]
     pool = np.concatenate([certain[: count - 2 * third], doubtful[:third], between, certain])
     places = pool["shard"].astype(np.int64) << 32 | pool["row"]
     first = np.sort(np.unique(places, return_index=True)[1])[:count]
@@ -673,9 +670,8 @@ def _fetch_thumbnails(
     for shard in sorted({shard for shard, _ in places}):
         rows = [row for at, row in places if at == shard]
         entries = plan.read_shard(shard).take(rows)
-        deep = (
-            pc.fill_null(pc.equal(entries["codec"], "tar.gz"), False).to_numpy()
-            & (pc.fill_null(entries["offset"], 0).to_numpy() > _MAX_STREAM_OFFSET)
+        deep = pc.fill_null(pc.equal(entries["codec"], "tar.gz"), False).to_numpy() & (
+            pc.fill_null(entries["offset"], 0).to_numpy() > _MAX_STREAM_OFFSET
         )
         for row in np.array(rows)[deep].tolist():
             pictures[shard, row] = _Picture(None, trouble="It lies deep inside a .tar.gz.")
@@ -826,8 +822,8 @@ class _Canvas:
 
 def _svg(figure: Figure, name: str) -> Markup:
     """The figure as markup without a header, metadata and unused ids."""
-    from matplotlib import rc_context
     from markupsafe import Markup
+    from matplotlib import rc_context
 
     text = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -937,7 +933,8 @@ def _speed_plot(speed: _Speed, name: str) -> tuple[_Plot, str]:
     """The plot, and the unit of its time."""
     total = float(speed.edges_s[-1])
     unit, divisor = next(
-        (unit, size) for unit, size in (("hours", 3600), ("minutes", 60), ("seconds", 1))
+        (unit, size)
+        for unit, size in (("hours", 3600), ("minutes", 60), ("seconds", 1))
         if total >= 2 * size or size == 1
     )
     canvas = _Canvas(640, 170, 0, total / divisor)
@@ -1017,9 +1014,7 @@ class _Page:
             "run": run,
             "started_at": run.get("started_at"),
             "name": self._plan.output,
-            "label_rows": [
-                self._label_row(number, label) for number, label in enumerate(labels)
-            ],
+            "label_rows": [self._label_row(number, label) for number, label in enumerate(labels)],
             "other_labels": len(others),
             "other_images": int(tally.histogram[others].sum()) if others else 0,
             "start_count": int(tally.histogram[:, : tally.start].sum()),
@@ -1198,9 +1193,7 @@ class _Page:
         ]
 
     def _reason(self, code: str, candidates: _Candidates) -> dict[str, Any]:
-        places = sorted(
-            zip(candidates["shard"].tolist(), candidates["row"].tolist(), strict=True)
-        )
+        places = sorted(zip(candidates["shard"].tolist(), candidates["row"].tolist(), strict=True))
         return {
             "code": code,
             "meaning": _MEANINGS.get(code, ""),
@@ -1248,10 +1241,18 @@ class _Page:
             *_about_model(config.get("model"), fingerprint),
             ("Classes", [", ".join(_first(tally.labels, 40))]),
             ("Precision", [(self._summary or {}).get("precision")]),
-            ("Least probability", [f"{minimum:g}: below it the label is “uncertain”"] * (minimum > 0)),
+            (
+                "Least probability",
+                [f"{minimum:g}: below it the label is “uncertain”"] * (minimum > 0),
+            ),
             ("Versions", [f"catdog {run.get('catdog', '?')}, Python {run.get('python', '?')}"]),
-            ("Plan", [f"{self._plan.images:,} images in {self._plan.shards:,} shards",
-                      self._plan.identifier]),
+            (
+                "Plan",
+                [
+                    f"{self._plan.images:,} images in {self._plan.shards:,} shards",
+                    self._plan.identifier,
+                ],
+            ),
         ]
         return [
             (name, [str(value) for value in values if value not in (None, "")])
@@ -1343,7 +1344,9 @@ def _first(items: Sequence[str], count: int) -> list[str]:
 def shown(text: Any) -> str:
     """Text in which characters that hide or turn others around are spelled out, as `<U+202E>`."""
     return "".join(
-        c if c.isprintable() else f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(c):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+        c
+        if c.isprintable()
+        else f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(c):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
         for c in str(text)
     )
 

@@ -81,6 +81,7 @@ SKIPPED_EXTENSIONS = frozenset(
 )
 """Extensions of files that are skipped while walking: plainly not images."""
 
+_SKIPPED_FILES = frozenset({"_SUCCESS", "Thumbs.db", "desktop.ini"})
 _ARCHIVES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
 _OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 _ALL_ARCHIVES = (*_ARCHIVES, *_OTHER_ARCHIVES)
@@ -200,10 +201,11 @@ class _Lister:
 
     def _skip(self, name: str) -> bool:
         """Whether a file met while walking is no image; counts it."""
-        extension = name.rpartition(".")[2].lower()
-        if extension in SKIPPED_EXTENSIONS or name.rpartition("/")[2] in walking.SKIPPED_NAMES:
+        base = name.rpartition("/")[2]
+        _, dot, extension = base.rpartition(".")
+        if base in _SKIPPED_FILES or (dot and extension.lower() in SKIPPED_EXTENSIONS):
             with self._skipped_lock:
-                self._skipped["." + extension] += 1
+                self._skipped[dot + extension.lower()] += 1
             return True
         return False
 
@@ -465,9 +467,7 @@ class _Lister:
     def _wanted(self, uri: str, member: archives.Member) -> bool:
         """Whether a member is an image by its name."""
         parts = _member_parts(uri, member.name)
-        if not parts or any(p[0] == "." and p != ".." for p in parts):
-            return False
-        return walking.SKIPPED_NAMES.isdisjoint(parts) and not self._skip(parts[-1])
+        return bool(parts) and not walking.is_hidden("/".join(parts)) and not self._skip(parts[-1])
 
 
 def _member_parts(uri: str, name: str) -> list[str]:

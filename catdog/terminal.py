@@ -139,6 +139,11 @@ def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     Console(highlight=False).print(shown)
 
 
+def command_line(command: str) -> None:
+    """Print a command to copy: on one line however narrow the terminal is."""
+    Console(highlight=False, soft_wrap=True).print(Text(f"  {safe(command)}", "cyan"))
+
+
 def error_line(verb: str, message: str) -> None:
     """Print one line on standard error."""
     text = " ".join(message.split())

@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SKIPPED_NAMES = frozenset({"__MACOSX", "_SUCCESS", "Thumbs.db", "desktop.ini"})
-"""Files and folders that systems leave; they are skipped, as are names that start with `.`."""
-
 THREADS = 16  # listing and indexing at once: these wait for a disk or a network
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path has a part that starts with `.`, or is what macOS puts into archives."""
+    if "/." not in "/" + name and "__MACOSX" not in name:
+        return False
+    parts = name.split("/")
+    return any(p == "__MACOSX" or (p[:1] == "." and p not in {".", ".."}) for p in parts)
 
 
 class Found(NamedTuple):
@@ -127,7 +132,7 @@ def _scan(path: str) -> list[str] | OSError:
             return sorted(
                 entry.name + "/" if entry.is_dir() else entry.name
                 for entry in entries
-                if entry.name[0] != "." and entry.name not in SKIPPED_NAMES
+                if not is_hidden(entry.name)
             )
     except OSError as error:
         return error
@@ -154,7 +159,7 @@ def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
             name = key[len(base_key) :]
             if not name or name.endswith("/"):  # consoles make these to show empty folders
                 continue
-            if "/." in "/" + name or not SKIPPED_NAMES.isdisjoint(name.split("/")):
+            if is_hidden(name):
                 continue
             files.append(Found(name, size))
         return files

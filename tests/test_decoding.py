@@ -251,7 +251,7 @@ def test_random_kills_lose_nothing(photos):
         def kill_again_and_again() -> None:
             nonlocal kills
             killed = None
-            while not finished.is_set() and kills < 8:
+            while not finished.is_set() and kills < 5:
                 # Once it is at work: a child that never gets that far ends the job instead.
                 if decoding.child_pid != killed and decoding._memory.decoding()[0] >= 0:
                     time.sleep(chance.random() * 0.02)

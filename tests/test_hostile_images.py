@@ -13,11 +13,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from catdog import sources
+from catdog.decoding import Decoder
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.images import DecodeLimits, Preprocessing, decode
 
@@ -107,6 +110,25 @@ def test_known_odd_images(name, expected):
         member = archive.extractfile(name)
         assert member is not None
         assert outcome(member.read()) == expected
+
+
+@pytest.mark.skipif(not ODD_IMAGES.exists(), reason="needs ../shared/data/odd-images.tar")
+def test_an_archive_of_odd_images_is_decoded_whole():
+    """Through sources and Decoder each of them has one row, the same as decoded here."""
+    limits = sources.SourceLimits()
+    batches = list(sources.list_images([str(ODD_IMAGES)], limits))
+    entries = pa.Table.from_batches(batches, sources.PLAN_SCHEMA)
+    rows = []
+    with Decoder(SMALL, LIMITS, limits, batch_size=64) as decoding:
+        pid = decoding.child_pid
+        for batch in decoding.decode(entries):
+            rows += batch.outcomes.to_pylist()
+        assert decoding.child_pid == pid, "none of them crashes the decoders of today"
+    with tarfile.open(ODD_IMAGES) as archive:
+        for name, row in zip(entries["name"].to_pylist(), rows, strict=True):
+            file = archive.extractfile(name)
+            assert file is not None
+            assert (row["error"] or row["format"]) == outcome(file.read()), name
 
 
 PHOTOS = {format_: photo(format_) for format_ in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}

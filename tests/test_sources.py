@@ -52,7 +52,15 @@ def rows(table):
 def test_folder(tmp_path):
     """Recursively, in the order of whole paths; hidden and plainly other files are left out."""
     make(tmp_path, "dog/1.jpg", "cat/a/2.PNG", "cat-2/3.jpg", "mystery", "odd.xyz", "4.jpg")
-    make(tmp_path, ".hidden.jpg", ".git/5.jpg", "__MACOSX/6.jpg", "cat/notes.TXT", "cat/Thumbs.db")
+    make(
+        tmp_path,
+        "_SUCCESS",
+        ".hidden.jpg",
+        ".git/5.jpg",
+        "__MACOSX/6.jpg",
+        "cat/notes.TXT",
+        "cat/Thumbs.db",
+    )
     table = planned(tmp_path)
     assert rows(table) == [
         ("4.jpg", None),
@@ -83,6 +91,13 @@ def test_odd_names(tmp_path, name):
     assert planned(f"file://{tmp_path}/{name}").equals(table)
     with fsspec.open(table["uri"][0].as_py()) as file:
         assert file.read() == name.encode()
+
+
+def test_only_extensions_and_whole_names_are_skipped(tmp_path):
+    """What merely looks like a skipped name is an image: folders, names without a dot."""
+    names = ["_SUCCESS/1.jpg", "log", "c/2", "notes.txt/3.jpg", "x.v2/md", "MACOSX/4.jpg"]
+    make(tmp_path, *names)
+    assert sorted(planned(tmp_path)["name"].to_pylist()) == sorted(names)
 
 
 def test_explicit_files_are_images(tmp_path):

@@ -1,0 +1,170 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const find = (selector, root = document) => root.querySelector(selector);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const number = new Intl.NumberFormat("en-US").format;
+  const percent = (share) => {
+    const text = (100 * share).toFixed(1);
+    if (share < 1 && text === "100.0") return "99.9%";
+    if (share > 0 && text === "0.0") return "<0.1%";
+    return text + "%";
+  };
+  const sum = (counts) => counts.reduce((a, b) => a + b, 0);
+  // kept[t]: how many are at or above threshold number t.
+  const suffixSums = (counts) => {
+    const kept = counts.slice();
+    for (let i = kept.length - 2; i >= 0; i--) kept[i] += kept[i + 1];
+    return kept;
+  };
+
+  // Light and dark
+  const theme = document.getElementById("theme");
+  const root = document.documentElement;
+  const memory = {
+    get: () => { try { return localStorage.getItem("catdog-theme"); } catch { return null; } },
+    set: (value) => { try { localStorage.setItem("catdog-theme", value); } catch { /* private */ } },
+  };
+  const isDark = () => root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  const showTheme = () => theme.setAttribute("aria-pressed", String(isDark()));
+  if (["light", "dark"].includes(memory.get())) root.dataset.theme = memory.get();
+  theme.hidden = false;
+  theme.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    memory.set(root.dataset.theme);
+    showTheme();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+  showTheme();
+
+  // The threshold
+  const slider = document.getElementById("threshold");
+  if (slider) {
+    const rows = new Map();
+    data.labels.forEach((label, i) => rows.set(String(i), suffixSums(label.counts)));
+    if (data.others) rows.set("others", suffixSums(data.others));
+    const kept = data.thresholds.map((_, t) => sum([...rows.values()].map((counts) => counts[t])));
+    const total = kept[0];
+    const right = data.right && suffixSums(data.right);
+    const known = data.known && suffixSums(data.known);
+    const items = all(".item");
+    const plots = all(".distribution").map((figure) => ({
+      bars: all('[id*="-bar-"]', figure),
+      mark: find('[id$="-mark"]', figure),
+      ...Object.fromEntries(Object.entries(figure.dataset).map(([key, text]) => [key, Number(text)])),
+    }));
+    const name = (t) => (t === 0 ? "off" : percent(data.thresholds[t]));
+
+    const sortGalleries = (threshold) => {
+      const order = find('input[name="order"]:checked');
+      const key = {
+        certain: (p) => -p,
+        doubtful: (p) => p,
+        near: (p) => Math.abs(p - threshold),
+      }[order ? order.value : "certain"];
+      for (const list of all(".gallery.sortable")) {
+        const sorted = all(".item", list).sort((a, b) => key(a.dataset.p) - key(b.dataset.p));
+        if (sorted.some((item, i) => item !== list.children[i])) list.append(...sorted);
+      }
+    };
+
+    const update = () => {
+      const t = Number(slider.value);
+      const threshold = data.thresholds[t];
+      slider.setAttribute("aria-valuetext", name(t));
+      document.getElementById("threshold-value").textContent = name(t);
+      let text = `${number(kept[t])} of ${number(total)} images keep their label`;
+      if (known && known[t]) text += `, ${percent(right[t] / known[t])} of them right`;
+      document.getElementById("threshold-effect").textContent = text;
+      for (const row of all("[data-label-row]")) {
+        const id = row.dataset.labelRow;
+        const count = id === "uncertain" ? total - kept[t] : rows.get(id)[t];
+        find(".count", row).textContent = number(count);
+        find(".share", row).textContent = percent(count / total);
+        find("meter", row).value = count / total;
+      }
+      for (const heading of all(".gallery-count")) {
+        const counts = rows.get(heading.dataset.number);
+        if (counts) {
+          heading.textContent = counts[t] === counts[0]
+            ? `${number(counts[0])} images`
+            : `${number(counts[t])} of ${number(counts[0])} images at ${name(t)} or more`;
+        }
+      }
+      for (const item of items) {
+        item.classList.toggle("below", Math.fround(item.dataset.p) < Math.fround(threshold));
+      }
+      for (const { bars, mark, x0, x1, low, high } of plots) {
+        const across = Math.max(0, (threshold - low) / (high - low));
+        mark.style.transform = `translateX(${across * (x1 - x0)}px)`;
+        for (const bar of bars) {
+          const start = Number(bar.id.split("-bar-")[1]) / bars.length;
+          bar.classList.toggle("below", start + 0.5 / bars.length < across);
+        }
+      }
+      sortGalleries(threshold);
+    };
+    slider.addEventListener("input", () => requestAnimationFrame(update));
+    const order = document.getElementById("order");
+    if (order) {
+      order.hidden = false;
+      order.addEventListener("change", () => sortGalleries(data.thresholds[slider.value]));
+    }
+    document.getElementById("toolbar").hidden = false;
+    update();
+  }
+
+  // A picture by itself. Text of strangers goes into textContent only.
+  const dialog = document.getElementById("dialog");
+  const element = (tag, text, className) => {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  };
+  for (const button of all(".thumb")) {
+    button.setAttribute("aria-haspopup", "dialog");
+    button.addEventListener("click", () => {
+      const about = JSON.parse(button.dataset.about);
+      const image = find("img", button);
+      document.getElementById("dialog-title").textContent = button.dataset.label;
+      document.getElementById("dialog-picture").replaceChildren(...(image ? [image.cloneNode()] : []));
+      document.getElementById("dialog-scores").replaceChildren(...about.scores.map(([label, score]) => {
+        const row = element("tr");
+        const header = element("th", label);
+        header.scope = "row";
+        const meter = element("meter");
+        meter.value = score;
+        meter.setAttribute("aria-label", label);
+        const bar = element("td", undefined, "wide");
+        bar.append(meter);
+        row.append(header, element("td", percent(score), "n"), bar);
+        return row;
+      }));
+      const facts = [["File", about.uri], ["Image", about.image], ["Labelled", about.truth],
+        ["Trouble", about.trouble]];
+      document.getElementById("dialog-about").replaceChildren(...facts
+        .filter(([, text]) => text)
+        .map(([term, text]) => {
+          const line = element("div");
+          const value = element("dd");
+          value.append(element("bdi", text, term === "File" ? "path" : undefined));
+          line.append(element("dt", term), value);
+          return line;
+        }));
+      dialog.showModal();
+    });
+  }
+  document.getElementById("dialog-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+
+  // On paper everything is open.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = all("details:not([open])");
+    opened.forEach((each) => { each.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((each) => { each.open = false; }));
+})();
