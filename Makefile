@@ -31,12 +31,20 @@ lint: install ## formatting, lint rules and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install ## the benchmarks beside their peers, as ratios
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement benchmarks/requirements.lock
+bench: install .venv-daft/.installed ## the benchmarks beside their peers, as ratios
 	$(BIN)/python -m benchmarks
 
+# Daft wants an older pyarrow than ours: it has an environment of its own.
+.venv-daft/.installed: benchmarks/daft.lock
+	$(PYTHON) -m venv .venv-daft
+	.venv-daft/bin/python -m pip install --quiet --require-hashes --requirement benchmarks/daft.lock
+	@touch $@
+
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
+  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
 lock: ## resolve the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
+	$(LOCK) benchmarks/daft.in --output-file benchmarks/daft.lock
 
 .PHONY: help install demo test test-fast lint bench lock

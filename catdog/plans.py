@@ -102,7 +102,7 @@ def write(
         table = pa.Table.from_batches(pending, PLAN_SCHEMA)
         start = 0
         while start < table.num_rows:
-            size = min(max(_MIN_SHARD_IMAGES, images // 32), largest)
+            size = min(_power_of_two(max(_MIN_SHARD_IMAGES, images // 32)), largest)
             if table.num_rows - start < size and not all_rows:
                 break
             shard = table.slice(start, size)
@@ -141,6 +141,15 @@ def write(
         storage.join(output, PLAN_FOLDER, _INDEX_FILE), (json.dumps(index) + "\n").encode()
     )
     return plan
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one that is not above `number`.
+
+    Workers take large shards first; few different sizes keep the order of the images within each,
+    so that a stream such as `.tar.gz` is passed through a few times and not once a shard.
+    """
+    return 1 << (number.bit_length() - 1)
 
 
 def _update(digest: Any, batch: pa.RecordBatch) -> None:

@@ -782,7 +782,7 @@ class _Canvas:
 
         self._width, self._left, self._right = width, 44.0, width - 12
         self._low, self._high = low, high
-        bottom, top = 26.0, height - 8
+        bottom, top = 28.0, height - 8
         self.figure: Figure = Figure(figsize=(width / 72, height / 72))
         self.axes = self.figure.add_axes(
             (
@@ -796,6 +796,7 @@ class _Canvas:
         self.axes.set_axisbelow(True)
         self.axes.grid(axis="y", color=_LINE, linewidth=1)
         self.axes.tick_params(length=0, labelsize=11, labelcolor=_QUIET, pad=5)
+        self.axes.tick_params(axis="x", pad=8)
         for side, spine in self.axes.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(_LINE)
@@ -868,10 +869,10 @@ def _trust_plot(
 ) -> _Plot:
     """The share of right answers by probability, and where it would be were they the same."""
     canvas = _Canvas(420, 220, edges[0], edges[-1])
-    canvas.axes.bar(
-        edges[:-1], np.nan_to_num(shares), np.diff(edges) * 0.9, align="edge", color=_ACCENT
-    )
-    canvas.axes.plot(edges, edges, color=_INK, linewidth=1.5, linestyle=(0, (4, 3)))
+    middles = (edges[:-1] + edges[1:]) / 2
+    some = ~np.isnan(shares)
+    canvas.axes.plot(middles[some], shares[some], color=_ACCENT, linewidth=2, marker="o")
+    canvas.axes.plot(edges, edges, color=_QUIET, linewidth=1.2, linestyle=(0, (4, 3)))
     canvas.axes.set_ylim(0, 1.02)
     canvas.shares(canvas.axes.xaxis)
     canvas.shares(canvas.axes.yaxis)
@@ -937,10 +938,10 @@ def _speed_plot(speed: _Speed, name: str) -> tuple[_Plot, str]:
         for unit, size in (("hours", 3600), ("minutes", 60), ("seconds", 1))
         if total >= 2 * size or size == 1
     )
-    canvas = _Canvas(640, 170, 0, total / divisor)
-    canvas.axes.stairs(
-        speed.images_per_s, speed.edges_s / divisor, fill=True, color=_ACCENT, linewidth=0
-    )
+    canvas = _Canvas(420, 190, 0, total / divisor)
+    edges = speed.edges_s / divisor
+    canvas.axes.stairs(speed.images_per_s, edges, fill=True, color=_ACCENT, alpha=0.18, linewidth=0)
+    canvas.axes.stairs(speed.images_per_s, edges, color=_ACCENT, linewidth=2)
     for stop in speed.stops_s:
         canvas.axes.axvline(stop / divisor, color=_INK, linewidth=1, linestyle=(0, (3, 3)))
     canvas.counts(float(speed.images_per_s.max()))
@@ -987,7 +988,12 @@ class _Page:
             lstrip_blocks=True,
         )
         environment.filters.update(
-            shown=shown, number=_number, percent=_percent, size=_size, duration=_duration
+            shown=shown,
+            number=_number,
+            percent=_percent,
+            size=_size,
+            duration=_duration,
+            moment=_moment,
         )
         script = (folder / "report.js").read_text("utf-8")
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -1035,7 +1041,7 @@ class _Page:
             ],
             "truth": self._truth() if tally.right_share is not None else None,
             "rejected": [self._reason(code, rows) for code, rows in self._sorted_reasons()],
-            "query": f"select uri, error, error_detail from '{self._parts()}' where error is not null",
+            "query": f"select uri, error, error_detail from '{self._parts()}' where error is not null",  # noqa: S608
             "speed": speed,
             "speed_plot": speed_plot[0] if speed_plot else None,
             "speed_unit": speed_plot[1] if speed_plot else "",
@@ -1236,7 +1242,7 @@ class _Page:
         pairs: list[tuple[str, Sequence[Any]]] = [
             ("Results", [self._plan.output]),
             ("Images from", _first(question.get("images", []), 20)),
-            ("Started", [run.get("started_at")]),
+            ("Started", [_moment(run["started_at"])] if "started_at" in run else []),
             ("Model", [config.get("model") or "the one that ships with catdog", fingerprint]),
             *_about_model(config.get("model"), fingerprint),
             ("Classes", [", ".join(_first(tally.labels, 40))]),
@@ -1261,7 +1267,7 @@ class _Page:
         ]
 
 
-_MEANINGS = {
+_MEANINGS: dict[str, str] = {
     ErrorCode.MISSING: "Listed, but gone when it was to be read.",
     ErrorCode.FORBIDDEN: "Access was refused.",
     ErrorCode.UNREADABLE: "The bytes could not be fetched.",
@@ -1382,6 +1388,11 @@ def _size(count: float | None) -> str:
             break
         count /= 1000
     return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+
+
+def _moment(stamp: str) -> str:
+    """`2026-11-22T15:57:57Z` for people."""
+    return stamp.replace("T", " ").replace("Z", " UTC")
 
 
 def _duration(seconds: float) -> str:
