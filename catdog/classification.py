@@ -97,12 +97,24 @@ class ClassifyConfig:
     def question(self, model_fingerprint: str) -> dict[str, Any]:
         """What decides the rows: a rerun on the same output must ask the same."""
         return {
-            "images": [storage.to_uri(image) for image in self.images],
+            "images": [_identity(image) for image in self.images],
             "model": model_fingerprint,
             "min_probability": self.min_probability,
             "decode_limits": dataclasses.asdict(self.decode_limits),
             "source_limits": dataclasses.asdict(self.source_limits),
         }
+
+
+def _identity(image: str) -> str:
+    """An input as the run record names it; of an archive, list or table with its size.
+
+    The plan holds byte ranges of archives, so that a changed one must not be read with an old plan.
+    """
+    uri = storage.to_uri(image)
+    try:
+        return f"{uri} ({storage.size_of(uri)} bytes)"
+    except OSError:
+        return uri  # a folder, a prefix or a glob; what does not exist is found when it is listed
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,7 @@ class ClassifySummary:
         images_this_run: images that this run did; less than planned after a resume.
         seconds: wall time of this run.
         images_per_s: of this run, from the first shard's start to the last one's end.
+        first_image_s: from the start of this run to the first scores of an image.
         stages_s: seconds of all workers by stage: read, decode, predict, write.
         bytes_read: by this run.
         precision: what the workers computed in.
@@ -136,6 +149,7 @@ class ClassifySummary:
     images_this_run: int
     seconds: float
     images_per_s: float
+    first_image_s: float | None
     stages_s: dict[str, float]
     bytes_read: int
     precision: str
@@ -149,7 +163,7 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
         UserInputError: the input or the model is wrong, or the output belongs to another job.
         CatdogError: the job failed; running it again goes on where it stopped.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), time.time()
     observer = observer or Observer()
     output = storage.to_uri(config.output)
     model = models.load(config.model)
@@ -174,7 +188,7 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
             plan, finished = planning.result()
             todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
             tally = _run(config, plan, finished, todo, model, observer)
-    return _finish(plan, model, tally, time.monotonic() - started)
+    return _finish(plan, model, tally, started_at, time.monotonic() - started)
 
 
 def _plan(
@@ -250,6 +264,7 @@ class _Tally:
     stages_s: Counter[str] = field(default_factory=Counter)
     precisions: set[str] = field(default_factory=set)
     first_start: float = math.inf
+    first_image: float = math.inf
     last_end: float = 0.0
 
     def add(self, told: dict[str, Any]) -> None:
@@ -260,6 +275,7 @@ class _Tally:
         for stage in ("read", "decode", "predict", "write"):
             self.stages_s[stage] += told[f"{stage}_s"]
         self.first_start = min(self.first_start, told["started_at"])
+        self.first_image = min(self.first_image, told["first_at"])
         self.last_end = max(self.last_end, told["ended_at"])
 
     @property
@@ -354,7 +370,9 @@ def _pipeline(
     return batches
 
 
-def _finish(plan: Plan, model: models.Model, tally: _Tally, seconds: float) -> ClassifySummary:
+def _finish(
+    plan: Plan, model: models.Model, tally: _Tally, started_at: float, seconds: float
+) -> ClassifySummary:
     """Count what the files hold; write the summary only if that is the whole plan."""
     counts = results.total(results.count_parts(plan).values())
     strangers = results.foreign_parts(plan)
@@ -379,6 +397,7 @@ def _finish(plan: Plan, model: models.Model, tally: _Tally, seconds: float) -> C
         images_this_run=tally.images,
         seconds=round(seconds, 2),
         images_per_s=round(tally.images_per_s, 1),
+        first_image_s=round(tally.first_image - started_at, 2) if tally.images else None,
         stages_s={stage: round(value, 2) for stage, value in tally.stages_s.items()},
         bytes_read=tally.bytes_read,
         precision=", ".join(sorted(tally.precisions)),

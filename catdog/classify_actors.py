@@ -110,13 +110,14 @@ class ClassifyShards:
         entries = entries_to_do(self._plan, shard, retry_rejected=self._config.retry_rejected)
         scores = np.zeros((entries.num_rows, len(self._scorer.metadata.labels)), np.float32)
         outcomes = []
-        read_s = decode_s = predict_s = 0.0
+        read_s = decode_s = predict_s = first_at = 0.0
         bytes_read = 0
         for batch in self._decoder.decode(entries):
             started = time.monotonic()
             if len(batch.rows):
                 scores[batch.rows] = self._scorer.predict(batch.pixels)
             predict_s += time.monotonic() - started
+            first_at = first_at or time.time()
             outcomes.append(batch.outcomes)
             read_s += batch.read_s
             decode_s += batch.decode_s
@@ -128,6 +129,7 @@ class ClassifyShards:
             "decode_s": decode_s,
             "bytes_read": bytes_read,
             "predict_s": predict_s,
+            "first_at": first_at,
         }
         return self._scorer.finish(shard, entries["uri"], outcome, scores, costs)
 
@@ -178,6 +180,7 @@ class ScoreShard:
             scores[batch] = self._scorer.predict(pixels[batch])
         costs = {name: decoded[name][0].as_py() for name in COST_COLUMNS}
         costs["predict_s"] = time.monotonic() - started
+        costs["first_at"] = time.time()
         outcome = decoded.select(OUTCOME_SCHEMA.names)
         told = self._scorer.finish(shard, decoded["uri"], outcome, scores, costs)
         return pa.Table.from_pylist([told])

@@ -21,13 +21,14 @@ from catdog import submission, terminal
 from catdog.classification import ClassifyConfig, ClassifySummary
 from catdog.demo import DemoConfig
 from catdog.errors import CatdogError, UserInputError
+from catdog.report import ReportConfig, ReportSummary
 from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig, TrainResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Config = TypeVar("Config", TrainConfig, ClassifyConfig, DemoConfig, SubmitConfig)
+Config = TypeVar("Config", TrainConfig, ClassifyConfig, DemoConfig, ReportConfig, SubmitConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,14 @@ class _Demo(DemoConfig, _Json):
     """The whole story on drawn pictures, in minutes: train, classify an archive, look.
 
     Example: catdog demo
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report(ReportConfig, _Json):
+    """One HTML page to look at: counts, pictures, mistakes, rejected files, speed.
+
+    Example: catdog report results
     """
 
 
@@ -156,6 +165,34 @@ def _demo(command: _Demo) -> int:
     return 0
 
 
+def _report(command: _Report) -> int:
+    from catdog import report
+
+    with terminal.Progress("catdog-report") as progress:
+        summary = report.write(_plain(ReportConfig, command), progress)
+    if command.json:
+        _print_json(dataclasses.asdict(summary))
+    else:
+        print_reported(summary)
+    return 0
+
+
+def print_reported(summary: ReportSummary) -> None:
+    """The table at the end of a report."""
+    rows: list[tuple[str, Any]] = [
+        ("images", f"{summary.images:,}"),
+        ("rejected", f"{summary.rejected:,}"),
+    ]
+    if summary.accuracy is not None:
+        rows.append(("right", f"{summary.accuracy:.1%}"))
+    rows += [
+        ("pictures", f"{summary.thumbnails:,}"),
+        ("time", terminal.duration(summary.seconds)),
+        ("open", summary.output),
+    ]
+    terminal.table("report", rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Submit(SubmitConfig):
     """Run a command as a job on a remote Ray cluster; ends with the job's exit code.
@@ -196,6 +233,7 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "demo": (_Demo, _demo),
     "train": (_Train, _train),
     "classify": (_Classify, _classify),
+    "report": (_Report, _report),
     "submit": (_Submit, _submit),
 }
 

@@ -1,7 +1,10 @@
 """The plan of a job on disk: every image that is to be classified, in shards.
 
-    RESULTS/_plan/plan-00000.parquet ...   the entries; one row group is one shard
-    RESULTS/_plan/plan.json                 written last: without it there is no plan
+    RESULTS/_plan/<token>-00000.parquet ...   the entries; one row group is one shard
+    RESULTS/_plan/plan.json                    written last: without it there is no plan
+
+Of two drivers that plan at the same moment one writes `plan.json`, and the other one takes its
+plan; the token keeps their files apart.
 
 A shard is the unit of work and of recovery: its result is one part file with a name that follows
 from the plan, so that doing a shard twice writes the same file twice.
@@ -13,6 +16,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +46,14 @@ class Plan:
         identifier: SHA-256 (hex) over the entries; part of every result file's name.
         images: number of entries.
         shard_images: number of entries of each shard.
+        token: the beginning of its files' names.
     """
 
     output: str
     identifier: str
     images: int
     shard_images: tuple[int, ...]
+    token: str
 
     @property
     def shards(self) -> int:
@@ -57,18 +63,20 @@ class Plan:
     def read_shard(self, shard: int) -> pa.Table:
         """The entries of a shard, with the columns of `PLAN_SCHEMA`."""
         number, row_group = divmod(shard, _SHARDS_PER_FILE)
-        return _open_plan_file(self.output, number).read_row_group(row_group)
+        return _open_plan_file(self.output, _file_name(self.token, number)).read_row_group(
+            row_group
+        )
 
 
 # A worker reads shards one after the other, mostly of the same file.
 @functools.lru_cache(maxsize=8)
-def _open_plan_file(output: str, number: int) -> pq.ParquetFile:
-    uri = storage.join(output, PLAN_FOLDER, _file_name(number))
+def _open_plan_file(output: str, name: str) -> pq.ParquetFile:
+    uri = storage.join(output, PLAN_FOLDER, name)
     return pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri, 2**31)))
 
 
-def _file_name(number: int) -> str:
-    return f"plan-{number:05d}.parquet"
+def _file_name(token: str, number: int) -> str:
+    return f"{token}-{number:05d}.parquet"
 
 
 def write(
@@ -90,6 +98,7 @@ def write(
         progress: called with the number of entries so far.
     """
     largest = min(max_shard_images, MAX_SHARD_IMAGES)
+    token = secrets.token_hex(4)
     digest = hashlib.sha256()
     shard_images: list[int] = []
     images = 0
@@ -110,7 +119,7 @@ def write(
             if row_group == 0:
                 if writer is not None:
                     writer.close()
-                writer = _PlanFile(output, number)
+                writer = _PlanFile(output, _file_name(token, number))
             assert writer is not None  # noqa: S101 - shard 0 opened it
             writer.write(shard)
             shard_images.append(shard.num_rows)
@@ -135,12 +144,20 @@ def write(
         if writer is not None:
             writer.abort()
         raise
-    plan = Plan(output, digest.hexdigest(), images, tuple(shard_images))
-    index = {"identifier": plan.identifier, "images": images, "shard_images": shard_images}
-    storage.write_atomic(
-        storage.join(output, PLAN_FOLDER, _INDEX_FILE), (json.dumps(index) + "\n").encode()
-    )
-    return plan
+    plan = Plan(output, digest.hexdigest(), images, tuple(shard_images), token)
+    index = {
+        "identifier": plan.identifier,
+        "images": images,
+        "shard_images": shard_images,
+        "token": token,
+    }
+    uri = storage.join(output, PLAN_FOLDER, _INDEX_FILE)
+    if storage.write_new(uri, (json.dumps(index) + "\n").encode()):
+        return plan
+    other = read(output)
+    if other is None or other.identifier != plan.identifier:
+        raise CatdogError(f"{output}: another driver planned other images at the same moment")
+    return other
 
 
 def _power_of_two(number: int) -> int:
@@ -160,8 +177,8 @@ def _update(digest: Any, batch: pa.RecordBatch) -> None:
 
 
 class _PlanFile:
-    def __init__(self, output: str, number: int) -> None:
-        self._context = storage.open_atomic(storage.join(output, PLAN_FOLDER, _file_name(number)))
+    def __init__(self, output: str, name: str) -> None:
+        self._context = storage.open_atomic(storage.join(output, PLAN_FOLDER, name))
         self._file = self._context.__enter__()
         self._writer = pq.ParquetWriter(self._file, PLAN_SCHEMA, compression="zstd")
 
@@ -191,7 +208,11 @@ def read(output: str) -> Plan | None:
     try:
         index = json.loads(storage.read_bytes(uri, 2**31))
         return Plan(
-            output, str(index["identifier"]), int(index["images"]), tuple(index["shard_images"])
+            output,
+            str(index["identifier"]),
+            int(index["images"]),
+            tuple(index["shard_images"]),
+            str(index["token"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CatdogError(f"{uri} is damaged: {error!r}") from error

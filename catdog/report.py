@@ -201,7 +201,7 @@ class _Best:
     def prune(self, candidates: _Candidates) -> _Candidates:
         """Those of the candidates that are among the best, by group, best first."""
         if self.count == 0:
-            return candidates[:0]
+            return np.empty(0, _CANDIDATE)
         order = np.lexsort((candidates["tie"], candidates["key"], candidates["group"]))
         ordered = candidates[order]
         group = ordered["group"]

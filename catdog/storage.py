@@ -326,6 +326,33 @@ def write_atomic(uri: str, data: bytes) -> None:
         file.write(data)
 
 
+def write_new(uri: str, data: bytes) -> bool:
+    """Write a file that is there whole or not at all, unless there is one already.
+
+    Of several writers at the same moment exactly one succeeds.
+
+    Returns:
+        Whether the file now holds `data`: False where another one was there first.
+
+    Raises:
+        As `write_atomic`.
+    """
+    try:
+        if is_local(uri):
+            temporary = f"{uri}.{secrets.token_hex(8)}.unfinished"
+            write_atomic(temporary, data)
+            try:
+                os.link(local_path(temporary), local_path(uri))
+            finally:
+                delete(temporary)
+        else:
+            _Upload(uri).put_new(data)
+    except FileExistsError:
+        # A request that is repeated because its answer was lost finds its own file.
+        return read_bytes(uri, len(data) + 1) == data
+    return True
+
+
 @contextmanager
 def open_atomic(uri: str) -> Iterator[BinaryIO]:
     """A binary file to write to, which appears at `uri` whole when the block ends well.
@@ -441,6 +468,10 @@ class _Upload(io.RawIOBase):
                 raise
         self._buffer = bytearray()
         self.close()
+
+    def put_new(self, data: bytes) -> None:
+        """Raises FileExistsError where there is an object."""
+        self._call("put_object", Body=data, IfNoneMatch="*")
 
     def abort(self) -> None:
         if self._upload_id is not None:
@@ -598,6 +629,8 @@ def _translate(uri: str, error: Exception) -> tuple[str, Exception]:
             return "missing", FileNotFoundError(
                 errno.ENOENT, _Sentence(f"The {thing} does not exist ({code}).")
             )
+        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}:
+            return "exists", FileExistsError(errno.EEXIST, _Sentence("The object exists already."))
         if code in {"InvalidRange", "416"}:
             return "range", _RangeOutsideError(
                 errno.EINVAL, _Sentence("The range lies outside of the object.")

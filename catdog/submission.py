@@ -230,8 +230,11 @@ def _connect(address: str) -> Any:
             "warning: http beyond this machine shows the token to the network; forward the port, "
             "or use https"
         )
-    # Harmless where the cluster has no token; without it Ray sends none even if there is one.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Ray sends a token only if told so; told so without one, it refuses to start.
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or (
+        Path("~/.ray/auth_token").expanduser().exists()
+    ):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Ray lets these two win over the address that was asked for.
     for name in (ADDRESS_VARIABLE, "RAY_ADDRESS"):
         os.environ.pop(name, None)
@@ -253,8 +256,8 @@ def _connect(address: str) -> Any:
         return Client(address)
     except AuthenticationError as error:
         raise UserInputError(
-            f"--address {address}: the cluster refuses the token ({_first_line(error)}); set "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+            f"--address {address}: the cluster asks for its token and got none, or a wrong one; "
+            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
         ) from error
     except (ConnectionError, RuntimeError, ValueError, requests.RequestException) as error:
         raise UserInputError(
@@ -353,6 +356,7 @@ class _Follower:
     def __init__(self, client: Any, identifier: str, write: Callable[[str], None]) -> None:
         self._client, self._identifier, self._write = client, identifier, write
         self._seen = 0  # characters of the log handed on; the server can only tell all of it
+        self._ended = False
 
     def run(self) -> Any:
         """Follow until the job has ended and its log is told; None if contact is lost."""
@@ -362,16 +366,15 @@ class _Follower:
         last_contact, wait_s, told = time.monotonic(), 1.0, False
         while True:
             try:
+                self._client.get_job_info(self._identifier)
                 asyncio.run(self._read())
                 details = self._client.get_job_info(self._identifier)
             except AuthenticationError as error:
-                raise UserInputError(
-                    f"the cluster refuses the token: {_first_line(error)}"
-                ) from error
+                raise UserInputError("the cluster does not take its token any more") from error
             except (RuntimeError, ConnectionError, OSError, requests.RequestException) as error:
-                if "404" in str(error) and "does not exist" in str(error):
+                if "status code 404" in str(error):
                     raise UserInputError(
-                        f"--attach {self._identifier}: the cluster has no such job"
+                        f"the cluster has no job {self._identifier} (any more)"
                     ) from error
                 if time.monotonic() - last_contact > self.PATIENCE_S:
                     return None

@@ -34,7 +34,8 @@ if [ ! -x "$bin/ray" ]; then
   exit 2
 fi
 
-# Short, because paths of Unix sockets lie in it and may have only 107 characters.
+# Short, because paths of Unix sockets lie in it and may have only 107 characters. Only this user
+# may enter it: Ray opens its own folder to everybody.
 folder=$(mktemp -d "${TMPDIR:-/tmp}/catdog.XXXXXX")
 pids=()
 
@@ -44,7 +45,7 @@ finish() {
   # processes that it started.
   local pid
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do kill -TERM "${pids[i]}" 2>/dev/null || true; done
-  for _ in {1..100}; do
+  for _ in {1..250}; do
     kill -0 "${pids[@]}" 2>/dev/null || break
     sleep 0.1
   done
@@ -122,7 +123,7 @@ with socket.socket() as free: free.bind(("127.0.0.1", 0)); print(free.getsocknam
 
 echo "starting a head and $workers workers of $cpus CPUs; Ctrl-C ends them"
 # The head runs drivers only: a job that takes it down takes the cluster down.
-start head --head --port "$port" --num-cpus 0 --temp-dir "$folder" --include-dashboard true \
+start head --head --port "$port" --num-cpus 0 --temp-dir "$folder/ray" --include-dashboard true \
   --dashboard-host 127.0.0.1 --dashboard-port "$dashboard_port" --ray-client-server-port "$client_port"
 wait_for_nodes 1 || failed "the head does not start"
 for ((i = 1; i <= workers; i++)); do

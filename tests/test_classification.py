@@ -10,14 +10,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catdog import images, inference, models, results
+from catdog import images, inference, models, plans, results, storage
 from catdog.classification import ClassifyConfig, classify
 from catdog.errors import UserInputError
 from catdog.images import DecodeLimits
@@ -195,6 +198,121 @@ def test_killed_driver_resumes_to_the_same_table(mixed, mixed_config, mixed_summ
     assert killed >= 1
     assert summary["planned"] == summary["classified"] + summary["rejected"] == 164
     same_rows(table(dataclasses.replace(mixed_config, output=str(output))), table(mixed_config))
+
+
+def catdog(*arguments, environment=None, **options):
+    """The command in a process and a cluster of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "catdog", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environment or {}),
+        **options,
+    )
+
+
+def test_two_drivers_at_once_do_no_harm(mixed, mixed_config, mixed_summary, tmp_path):
+    """Started on one output at the same moment, both end well and the table is one job's."""
+    arguments = ("classify", mixed, "--output", tmp_path / "results", "--model", mixed_config.model)
+    drivers = [catdog(*arguments, "--workers", 1) for _ in range(2)]
+    for driver in drivers:
+        _, errors = driver.communicate(timeout=240)
+        assert driver.returncode == 0, errors
+    ours = dataclasses.replace(mixed_config, output=str(tmp_path / "results"))
+    same_rows(table(ours), table(mixed_config))
+
+
+def test_changed_archive_is_refused(mixed_config, drawings, tmp_path, ray_cluster):
+    """The plan holds byte ranges: an archive of another size is another input."""
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(drawings / "cat" / "cat.0.jpg", "cat/cat.0.jpg")
+    config = dataclasses.replace(
+        mixed_config, images=(str(archive),), output=str(tmp_path / "results")
+    )
+    assert classify(config).classified == 1
+    with tarfile.open(archive, "a") as tar:
+        tar.add(drawings / "dog" / "dog.0.jpg", "dog/dog.0.jpg")
+        tar.add(drawings / "dog" / "dog.1.jpg", "dog/dog.1.jpg")
+    with pytest.raises(UserInputError, match=r"another job \(images was .*bytes"):
+        classify(config)
+
+
+def test_all_on_s3(s3, s3_server, mixed, mixed_config, mixed_summary, tiny_run, tmp_path):
+    """Images, model and results in a bucket: the local table again, and no secret in a record."""
+    for path in mixed.rglob("*"):
+        if path.is_file():
+            storage.write_atomic(
+                storage.join(s3, "images", str(path.relative_to(mixed))), path.read_bytes()
+            )
+    for path in Path(storage.local_path(tiny_run.model)).iterdir():
+        storage.write_atomic(storage.join(s3, "model", path.name), path.read_bytes())
+    output = f"{s3}/results"
+    arguments = ("classify", f"{s3}/images/", "--output", output, "--model", f"{s3}/model")
+    driver = catdog(*arguments, "--workers", 2, "--json", environment=s3_server.environment)
+    told, errors = driver.communicate(timeout=240)
+    assert driver.returncode == 0, errors
+    assert json.loads(told)["errors"] == mixed_summary.errors
+    plan = plans.read(output)
+    ours = pa.concat_tables(results.read_part(plan, shard) for shard in range(plan.shards))
+    names = [uri.split("/images/", 1)[1] for uri in ours["uri"].to_pylist()]
+    ours = ours.set_column(0, "uri", pa.array(names)).sort_by("uri")
+    local = table(mixed_config)
+    names = [uri.split("/images/", 1)[1] for uri in local["uri"].to_pylist()]
+    same_rows(ours, local.set_column(0, "uri", pa.array(names)).sort_by("uri"))
+    record = storage.read_bytes(storage.join(output, "_run.json"), 10**6).decode()
+    for secret in (s3_server.environment["AWS_SECRET_ACCESS_KEY"],):
+        assert secret not in record + told + errors
+
+
+def test_dead_store_stops_the_job_and_a_living_one_resumes_it(
+    s3_server, drawings, mixed_config, tmp_path, monkeypatch
+):
+    """A server killed in the middle: exit 1 and one line; started again, the rerun does the rest."""
+    (tmp_path / "server").mkdir()
+    server = type(s3_server)(tmp_path / "server")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    server.start()
+    try:
+        for path in sorted(drawings.rglob("*.jpg")):
+            storage.write_atomic(f"s3://pictures/{path.name}", path.read_bytes())
+        output = tmp_path / "results"
+        arguments = (
+            "classify",
+            "s3://pictures/",
+            "--output",
+            output,
+            "--model",
+            mixed_config.model,
+        )
+        arguments += ("--workers", 1, "--batch-size", 1)
+        driver = catdog(*arguments, environment=server.environment)
+        wait_for(lambda: list(output.glob("part-*")), 120)
+        server.kill()
+        _, errors = driver.communicate(timeout=240)
+        assert driver.returncode == 1
+        assert "unreachable" in errors
+        assert server.environment["AWS_SECRET_ACCESS_KEY"] not in errors
+        assert not (output / "_summary.json").exists()
+        done = len(list(output.glob("part-*")))
+        server.start()
+        driver = catdog(*arguments, "--json", environment=server.environment)
+        told, errors = driver.communicate(timeout=240)
+        assert driver.returncode == 0, errors
+        summary = json.loads(told)
+        assert summary["classified"] == 160
+        assert done == 0 or summary["images_this_run"] < 160
+    finally:
+        server.kill()
+
+
+def wait_for(condition, timeout_s):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def same_rows(one, two, tolerance=2e-3):

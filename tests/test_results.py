@@ -84,6 +84,15 @@ def test_identical_listing_has_identical_plan(tmp_path):
     assert one.identifier == two.identifier != other.identifier
 
 
+def test_second_planner_takes_the_plan_of_the_first(tmp_path):
+    """Two drivers that plan at once work on one plan; other images are refused."""
+    first = plans.write(tmp_path.as_uri(), [entries(40)])
+    assert plans.write(tmp_path.as_uri(), [entries(40)]) == first
+    with pytest.raises(CatdogError, match="other images"):
+        plans.write(tmp_path.as_uri(), [entries(41)])
+    assert plans.read(tmp_path.as_uri()).read_shard(0)["uri"].to_pylist()[0] == "file:///x/0.jpg"
+
+
 def test_rows_have_the_contracts_columns(plan, tmp_path):
     """Rejected rows carry a reason and no label; classified ones the label of the best score."""
     results.write_part(plan, 0, rows_of(plan, 0, rejected={1}), LABELS)

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -166,3 +167,16 @@ def test_what_an_exception_means(error, code):
     assert rejected.code == code
     assert rejected.detail.endswith(".")
     assert "secret" not in rejected.detail
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_of_many_writers_of_a_new_file_one_succeeds(where, tmp_path, request):
+    """`write_new` never replaces: one of many threads wins, and its bytes stay."""
+    folder = tmp_path.as_uri() if where == "local" else request.getfixturevalue("s3")
+    uri = storage.join(folder, "plan.json")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: storage.write_new(uri, b"writer %d" % n), range(8)))
+    assert sum(won) == 1
+    assert storage.read_bytes(uri, 100) == b"writer %d" % won.index(True)
+    assert storage.write_new(uri, b"writer %d" % won.index(True))  # a repeated request
+    assert storage.list_names(folder) == ["plan.json"]

@@ -83,7 +83,7 @@
         const count = id === "uncertain" ? total - kept[t] : rows.get(id)[t];
         find(".count", row).textContent = number(count);
         find(".share", row).textContent = percent(count / total);
-        find("meter", row).value = count / total;
+        find(".bar", row).style.setProperty("--share", count / total);
       }
       for (const heading of all(".gallery-count")) {
         const counts = rows.get(heading.dataset.number);
@@ -135,12 +135,12 @@
         const row = element("tr");
         const header = element("th", label);
         header.scope = "row";
-        const meter = element("meter");
-        meter.value = score;
-        meter.setAttribute("aria-label", label);
-        const bar = element("td", undefined, "wide");
-        bar.append(meter);
-        row.append(header, element("td", percent(score), "n"), bar);
+        const bar = element("span", undefined, "bar");
+        bar.setAttribute("aria-hidden", "true");
+        bar.style.setProperty("--share", score);
+        const cell = element("td", undefined, "wide");
+        cell.append(bar);
+        row.append(header, element("td", percent(score), "n"), cell);
         return row;
       }));
       const facts = [["File", about.uri], ["Image", about.image], ["Labelled", about.truth],

@@ -1,0 +1,1 @@
+"""Benchmarks: this package beside its peers, in one run on one machine, as ratios."""

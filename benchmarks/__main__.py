@@ -1,0 +1,216 @@
+"""Runs the contenders in turn on the same photos and writes their ratios.
+
+    python -m benchmarks [--images 8000] [--rounds 1] [--photos FOLDER]
+
+Every contender runs as a whole process, one after the other, in each round; a ratio is formed
+within a round, so that a machine whose speed drifts does not favour anyone. Writes
+`benchmarks/results.json` and `docs/benchmark.png`, prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+PHOTOS = ROOT.parent / "shared" / "data" / "originals"
+DAFT_PYTHON = ROOT / ".venv-daft" / "bin" / "python"
+
+
+def prepare_photos(source: Path | None, folder: Path, count: int) -> str:
+    """`count` full-size photos as plain files: the source's repeated, or drawn ones."""
+    folder.mkdir()
+    if source is None:
+        from catdog import drawings
+
+        contents = [
+            drawings.draw_jpeg("dog" if number % 2 else "cat", number) for number in range(300)
+        ]
+        origin = "drawings"
+    else:
+        contents = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))]
+        origin = f"{len(contents)} photos, repeated"
+    for number in range(count):
+        (folder / f"{number:06d}.jpg").write_bytes(contents[number % len(contents)])
+    return origin
+
+
+def prepare_model(folder: Path) -> None:
+    """The seed with its initial weights: speed does not depend on what it learned."""
+    code = """
+import sys
+from catdog import architectures, models, tensorflow_runtime
+from catdog.images import Preprocessing
+keras = tensorflow_runtime.import_keras(1)
+preprocessing = Preprocessing(height=150, width=150)
+network = architectures.build("seed", preprocessing, 2, "float32")
+models.save(sys.argv[1], models.export(network), labels=("cat", "dog"),
+            preprocessing=preprocessing, architecture="seed", training={})
+"""
+    subprocess.run([sys.executable, "-c", code, folder.as_uri()], check=True)
+
+
+def timed(command: list[str]) -> dict[str, float]:
+    """Run a contender: what it printed as JSON, its wall time, the time to its first image."""
+    started = time.time()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    seconds = time.time() - started
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    first = told.pop("first_image_at", None)
+    if first:
+        told["first_image_s"] = first - started
+    return told | {"seconds": seconds}
+
+
+def run_round(
+    photos: Path, model: Path, scratch: Path, workers: int
+) -> dict[str, dict[str, float]]:
+    """Every contender once."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    contenders = HERE / "contenders"
+    size = ["150", "150"]
+
+    def ours(name: str, *flags: str) -> list[str]:
+        output = ["--output", str(scratch / name), "--json", "--workers", str(workers)]
+        command = [sys.executable, "-m", "catdog", "classify", str(photos), "--model", str(model)]
+        return [*command, *output, *flags]
+
+    def bare(precision: str) -> list[str]:
+        script = str(contenders / "bare.py")
+        return [sys.executable, script, str(photos), str(model), precision, str(workers)]
+
+    def peer(python: str, script: str, *rest: str) -> list[str]:
+        output = str(scratch / Path(script).stem)
+        return [python, str(contenders / script), str(photos), str(model), output, *rest]
+
+    commands = {
+        "catdog": ours("catdog"),
+        "catdog float32": ours("catdog-float32", "--precision", "float32"),
+        "bare": bare("auto"),
+        "bare float32": bare("float32"),
+        "tf.data + predict": peer(sys.executable, "tf_data.py"),
+        "ray read_images": peer(sys.executable, "read_images.py", *size),
+    }
+    if DAFT_PYTHON.exists():
+        commands["daft"] = peer(str(DAFT_PYTHON), "daft_job.py", *size)
+    found = {}
+    for name, command in commands.items():
+        found[name] = timed(command)
+        print(f"  {name:<20} {found[name]['seconds']:7.1f} s", file=sys.stderr)
+    found["start-up"] = timed([sys.executable, str(contenders / "start_up.py")])
+    found["resume of 99 %"] = resume(scratch / "catdog", ours("catdog"))
+    return found
+
+
+def resume(results: Path, command: list[str]) -> dict[str, float]:
+    """The time of a run that has about one hundredth of the images left to do."""
+    import pyarrow.parquet as pq
+
+    parts = sorted(results.glob("part-*"))
+    rows = {part: pq.read_metadata(part).num_rows for part in parts}
+    wanted, lost = sum(rows.values()) // 100, 0
+    for part in parts:
+        if lost >= wanted:
+            break
+        lost += rows[part]
+        part.unlink()
+    (results / "_summary.json").unlink()
+    return timed(command) | {"images_left": lost}
+
+
+def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    """What the goals are stated in; every ratio within one round."""
+
+    def rate(name: str) -> float:
+        return found[name]["images_per_s"]
+
+    def seconds(name: str) -> float:
+        return found[name]["seconds"]
+
+    start_up = found["start-up"]["ray_init_s"] + found["start-up"]["import_tensorflow_s"]
+    table = {
+        "steady: catdog / bare limit, same precision": rate("catdog") / rate("bare"),
+        "steady: catdog / bare limit, float32": rate("catdog float32") / rate("bare float32"),
+        "steady: catdog / tf.data float32": rate("catdog") / rate("tf.data + predict"),
+        "whole: catdog / tf.data": seconds("catdog") / seconds("tf.data + predict"),
+        "whole: catdog / ray read_images": seconds("catdog") / seconds("ray read_images"),
+        "first image: catdog / (ray.init + import tensorflow)": found["catdog"]["first_image_s"]
+        / start_up,
+        "resume of 99 %: seconds / whole job": seconds("resume of 99 %") / seconds("catdog"),
+    }
+    if "daft" in found:
+        table["whole: catdog / daft"] = seconds("catdog") / seconds("daft")
+    return table
+
+
+def plot(rounds: list[dict[str, dict[str, float]]], path: Path, images: int) -> None:
+    """Whole-job time of each contender as bars."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in rounds[0] if name not in ("start-up", "resume of 99 %")]
+    names = [name for name in names if not name.startswith("bare")]
+    medians = [statistics.median(found[name]["seconds"] for found in rounds) for name in names]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#2563eb" if name.startswith("catdog") else "#94a3b8" for name in names]
+    bars = axes.barh(names[::-1], medians[::-1], color=colours[::-1])
+    axes.bar_label(bars, fmt="%.0f s", padding=4)
+    axes.set(xlabel=f"seconds for {images:,} photos, the whole process", title=None)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--photos", type=Path, default=PHOTOS if PHOTOS.exists() else None)
+    arguments = parser.parse_args()
+    workers = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="catdog-bench-") as name:
+        scratch = Path(name)
+        origin = prepare_photos(arguments.photos, scratch / "photos", arguments.images)
+        prepare_model(scratch / "model")
+        rounds = []
+        for number in range(arguments.rounds):
+            print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
+            rounds.append(
+                run_round(scratch / "photos", scratch / "model", scratch / "run", workers)
+            )
+    tables = [ratios(found) for found in rounds]
+    median = {key: statistics.median(table[key] for table in tables) for key in tables[0]}
+    record = {
+        "images": arguments.images,
+        "photos": origin,
+        "workers": workers,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "ratios": median,
+        "ratios_by_round": tables,
+        "rounds": rounds,
+    }
+    (HERE / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    plot(rounds, ROOT / "docs" / "benchmark.png", arguments.images)
+    print("| ratio | median | rounds |\n| --- | --- | --- |")
+    for key, value in median.items():
+        each = ", ".join(f"{table[key]:.2f}" for table in tables)
+        print(f"| {key} | {value:.2f} | {each} |")
+
+
+if __name__ == "__main__":
+    main()
