@@ -43,8 +43,11 @@ bench: install .venv-daft/.installed ## the benchmarks beside their peers, as ra
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
+cluster: install ## a real Ray cluster of three nodes on this machine, until Ctrl-C
+	cluster/local.sh
+
 lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
 	$(LOCK) benchmarks/daft.in --output-file benchmarks/daft.lock
 
-.PHONY: help install demo test test-fast lint bench lock
+.PHONY: help install demo test test-fast lint bench cluster lock

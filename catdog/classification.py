@@ -29,6 +29,7 @@ from catdog import (
     ray_runtime,
     results,
     sources,
+    splits,
     storage,
 )
 from catdog.errors import CatdogError, UserInputError
@@ -36,6 +37,7 @@ from catdog.images import DecodeLimits
 from catdog.inference import Engine
 from catdog.observer import Observer
 from catdog.sources import SourceLimits
+from catdog.splits import Part
 from catdog.tensorflow_runtime import Precision
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class ClassifyConfig:
         engine: what runs the network; `auto` takes OpenVINO on CPUs and TensorFlow on GPUs.
         min_probability: below it the label becomes `uncertain`.
         max_rejected: exit code 1 if a larger fraction of the images was rejected.
+        part: classify only the images of this part of the model's data, by the rule that split them
+            for its training.
         retry_rejected: try the rejected images of a finished job again.
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
@@ -78,6 +82,7 @@ class ClassifyConfig:
     engine: Engine = "auto"
     min_probability: float = 0.0
     max_rejected: float = 0.1
+    part: Part | None = None
     retry_rejected: bool = False
     decode_limits: tyro.conf.OmitArgPrefixes[DecodeLimits] = field(default_factory=DecodeLimits)
     source_limits: tyro.conf.OmitArgPrefixes[SourceLimits] = field(default_factory=SourceLimits)
@@ -100,6 +105,7 @@ class ClassifyConfig:
             "images": [_identity(image) for image in self.images],
             "model": model_fingerprint,
             "min_probability": self.min_probability,
+            "part": self.part,
             "decode_limits": dataclasses.asdict(self.decode_limits),
             "source_limits": dataclasses.asdict(self.source_limits),
         }
@@ -188,7 +194,7 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
             plan, finished = planning.result()
             todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
             tally = _run(config, plan, finished, todo, model, observer)
-    return _finish(plan, model, tally, started_at, time.monotonic() - started)
+            return _finish(plan, model, tally, started_at, started)
 
 
 def _plan(
@@ -199,6 +205,9 @@ def _plan(
     if plan is None:
         observer.phase("listing images")
         batches = sources.list_images(config.images, config.source_limits)
+        if config.part is not None:
+            recipe = model.metadata.training["recipe"]
+            batches = _of_part(batches, config.part, recipe["validation"], recipe["test"])
         plan = plans.write(
             output,
             batches,
@@ -208,6 +217,16 @@ def _plan(
     if plan.images == 0:
         raise UserInputError(f"{' '.join(config.images)}: no images found")
     return plan, results.count_parts(plan)
+
+
+def _of_part(
+    batches: Iterator[pa.RecordBatch], part: Part, validation: float, test: float
+) -> Iterator[pa.RecordBatch]:
+    """The entries that the training of the model had in this part."""
+    for batch in batches:
+        names = batch.column("name").to_pylist()
+        parts = [splits.part_of(name, validation=validation, test=test) for name in names]
+        yield batch.filter(pa.array([each == part for each in parts]))
 
 
 def _max_shard_images(preprocessing: Preprocessing) -> int:
@@ -371,7 +390,7 @@ def _pipeline(
 
 
 def _finish(
-    plan: Plan, model: models.Model, tally: _Tally, started_at: float, seconds: float
+    plan: Plan, model: models.Model, tally: _Tally, started_at: float, started: float
 ) -> ClassifySummary:
     """Count what the files hold; write the summary only if that is the whole plan."""
     counts = results.total(results.count_parts(plan).values())
@@ -395,7 +414,7 @@ def _finish(
         errors=dict(counts.errors.most_common()),
         model=model.metadata.fingerprint,
         images_this_run=tally.images,
-        seconds=round(seconds, 2),
+        seconds=round(time.monotonic() - started, 2),
         images_per_s=round(tally.images_per_s, 1),
         first_image_s=round(tally.first_image - started_at, 2) if tally.images else None,
         stages_s={stage: round(value, 2) for stage, value in tally.stages_s.items()},

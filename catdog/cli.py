@@ -21,6 +21,7 @@ from catdog import submission, terminal
 from catdog.classification import ClassifyConfig, ClassifySummary
 from catdog.demo import DemoConfig
 from catdog.errors import CatdogError, UserInputError
+from catdog.evaluation import EvaluateConfig, Evaluation
 from catdog.report import ReportConfig, ReportSummary
 from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig, TrainResult
@@ -28,7 +29,9 @@ from catdog.training import TrainConfig, TrainResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Config = TypeVar("Config", TrainConfig, ClassifyConfig, DemoConfig, ReportConfig, SubmitConfig)
+Config = TypeVar(
+    "Config", TrainConfig, ClassifyConfig, EvaluateConfig, DemoConfig, ReportConfig, SubmitConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,14 @@ class _Report(ReportConfig, _Json):
     """One HTML page to look at: counts, pictures, mistakes, rejected files, speed.
 
     Example: catdog report results
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluate(EvaluateConfig, _Json):
+    """Measure a model on labelled images: accuracy, confusion, calibration, mistakes.
+
+    Example: catdog evaluate photos/ --model runs/first --part test --output evaluation
     """
 
 
@@ -149,6 +160,37 @@ def print_classified(summary: ClassifySummary) -> None:
         path = summary.output.removeprefix("file://")
         look = f"import pyarrow.dataset as ds; print(ds.dataset({path!r}).head(3).to_pylist())"
         terminal.command_line(f'{sys.executable} -c "{look}"')
+
+
+def _evaluate(command: _Evaluate) -> int:
+    from catdog import evaluation
+
+    with terminal.Progress("catdog-evaluate") as progress:
+        result = evaluation.evaluate(_plain(EvaluateConfig, command), progress)
+    if command.json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        print_evaluated(result)
+    return 0
+
+
+def print_evaluated(result: Evaluation) -> None:
+    """The tables at the end of an evaluation."""
+    interval = f"{result.accuracy_low:.2%} to {result.accuracy_high:.2%}"
+    rows: list[tuple[str, Any]] = [
+        ("images", f"{result.images:,}, and {result.rejected:,} rejected"),
+        ("accuracy", f"{result.accuracy:.2%} (95 % interval {interval})"),
+        ("calibration error", f"{result.ece:.3f}"),
+    ]
+    for number, label in enumerate(result.labels):
+        numbers = result.classes[label]
+        said = ", ".join(
+            f"{count:,} {other}"
+            for count, other in zip(result.confusion[number], result.labels, strict=True)
+        )
+        quality = f"precision {numbers['precision']:.3f}, recall {numbers['recall']:.3f}"
+        rows.append((label, f"{quality}; classified as {said}"))
+    terminal.table("evaluated", [*rows, ("details", result.output)])
 
 
 def _demo(command: _Demo) -> int:
@@ -233,6 +275,7 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "demo": (_Demo, _demo),
     "train": (_Train, _train),
     "classify": (_Classify, _classify),
+    "evaluate": (_Evaluate, _evaluate),
     "report": (_Report, _report),
     "submit": (_Submit, _submit),
 }

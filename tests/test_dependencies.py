@@ -1,0 +1,37 @@
+"""The dependencies: every file of them is pinned, and they are audited where that is possible."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LOCK = Path(__file__).parents[1] / "requirements.lock"
+
+
+def test_every_dependency_is_pinned_by_hash():
+    """Nothing in the lock floats, comes from a URL, or could be another file tomorrow."""
+    text = LOCK.read_text().replace("\\\n", " ")
+    requirements = [line for line in text.splitlines() if line.strip() and line[0] not in "# "]
+    assert len(requirements) > 50
+    for requirement in requirements:
+        assert re.match(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+( ;[^@]*)? ", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement
+
+
+def test_no_known_vulnerabilities():
+    """No locked version has an entry in the public vulnerability databases."""
+    if importlib.util.find_spec("pip_audit") is None:
+        pytest.skip("pip-audit is not installed")
+    if os.environ.get("CATDOG_AUDIT") != "1":
+        pytest.skip("asks databases on the network for every package; CATDOG_AUDIT=1 allows it")
+    command = [sys.executable, "-m", "pip_audit", "--require-hashes", "--disable-pip"]
+    audit = subprocess.run(
+        [*command, "--requirement", str(LOCK)], capture_output=True, text=True, check=False
+    )
+    assert audit.returncode == 0, audit.stdout + audit.stderr
