@@ -85,7 +85,14 @@ def run_round(
     size = ["150", "150"]
 
     def ours(name: str, *flags: str) -> list[str]:
-        output = ["--output", str(scratch / name), "--json", "--workers", str(workers)]
+        output = [
+            "--output",
+            str(scratch / name),
+            "--json",
+            "--no-report",
+            "--workers",
+            str(workers),
+        ]
         command = [sys.executable, "-m", "catdog", "classify", str(photos), "--model", str(model)]
         return [*command, *output, *flags]
 

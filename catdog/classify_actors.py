@@ -73,7 +73,9 @@ class _Scorer:
         if self._config.retry_rejected and results.has_part(self._plan, shard):
             before = results.read_part(self._plan, shard)
             rows = results.replace_rows(before, before["error"].is_valid(), rows)
-        results.write_part(self._plan, shard, rows, self.metadata.labels)
+        stages = ("started_at", "read_s", "decode_s", "predict_s")
+        timing = {name: costs[name] for name in stages} | {"ended_at": time.time()}
+        results.write_part(self._plan, shard, rows, self.metadata.labels, timing)
         told = costs | {
             "images": rows.num_rows,
             "rejected": rows.num_rows - rows["error"].null_count,

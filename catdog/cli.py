@@ -58,7 +58,12 @@ class _Classify(ClassifyConfig, _Json):
     """Classify images in bulk into Parquet. Run it again to go on where it stopped.
 
     Example: catdog classify s3://bucket/archive.zip more/ --model runs/first --output results
+
+    Attributes:
+        report: write a page to look at into the results folder, at the end.
     """
+
+    report: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +124,13 @@ def _classify(command: _Classify) -> int:
     config = _plain(ClassifyConfig, command)
     with terminal.Progress("catdog-classify") as progress:
         summary = classification.classify(config, progress)
+        page = _page(summary.output, progress) if command.report else None
     if command.json:
         _print_json(dataclasses.asdict(summary))
     else:
         print_classified(summary)
+        if page is not None:
+            print_reported(page)
     share = summary.rejected / summary.planned
     if share > config.max_rejected:
         raise CatdogError(
@@ -130,6 +138,17 @@ def _classify(command: _Classify) -> int:
             f"than --max-rejected {config.max_rejected:.0%}; all results are written"
         )
     return 0
+
+
+def _page(output: str, progress: terminal.Progress) -> ReportSummary | None:
+    """The report of finished results; that it cannot be made does not undo them."""
+    from catdog import report
+
+    try:
+        return report.write(ReportConfig(results=output), progress)
+    except (CatdogError, OSError) as error:
+        progress.line(f"no report: {error}")
+        return None
 
 
 def print_classified(summary: ClassifySummary) -> None:
@@ -198,12 +217,15 @@ def _demo(command: _Demo) -> int:
 
     with terminal.Progress("catdog-demo") as progress:
         result = demo.run(_plain(DemoConfig, command), progress)
+        page = _page(result.classified.output, progress)
     if command.json:
         _print_json(dataclasses.asdict(result))
     else:
         print_trained(result.trained)
         print_classified(result.classified)
         demo.print_result(result)
+        if page is not None:
+            print_reported(page)
     return 0
 
 

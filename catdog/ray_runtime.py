@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 from catdog.errors import CatdogError, UserInputError
@@ -53,7 +55,11 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         os.environ.setdefault(name, value)
     import ray
 
+    # Ray Data takes about a second to import; Ray takes longer to start, mostly waiting.
+    importing = threading.Thread(target=importlib.import_module, args=("ray.data",), daemon=True)
+    importing.start()
     if ray.is_initialized():
+        importing.join()
         _quiet_data_context()
         yield
         return
@@ -77,6 +83,7 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
             ) from error
         raise CatdogError(f"Ray does not start on this machine: {error}") from error
     try:
+        importing.join()
         _quiet_data_context()
         yield
     finally:

@@ -54,10 +54,6 @@ if TYPE_CHECKING:
 REPORT_FILE = "_report.html"
 """With an underscore: readers that take the results folder as a dataset skip such files."""
 
-TIMING_KEY = b"timing"
-"""Key of a part file's schema metadata: JSON with started_at, ended_at (Unix time), read_s,
-decode_s, predict_s, bytes_read."""
-
 _READ_THREADS = 8
 _STEPS = 200  # of the threshold, from 0 to 1
 _SHOWN_LABELS = 50  # rows of the table; the others are one row
@@ -516,7 +512,7 @@ class _PartReader:
         return label
 
     def _timings(self, shard: int, table: pa.Table) -> list[_Timing]:
-        told = (table.schema.metadata or {}).get(TIMING_KEY)
+        told = (table.schema.metadata or {}).get(results.TIMING_KEY.encode())
         if told is not None:
             content: dict[str, float] = json.loads(told)
             stages = {

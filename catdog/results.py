@@ -23,13 +23,14 @@ from catdog import storage
 from catdog.errors import CatdogError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from catdog.plans import Plan
 
 UNCERTAIN = "uncertain"  # the label of an image whose best probability is below the wanted one
+TIMING_KEY = "timing"  # of a part file's schema metadata
 RUN_FILE = "_run.json"
 SUMMARY_FILE = "_summary.json"
 
@@ -106,7 +107,13 @@ def part_name(plan_identifier: str, shard: int) -> str:
     return f"part-{shard:07d}-{plan_identifier[:12]}.parquet"
 
 
-def write_part(plan: Plan, shard: int, rows: pa.Table, labels: Sequence[str]) -> None:
+def write_part(
+    plan: Plan,
+    shard: int,
+    rows: pa.Table,
+    labels: Sequence[str],
+    timing: Mapping[str, float] | None = None,
+) -> None:
     """Write the rows of a shard, atomically, over a file of the same shard if there is one.
 
     Args:
@@ -114,12 +121,17 @@ def write_part(plan: Plan, shard: int, rows: pa.Table, labels: Sequence[str]) ->
         shard: number of the shard.
         rows: one row for every entry of the shard, with the columns of `SCHEMA`.
         labels: the classes in the order of `scores`, for the file's schema metadata.
+        timing: `started_at`, `ended_at` (Unix seconds) and seconds by stage (`read_s`, ...), for the
+            schema metadata: a report over several runs shows them.
     """
     if rows.num_rows != plan.shard_images[shard]:
         raise CatdogError(
             f"shard {shard} gave {rows.num_rows} rows for {plan.shard_images[shard]} images"
         )
-    schema = SCHEMA.with_metadata({"labels": json.dumps(list(labels))})
+    metadata = {"labels": json.dumps(list(labels))}
+    if timing is not None:
+        metadata[TIMING_KEY] = json.dumps(dict(timing))
+    schema = SCHEMA.with_metadata(metadata)
     buffer = io.BytesIO()
     pq.write_table(rows.cast(schema), buffer, compression="zstd")
     storage.write_atomic(

@@ -41,11 +41,11 @@ pids=()
 
 finish() {
   trap - EXIT INT TERM HUP
-  # Workers first: the head would otherwise report them as lost. Each `ray start --block` ends the
-  # processes that it started.
+  # Asked first, the head last, which would otherwise report the workers as lost; then made to. A
+  # `ray start` can take half a minute over it on a busy machine, and there is nothing to lose.
   local pid
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do kill -TERM "${pids[i]}" 2>/dev/null || true; done
-  for _ in {1..250}; do
+  for _ in {1..60}; do
     kill -0 "${pids[@]}" 2>/dev/null || break
     sleep 0.1
   done
@@ -53,6 +53,7 @@ finish() {
     # Every node has a session of its own, so this reaches what it started and nothing else.
     kill -KILL -- "-$pid" 2>/dev/null || true
   done
+  wait "${pids[@]}" 2>/dev/null || true
   rm -rf "$folder"
 }
 trap finish EXIT

@@ -13,6 +13,8 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -417,3 +419,31 @@ def test_a_folder_with_other_things_is_left_alone(mixed_config, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserInputError, match="not empty"):
         classify(dataclasses.replace(mixed_config, output=str(tmp_path)))
+
+
+def test_counters_are_on_the_nodes_metrics_port(ray_cluster):
+    """What workers count is there for Prometheus, with label, reason and stage."""
+    import ray
+
+    from catdog.classify_actors import _Metrics
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def count(self):
+            self.metrics = _Metrics()  # exported for as long as the worker lives
+            done = results.PartCounts(3, Counter({"cat": 2}), Counter({"empty": 1}))
+            costs = {"bytes_read": 99, "read_s": 1, "decode_s": 1, "predict_s": 1, "write_s": 1}
+            self.metrics.count(done, costs)
+
+    worker = Worker.remote()
+    ray.get(worker.count.remote())
+    node = ray.nodes()[0]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = ['label="cat"', 'error="empty"', 'stage="decode"', "catdog_read_bytes"]
+
+    def exported():
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if "catdog_" in line]
+        return all(any(word in line for line in lines) for word in wanted)
+
+    wait_for(exported, 60)

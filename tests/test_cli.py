@@ -28,7 +28,9 @@ def test_import_is_light(module):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("verb", [[], ["train"], ["classify"], ["demo"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["train"], ["classify"], ["evaluate"], ["report"], ["submit"], ["demo"]]
+)
 def test_help_shows_an_example(verb):
     """Every command explains itself and shows how it is called."""
     result = run(*verb, "--help")
@@ -67,7 +69,7 @@ def test_wrong_input_is_one_line_and_exit_2(arguments, named, tmp_path, monkeypa
     assert not any(Path("o").rglob("part-*"))
 
 
-@pytest.mark.parametrize("verb", ["train", "classify"])
+@pytest.mark.parametrize("verb", ["train", "classify", "evaluate"])
 def test_jobs_are_the_same_commands(verb):
     """`python jobs/VERB.py` has the flags of `catdog VERB`."""
     job = Path(__file__).parents[1] / "jobs" / f"{verb}.py"
