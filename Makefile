@@ -31,13 +31,13 @@ lint: install ## formatting, lint rules and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install .venv-daft/.installed ## the benchmarks beside their peers, as ratios
+bench: install .venv-bench/.installed ## the benchmarks beside their peers, as ratios
 	$(BIN)/python -m benchmarks
 
-# Daft wants an older pyarrow than ours: it has an environment of its own.
-.venv-daft/.installed: benchmarks/daft.lock
-	$(PYTHON) -m venv .venv-daft
-	.venv-daft/bin/python -m pip install --quiet --require-hashes --requirement benchmarks/daft.lock
+# Daft wants an older pyarrow than the main lock has: the extra has an environment of its own.
+.venv-bench/.installed: benchmarks/requirements.lock
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --require-hashes --requirement benchmarks/requirements.lock
 	@touch $@
 
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
@@ -48,6 +48,6 @@ cluster: install ## a real Ray cluster of three nodes on this machine, until Ctr
 
 lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
-	$(LOCK) benchmarks/daft.in --output-file benchmarks/daft.lock
+	$(LOCK) pyproject.toml --extra bench --output-file benchmarks/requirements.lock
 
 .PHONY: help install demo test test-fast lint bench cluster lock

@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "originals"
-DAFT_PYTHON = ROOT / ".venv-daft" / "bin" / "python"
+DAFT_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
 
 def prepare_photos(source: Path | None, folder: Path, count: int) -> str:
