@@ -195,6 +195,16 @@ def test_entrypoints_are_commands(path):
     assert spec["shutdownAfterJobFinishes"] is True
 
 
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_workers_fill_the_pool(path):
+    """`--workers` of each job is the CPUs, or GPUs, of its pool when that has grown."""
+    spec = load(path)["spec"]
+    (pool,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    limits = pool["template"]["spec"]["containers"][0]["resources"]["limits"]
+    command = cli._parse(shlex.split(spec["entrypoint"])[1:])
+    assert command.workers == pool["maxReplicas"] * int(limits.get("nvidia.com/gpu", limits["cpu"]))
+
+
 def test_training_has_a_pod_for_each_worker():
     """`--workers` of the training job is what its pool starts."""
     spec = load(CLUSTER / "rayjob-train.yaml")["spec"]
