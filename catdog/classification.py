@@ -60,7 +60,7 @@ class ClassifyConfig:
         output: folder of the results; local or S3.
         model: a training run's folder or a model folder.
         workers: classifying actors; by default one per GPU of the cluster, else one per CPU.
-        batch_size: images scored at once.
+        batch_size: images scored at once; on CPUs small batches stay in the caches.
         precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
         engine: what runs the network; `auto` takes OpenVINO on CPUs and TensorFlow on GPUs.
         min_probability: below it the label becomes `uncertain`.
@@ -77,7 +77,7 @@ class ClassifyConfig:
     output: str
     model: str
     workers: int | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     precision: Precision = "auto"
     engine: Engine = "auto"
     min_probability: float = 0.0

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PLAN_FOLDER = "_plan"
 _INDEX_FILE = "plan.json"
-_MIN_SHARD_IMAGES = 32
+_MIN_SHARD_IMAGES = 64
 MAX_SHARD_IMAGES = 2048
 _SHARDS_PER_FILE = 256
 
@@ -88,7 +88,7 @@ def write(
 ) -> Plan:
     """Write the plan of these entries; memory does not grow with their number.
 
-    Shards grow with the plan, from 32 to 2,048 images: small jobs spread over all workers, large
+    Shards grow with the plan, from 64 to 2,048 images: small jobs spread over all workers, large
     ones have few files.
 
     Args:
@@ -111,7 +111,7 @@ def write(
         table = pa.Table.from_batches(pending, PLAN_SCHEMA)
         start = 0
         while start < table.num_rows:
-            size = min(_power_of_two(max(_MIN_SHARD_IMAGES, images // 32)), largest)
+            size = min(_power_of_two(max(_MIN_SHARD_IMAGES, images // 16)), largest)
             if table.num_rows - start < size and not all_rows:
                 break
             shard = table.slice(start, size)

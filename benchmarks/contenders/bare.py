@@ -18,7 +18,7 @@ def work(paths: list[str], model_folder: str, precision: str, ready, go, told) -
     model = models.load(model_folder)
     predict = inference.load_predictor(model, precision=precision)
     limits, preprocessing = DecodeLimits(), model.metadata.preprocessing
-    batch = np.empty((32, preprocessing.height, preprocessing.width, 3), np.uint8)
+    batch = np.empty((16, preprocessing.height, preprocessing.width, 3), np.uint8)
     predict(batch)
     ready.release()
     go.wait()
