@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +90,38 @@ def test_two_workers_follow_the_loss_of_one(ray_cluster, tiny_config, tmp_path):
             assert two[name] == pytest.approx(one[name], rel=1e-3)
     # The order of images matters: the comparison is no tautology of a constant loss.
     assert len({row["loss"] for row in histories[0]}) == 3
+
+
+def test_killed_driver_resumes_to_the_same_history(ray_cluster, tiny_config, tmp_path):
+    """SIGKILL of the driver in the middle of training: `--resume` ends with every epoch once.
+
+    Weights, optimizer state and the place in the order of images come back: the losses are those
+    of an undisturbed run.
+    """
+    undisturbed = dataclasses.replace(
+        tiny_config, output=str(tmp_path / "undisturbed"), precision="float32", epochs=4
+    )
+    output = tmp_path / "killed"
+    command = [sys.executable, "-m", "catdog", "train", *tiny_config.images, "--output", output]
+    for name in ("workers", "batch_size", "height", "width", "learning_rate", "validation", "seed"):
+        command += [f"--{name.replace('_', '-')}", getattr(tiny_config, name)]
+    command = [str(part) for part in [*command, "--epochs", 4, "--precision", "float32", "--json"]]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    checkpoints = output / "checkpoints"
+    while len(list(checkpoints.glob("checkpoint_*"))) < 2 and driver.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    assert not (output / "model" / "metadata.json").exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    history = json.loads(done.stdout)["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    for ours, theirs in zip(history, train(undisturbed).history, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-3)
 
 
 def test_training_sees_the_pixels_of_classification(drawings, tiny_config):
