@@ -328,8 +328,9 @@ def _follow_to_end(client: Any, identifier: str, address: str, *, as_json: bool)
 
 def _detach(client: Any, identifier: str, come_back: str) -> int:
     _say(f"detached; the job goes on. Come back with: {come_back}")
-    _say(f"Ctrl-C again within {_SECOND_CTRL_C_S:.0f} seconds stops the job")
     try:
+        # Said inside the block: whoever reads it may be quicker than the next line.
+        _say(f"Ctrl-C again within {_SECOND_CTRL_C_S:.0f} seconds stops the job")
         time.sleep(_SECOND_CTRL_C_S)
     except KeyboardInterrupt:
         _say(f"stopping {identifier}")

@@ -471,7 +471,7 @@ def test_pictures_that_went_are_missed_not_fatal(few, tmp_path):
 def test_unfinished_job_is_shown_as_far_as_it_went(tmp_path):
     """Missing and torn part files are not counted, and the page says that they are missing."""
     (tmp_path / "in").mkdir()
-    for number in range(100):
+    for number in range(200):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(jpeg())
     output = tmp_path / "out"
     plan = classify(output.as_uri(), [str(tmp_path / "in")], lambda _: (0.9, 0.1))
