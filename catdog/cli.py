@@ -95,10 +95,7 @@ def _train(command: _Train) -> int:
 
     with terminal.Progress("catdog-train") as progress:
         result = training.train(_plain(TrainConfig, command), progress)
-    if command.json:
-        _print_json(dataclasses.asdict(result))
-    else:
-        print_trained(result)
+    _show(command, result, print_trained)
     return 0
 
 
@@ -186,10 +183,7 @@ def _evaluate(command: _Evaluate) -> int:
 
     with terminal.Progress("catdog-evaluate") as progress:
         result = evaluation.evaluate(_plain(EvaluateConfig, command), progress)
-    if command.json:
-        _print_json(dataclasses.asdict(result))
-    else:
-        print_evaluated(result)
+    _show(command, result, print_evaluated)
     return 0
 
 
@@ -234,10 +228,7 @@ def _report(command: _Report) -> int:
 
     with terminal.Progress("catdog-report") as progress:
         summary = report.write(_plain(ReportConfig, command), progress)
-    if command.json:
-        _print_json(dataclasses.asdict(summary))
-    else:
-        print_reported(summary)
+    _show(command, summary, print_reported)
     return 0
 
 
@@ -287,6 +278,14 @@ def _job_arguments(arguments: Sequence[str]) -> list[str]:
 def _plain(kind: type[Config], command: Any) -> Config:
     """The job's configuration without the command line's own flags."""
     return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})
+
+
+def _show(command: _Json, result: Any, table: Callable[[Any], None]) -> None:
+    """Print what came out: one JSON object for scripts, else a table."""
+    if command.json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        table(result)
 
 
 def _print_json(content: dict[str, Any]) -> None:

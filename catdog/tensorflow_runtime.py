@@ -12,8 +12,6 @@ def prepare_environment() -> None:
     """Set what must be set before TensorFlow is imported for the first time in a process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up chatter of the C++ runtime
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # Some CUDA notices are printed before absl's logging starts, whatever the level.
-    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 
 
 def import_keras(threads: int) -> Any:
