@@ -84,7 +84,7 @@ def run_round(
     contenders = HERE / "contenders"
     size = ["150", "150"]
 
-    def ours(name: str, *flags: str) -> list[str]:
+    def ours(name: str, *flags: str, used: str = str(model)) -> list[str]:
         output = [
             "--output",
             str(scratch / name),
@@ -93,7 +93,7 @@ def run_round(
             "--workers",
             str(workers),
         ]
-        command = [sys.executable, "-m", "catdog", "classify", str(photos), "--model", str(model)]
+        command = [sys.executable, "-m", "catdog", "classify", str(photos), "--model", used]
         return [*command, *output, *flags]
 
     def bare(precision: str) -> list[str]:
@@ -107,6 +107,7 @@ def run_round(
     commands = {
         "catdog": ours("catdog"),
         "catdog float32": ours("catdog-float32", "--precision", "float32"),
+        "catdog, shipped model": ours("catdog-shipped", used="cats-and-dogs"),
         "bare": bare("auto"),
         "bare float32": bare("float32"),
         "tf.data + predict": peer(sys.executable, "tf_data.py"),
@@ -156,6 +157,8 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
         "steady: catdog / bare limit, float32": rate("catdog float32") / rate("bare float32"),
         "steady: catdog / tf.data float32": rate("catdog") / rate("tf.data + predict"),
         "whole: catdog / tf.data": seconds("catdog") / seconds("tf.data + predict"),
+        "whole: catdog with the shipped model / tf.data": seconds("catdog, shipped model")
+        / seconds("tf.data + predict"),
         "whole: catdog / ray read_images": seconds("catdog") / seconds("ray read_images"),
         "first image: catdog / (ray.init + import tensorflow)": found["catdog"]["first_image_s"]
         / start_up,

@@ -39,6 +39,11 @@ class DemoConfig:
     seed: int = 0
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        for name, least in (("drawings", 40), ("unseen", 20), ("epochs", 1), ("workers", 1)):
+            if getattr(self, name) < least:
+                raise UserInputError(f"--{name} must be at least {least}")
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -87,6 +92,7 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
             TrainConfig(
                 images=(str(folder / "drawings"),),
                 output=str(folder / "run"),
+                architecture="seed",
                 workers=config.workers,
                 epochs=config.epochs,
                 learning_rate=5e-4,

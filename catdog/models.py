@@ -32,6 +32,8 @@ KERAS_FILE = "model.keras"
 OPENVINO_FILES = ("model.xml", "model.bin")
 METADATA_FILE = "metadata.json"
 RUN_SUBFOLDER = "model"  # where a training run's folder holds its model
+SHIPPED = "cats-and-dogs"  # the name of the model that comes with the package
+_SHIPPED_FOLDER = Path(__file__).parent / "weights" / SHIPPED
 _MAX_FILE_BYTES = 8 * 2**30
 
 
@@ -155,7 +157,7 @@ def save(
 
 
 def load(path_or_uri: str) -> Model:
-    """Read and verify a model folder, or the one of a training run.
+    """Read and verify a model folder, or the one of a training run, or the one called `SHIPPED`.
 
     Neither Keras nor TensorFlow is imported.
 
@@ -163,7 +165,7 @@ def load(path_or_uri: str) -> Model:
         UserInputError: there is no model there.
         CatdogError: the folder is half-written, damaged or was tampered with.
     """
-    uri = storage.to_uri(path_or_uri)
+    uri = storage.to_uri(str(_SHIPPED_FOLDER) if path_or_uri == SHIPPED else path_or_uri)
     if storage.exists(storage.join(uri, RUN_SUBFOLDER, METADATA_FILE)):
         uri = storage.join(uri, RUN_SUBFOLDER)
     metadata_uri = storage.join(uri, METADATA_FILE)

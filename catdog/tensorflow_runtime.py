@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, Literal
 
@@ -77,6 +78,158 @@ def multi_worker_strategy() -> Any:
 
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=COLLECTIVE_TIMEOUT_S)
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
+def sum_over_workers(tensors: list[Any]) -> list[Any]:
+    """Each tensor summed over the workers; to be called within `strategy.run`."""
+    import tensorflow as tf
+
+    # The identity gives a value a device, which the collective asks for.
+    identities = [tf.identity(tensor) for tensor in tensors]
+    summed: list[Any] = tf.distribute.get_replica_context().all_reduce("SUM", identities)
+    return summed
+
+
+def expect_summed_gradients(optimizer: Any) -> None:
+    """Have an optimizer take gradients that are summed over the workers already.
+
+    Keras' optimizer clips each worker's own gradients and sums them afterwards, which is not the
+    clipping of one large batch. There is no public switch; a test of clipping with two workers
+    fails if Keras renames this method.
+    """
+    optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables  # noqa: SLF001
+
+
+def fuse_batch_norm(model: Any, workers: int) -> None:
+    """Have batch normalisation of images run as TensorFlow's fused operation, over all workers.
+
+    Keras 3 writes it as a dozen float32 operations; on a CPU the fused one makes the training step
+    of a small network twice as fast (2.3 to 1.2 ms an image, measured), and it takes bfloat16. And
+    Keras' `synchronized=True` sums three tensors a layer over the workers one after the other, and
+    as many on the way back, where one each way will do.
+    """
+    import keras
+
+    for layer in model._flatten_layers(recursive=True, include_self=False):  # noqa: SLF001
+        if (
+            isinstance(layer, keras.layers.BatchNormalization)
+            and len(layer.input.shape) == 4
+            and layer.axis in (-1, 3)
+        ):
+            layer.call = functools.partial(_batch_norm, layer, workers)
+
+
+def _batch_norm(
+    layer: Any, workers: int, inputs: Any, training: bool = False, mask: Any = None
+) -> Any:
+    """What `layer.call` does, on images (n, H, W, channels)."""
+    import tensorflow as tf
+
+    del mask  # images have none
+    channels = layer.moving_mean.shape[0]
+    scale = tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones(channels)
+    offset = tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros(channels)
+    if not (training and layer.trainable):
+        mean, variance = (
+            tf.convert_to_tensor(each) for each in (layer.moving_mean, layer.moving_variance)
+        )
+        return _normalized(inputs, scale, offset, mean, variance, layer.epsilon)[0]
+    output, mean, variance = (
+        _locally_normalized(inputs, scale, offset, layer.epsilon)
+        if workers == 1
+        else _globally_normalized(inputs, scale, offset, layer.epsilon, workers)
+    )
+    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.assign(moving * layer.momentum + value * (1.0 - layer.momentum))
+    return output
+
+
+def _normalized(
+    inputs: Any, scale: Any, offset: Any, mean: Any, variance: Any, epsilon: float
+) -> Any:
+    """Normalised by given statistics: the operation's six outputs."""
+    import tensorflow as tf
+
+    return tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=scale,
+        offset=offset,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        is_training=False,
+    )
+
+
+def _locally_normalized(
+    inputs: Any, scale: Any, offset: Any, epsilon: float
+) -> tuple[Any, Any, Any]:
+    """Normalised by this batch's statistics; they too, the variance unbiased."""
+    import tensorflow as tf
+
+    output, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=scale,
+        offset=offset,
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    return output, mean, variance
+
+
+def _globally_normalized(
+    inputs: Any, scale: Any, offset: Any, epsilon: float, workers: int
+) -> tuple[Any, Any, Any]:
+    """The same over the inputs of all workers, which have one size.
+
+    With statistics that depend on every input, the gradient of an input x is
+    `scale / deviation * (g - sum(g) / m - x^ * sum(g x^) / m)`, where g is the output's gradient,
+    x^ the normalised input and the sums go over all m inputs of all workers (Ioffe and Szegedy
+    2015, section 3). The fused operation gives the first term and both of this worker's sums.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
+    def normalize(inputs: Any, scale: Any, offset: Any) -> Any:
+        count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
+        _, mean, variance = _locally_normalized(inputs, scale, offset, epsilon)
+        squares = variance * (count - 1.0) / count + tf.square(mean)
+        (total,) = sum_over_workers([tf.concat([mean, squares], axis=0)])
+        mean, squares = tf.split(total / workers, 2)
+        variance = tf.maximum(squares - tf.square(mean), 0.0)
+        every = count * workers
+        output, *_, reserve_1, reserve_2, reserve_3 = _normalized(
+            inputs, scale, offset, mean, variance, epsilon
+        )
+
+        def gradient(upstream: Any, *_: Any) -> tuple[Any, Any, Any]:
+            direct, scale_gradient, offset_gradient, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=upstream,
+                x=inputs,
+                scale=scale,
+                reserve_space_1=reserve_1,
+                reserve_space_2=reserve_2,
+                reserve_space_3=reserve_3,
+                epsilon=epsilon,
+                is_training=False,
+            )
+            (total,) = sum_over_workers([tf.concat([scale_gradient, offset_gradient], axis=0)])
+            scale_sum, offset_sum = tf.split(total / every, 2)
+            deviation = tf.sqrt(variance + epsilon)
+            slope = scale * scale_sum / tf.square(deviation)
+            constant = scale * offset_sum / deviation - slope * mean
+            through_statistics = inputs * tf.cast(slope, inputs.dtype) + tf.cast(
+                constant, inputs.dtype
+            )
+            return direct - through_statistics, scale_gradient, offset_gradient
+
+        unbiased = variance * every / (every - 1.0)
+        return (output, tf.stop_gradient(mean), tf.stop_gradient(unbiased)), gradient
+
+    output, mean, variance = normalize(inputs, scale, offset)
+    return output, mean, variance
 
 
 COLLECTIVE_TIMEOUT_S = 300.0

@@ -209,11 +209,27 @@ class Batch:
         numbers: the images, int64 (slice,).
         weights: 1 for an image, 0 for padding, float32 (slice,).
         total: images in the global batch.
+        place: of the global batch in the endless order of training, from 0.
+        first: place of the slice in the global batch.
     """
 
     numbers: NDArray[np.int64]
     weights: NDArray[np.float32]
     total: int
+    place: int
+    first: int
+
+    def uniforms(self, seed: int, batch_size: int, count: int) -> NDArray[np.float32]:
+        """Random numbers in [0, 1) for the slice, float32 (slice, count).
+
+        They belong to the image's place in the order of training, whoever trains on it.
+        """
+        random = np.random.default_rng([seed, _UNIFORMS_STREAM, self.place])
+        numbers = random.random((batch_size + len(self.numbers), count), np.float32)
+        return numbers[self.first : self.first + len(self.numbers)]
+
+
+_UNIFORMS_STREAM = 2**32  # apart from the streams that shuffle the passes
 
 
 def shuffled_passes(
@@ -249,11 +265,13 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Endless full batches: one runs over the end of a pass into the next, so none is ever short."""
     rest = np.empty(0, np.int64)
+    place = 0
     for window in windows:
         rest = np.concatenate([rest, window])
         while len(rest) >= batch_size:
-            yield _slice(rest[:batch_size], batch_size, worker, workers)
+            yield _slice(rest[:batch_size], batch_size, worker, workers, place)
             rest = rest[batch_size:]
+            place += 1
 
 
 def validation_batches(
@@ -262,15 +280,18 @@ def validation_batches(
     """Every image once in order, or `steps` full batches, from the beginning again where it ends."""
     if steps is not None:
         numbers = np.resize(numbers, steps * batch_size)
-    for start in range(0, len(numbers), batch_size):
-        yield _slice(numbers[start : start + batch_size], batch_size, worker, workers)
+    for place, start in enumerate(range(0, len(numbers), batch_size)):
+        yield _slice(numbers[start : start + batch_size], batch_size, worker, workers, place)
 
 
-def _slice(batch: NDArray[np.int64], batch_size: int, worker: int, workers: int) -> Batch:
+def _slice(
+    batch: NDArray[np.int64], batch_size: int, worker: int, workers: int, place: int
+) -> Batch:
     """A worker's share, padded so that every step of every worker has one shape."""
-    share = np.array_split(batch, workers)[worker]
+    shares = np.array_split(batch, workers)
+    share, first = shares[worker], sum(map(len, shares[:worker]))
     width = -(-batch_size // workers)
     weights = np.zeros(width, np.float32)
     weights[: len(share)] = 1
     padding = np.full(width - len(share), batch[0])
-    return Batch(np.concatenate([share, padding]), weights, len(batch))
+    return Batch(np.concatenate([share, padding]), weights, len(batch), place, first)

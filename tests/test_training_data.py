@@ -100,3 +100,20 @@ def test_parts_are_stable_when_fractions_change():
     assert all(b == "validation" for a, b in zip(small, large, strict=True) if a == "validation")
     shares = [small.count(part) / len(names) for part in ("train", "validation", "test")]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_an_images_random_numbers_are_its_own(workers):
+    """An image is augmented alike whichever worker trains on it, and anew in every batch."""
+
+    def uniforms(worker: int, workers: int):
+        windows = shuffled_passes(decoded(37), 0, 1000)
+        batches = itertools.islice(training_batches(windows, 8, worker, workers), 5)
+        return [batch.uniforms(7, 8, 4)[batch.weights > 0] for batch in batches]
+
+    alone = uniforms(0, 1)
+    together = zip(*(uniforms(worker, workers) for worker in range(workers)), strict=True)
+    for whole, shares in zip(alone, together, strict=True):
+        assert np.concatenate(shares).tolist() == whole.tolist()
+    assert len({batch.tobytes() for batch in alone}) == len(alone)
+    assert all((batch >= 0).all() and (batch < 1).all() for batch in alone)

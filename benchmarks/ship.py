@@ -1,0 +1,58 @@
+"""Put a trained run's model into the package: `python -m benchmarks.ship RUN`.
+
+Weights are rounded to float16, so that both copies of the network fit into 10 MB; the two then hold
+the same numbers exactly, and the scores change in the fourth digit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from catdog import models, tensorflow_runtime
+
+MAX_BYTES = 10_000_000
+
+
+def main(run: str) -> None:
+    """Round, export, save; refuses what is too large."""
+    tensorflow_runtime.import_keras(2)
+    import openvino
+
+    model = models.load(run)
+    network = model.keras_model()
+    network.set_weights([w.astype(np.float16).astype(np.float32) for w in network.get_weights()])
+    files = models.export(network)
+    xml, binary = models.OPENVINO_FILES
+    with tempfile.TemporaryDirectory() as folder:
+        for name in models.OPENVINO_FILES:
+            (Path(folder) / name).write_bytes(files[name])
+        half = Path(folder) / "half.xml"
+        openvino.save_model(
+            openvino.Core().read_model(Path(folder) / xml), half, compress_to_fp16=True
+        )
+        files[xml], files[binary] = half.read_bytes(), half.with_suffix(".bin").read_bytes()
+    if (size := sum(map(len, files.values()))) > MAX_BYTES:
+        raise SystemExit(f"{run}: {size:,} bytes, more than {MAX_BYTES:,}")
+    training = dict(model.metadata.training)
+    # Where the photos lay on the machine that trained is nobody's business.
+    training["recipe"] = training["recipe"] | {"images": ["photos"]}
+    metadata = models.save(
+        str(Path(models.__file__).parent / "weights" / models.SHIPPED),
+        files,
+        **{
+            field.name: getattr(model.metadata, field.name)
+            for field in dataclasses.fields(model.metadata)
+            if field.name in ("labels", "preprocessing", "architecture")
+        },
+        training=training,
+    )
+    print(f"{metadata.fingerprint}, {size:,} bytes")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

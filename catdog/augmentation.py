@@ -1,0 +1,110 @@
+"""Random changes to training images, as a Keras layer of the training model only.
+
+The layer draws nothing itself: it takes uniform random numbers beside the pixels. They follow from
+the seed and an image's place in the order of training, so N workers train on the same pixels as
+one, and a resumed run on those of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+UNIFORMS = 12  # random numbers that one image needs
+
+_ROTATION_RADIANS = math.radians(15)
+_SMALLEST_CROP, _LARGEST_CROP = 0.6, 1.1  # side of the part that is seen, in sides of the image
+_ASPECT = 1.25  # the part's aspect ratio is changed by up to this factor either way
+_LIGHT = 0.35  # brightness, contrast and colour change by up to this fraction
+_GREY = 0.1  # probability of no colour at all
+_ERASE = 0.5  # probability that a rectangle is blanked
+_LARGEST_ERASED = 0.45  # its sides, in sides of the image
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
+
+
+class Augmentation(layers.Layer):  # type: ignore[misc]
+    """Flip, crop, rotation, stretch, light, colour and a blanked rectangle.
+
+    Geometry is ONE affine resampling, whatever is asked for: each further one would blur.
+    Call it on `(pixels, uniforms)`: uint8 (n, H, W, 3) and float32 (n, UNIFORMS) in [0, 1). Gives
+    uint8 (n, H, W, 3): the network sees the same kind of pixels in training and in classification.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(dtype="float32", **arguments)
+
+    def call(self, inputs: tuple[Any, Any]) -> Any:
+        """The changed pixels."""
+        pixels, uniforms = inputs
+        # Columns of shape (n, 1, 1, 1), that broadcast over pixels.
+        columns = ops.split(ops.cast(uniforms, "float32")[:, :, None, None, None], UNIFORMS, axis=1)
+        columns = [ops.squeeze(column, 1) for column in columns]
+        pixels = ops.cast(pixels, "float32")
+        pixels = _erased(_relit(_moved(pixels, columns[:6]), columns[6:9]), columns[9:12])
+        return ops.cast(ops.round(ops.clip(pixels, 0.0, 255.0)), "uint8")
+
+    def compute_output_spec(self, inputs: tuple[Any, Any]) -> Any:
+        """As the pixels that come in."""
+        return keras.KerasTensor(inputs[0].shape, "uint8")
+
+
+def _moved(pixels: Any, columns: list[Any]) -> Any:
+    """Flipped, rotated, cropped, stretched and shifted, in one bilinear resampling."""
+    height, width = pixels.shape[1:3]
+    flip, turn, crop, stretch, right, down = (column[:, 0, 0, 0] for column in columns)
+    mirror = ops.where(flip < 0.5, -1.0, 1.0)
+    angle = _symmetric(turn) * _ROTATION_RADIANS
+    side = _SMALLEST_CROP + (_LARGEST_CROP - _SMALLEST_CROP) * crop
+    aspect = ops.exp(_symmetric(stretch) * (0.5 * math.log(_ASPECT)))
+    across, along = side * aspect, side / aspect
+    # A crop lies anywhere within the image.
+    shift_x = _symmetric(right) * ops.abs(1.0 - across) * (0.5 * width)
+    shift_y = _symmetric(down) * ops.abs(1.0 - along) * (0.5 * height)
+    cosine, sine = ops.cos(angle), ops.sin(angle)
+    # Output (x, y) shows input (a x + b y + c, d x + e y + f); the centre stays but for the shift.
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    a, b = mirror * across * cosine, -across * sine
+    d, e = mirror * along * sine, along * cosine
+    c = centre_x + shift_x - a * centre_x - b * centre_y
+    f = centre_y + shift_y - d * centre_x - e * centre_y
+    zero = ops.zeros_like(a)
+    transform = ops.stack([a, b, c, d, e, f, zero, zero], axis=1)
+    return ops.image.affine_transform(
+        pixels, transform, interpolation="bilinear", fill_mode="reflect"
+    )
+
+
+def _relit(pixels: Any, columns: list[Any]) -> Any:
+    """With other brightness, contrast and colour; some without colour."""
+    brightness, contrast = (1.0 + _LIGHT * _symmetric(column) for column in columns[:2])
+    # The first tenth of the range means grey, the rest is stretched over all strengths of colour.
+    coloured = (columns[2] - _GREY) / (1.0 - _GREY)
+    saturation = ops.where(columns[2] < _GREY, 0.0, 1.0 + _LIGHT * _symmetric(coloured))
+    luminance = ops.sum(pixels * ops.convert_to_tensor(_LUMINANCE), axis=-1, keepdims=True)
+    mean = ops.mean(luminance, axis=(1, 2), keepdims=True)
+    gain = brightness * contrast
+    return (
+        (gain * saturation) * pixels
+        + (gain * (1.0 - saturation)) * luminance
+        + brightness * (1.0 - contrast) * mean
+    )
+
+
+def _erased(pixels: Any, columns: list[Any]) -> Any:
+    """With a grey rectangle over a part of some images."""
+    height, width = pixels.shape[1:3]
+    size, x, y = columns
+    # One number decides whether and how large: its upper part is spread over the sizes.
+    side = _LARGEST_ERASED * ops.maximum(size - (1.0 - _ERASE), 0.0) / _ERASE
+    across = (ops.arange(width, dtype="float32") + 0.5)[None, None, :, None] / width
+    along = (ops.arange(height, dtype="float32") + 0.5)[None, :, None, None] / height
+    inside = ops.logical_and(ops.abs(across - x) < side / 2, ops.abs(along - y) < side / 2)
+    return ops.where(inside, 127.0, pixels)
+
+
+def _symmetric(uniform: Any) -> Any:
+    """From [0, 1) to [-1, 1)."""
+    return 2.0 * uniform - 1.0

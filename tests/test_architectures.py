@@ -1,0 +1,185 @@
+"""The networks, their augmentation and their normalisation, in this process' TensorFlow."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from catdog import architectures, tensorflow_runtime
+from catdog.images import Preprocessing
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def keras():
+    """Keras on TensorFlow, with random numbers that are the same each time."""
+    module = tensorflow_runtime.import_keras(2)
+    module.utils.set_random_seed(0)
+    return module
+
+
+def square(side: int) -> Preprocessing:
+    return Preprocessing(height=side, width=side, resize="stretch")
+
+
+def operations(model) -> int:
+    """Floating-point operations for one image, as TensorFlow's own profiler counts them."""
+    import tensorflow as tf
+
+    signature = tf.TensorSpec((1, *model.input_shape[1:]), "uint8")
+    graph = (
+        tf.function(lambda pixels: model(pixels, training=False))
+        .get_concrete_function(signature)
+        .graph
+    )
+    profiler = tf.compat.v1.profiler
+    options = (
+        profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation())
+        .with_empty_output()
+        .build()
+    )
+    return profiler.profile(graph=graph, options=options).total_float_ops
+
+
+def test_the_seed_is_the_articles_network(keras):
+    """3,453,121 parameters, and the 472 million operations that others are compared with."""
+    seed = architectures.build("seed", square(150), 2, "float32")
+    assert seed.count_params() == 3_453_121
+    assert operations(seed) == pytest.approx(472e6, rel=0.01)
+
+
+def test_compact_needs_a_quarter_of_the_seeds_arithmetic(keras):
+    """Counted by the same tool, at the sizes that their recipes train at."""
+    seed = architectures.build("seed", square(150), 2, "float32")
+    compact = architectures.build("compact", square(128), 2, "float32")
+    assert operations(compact) <= operations(seed) / 4
+    assert compact.count_params() < 1.5e6
+
+
+@pytest.mark.parametrize(("height", "width", "classes"), [(32, 32, 10), (96, 160, 2), (33, 47, 3)])
+def test_compact_takes_any_size_and_any_number_of_classes(keras, height, width, classes):
+    """Probabilities of every class in float32, whatever precision the layers have."""
+    preprocessing = Preprocessing(height=height, width=width, resize="stretch")
+    model = architectures.build("compact", preprocessing, classes, "mixed_bfloat16")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8)
+    scores = np.asarray(model(pixels))
+    assert scores.dtype == np.float32
+    assert scores.shape == (3, 1 if classes == 2 else classes)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    if classes > 2:
+        assert scores.sum(axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def test_the_names_are_those_of_keras_applications(keras):
+    """The list that refuses wrong names at once is the installed Keras' list."""
+    offered = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert set(architectures.APPLICATIONS) == offered
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50", "DenseNet121", "EfficientNetB0"])
+def test_each_network_gets_its_own_preprocessing(keras, name):
+    """The layer gives what the network's `preprocess_input` gives: all four kinds there are."""
+    function = getattr(keras.applications, name)
+    preprocess = sys.modules[function.__module__].preprocess_input
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 5, 7, 3)).astype(np.float32)
+    expected = np.asarray(preprocess(pixels.copy()))
+    assert np.asarray(architectures._layer_like(preprocess)(pixels)) == pytest.approx(
+        expected, abs=1e-3
+    )
+
+
+def test_an_application_travels_as_any_model(keras, tmp_path):
+    """Saved, loaded in safe mode and asked again, it gives the same probabilities."""
+    model = architectures.build("MobileNetV3Small", square(64), 3, "float32")
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    assert np.asarray(loaded(pixels)) == pytest.approx(np.asarray(model(pixels)), abs=1e-5)
+
+
+def test_initial_weights_come_from_a_file(keras, tmp_path):
+    """`weights` names a file: the body's weights are the file's, the head is new."""
+    source = keras.applications.MobileNetV3Small(include_top=False, weights=None, pooling="avg")
+    source.save_weights(tmp_path / "body.weights.h5")
+    model = architectures.build(
+        "MobileNetV3Small", square(64), 2, "float32", weights=str(tmp_path / "body.weights.h5")
+    )
+    (body,) = [layer for layer in model.layers if hasattr(layer, "layers")]
+    for ours, theirs in zip(body.get_weights(), source.get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_augmentation_follows_from_its_random_numbers(keras):
+    """The same numbers give the same pixels, in any company; other numbers give others."""
+    from catdog.augmentation import UNIFORMS, Augmentation
+
+    random = np.random.default_rng(3)
+    pixels = random.integers(0, 256, (6, 40, 30, 3), np.uint8)
+    uniforms = random.random((6, UNIFORMS), np.float32)
+    layer = Augmentation()
+    whole = np.asarray(layer((pixels, uniforms)))
+    assert whole.dtype == np.uint8
+    assert whole.shape == pixels.shape
+    halves = [np.asarray(layer((pixels[part], uniforms[part]))) for part in (slice(3), slice(3, 6))]
+    assert np.array_equal(np.concatenate(halves), whole)
+    other = np.asarray(layer((pixels, random.random((6, UNIFORMS), np.float32))))
+    assert all((a != b).any() for a, b in zip(whole, other, strict=True))
+
+
+def test_augmentation_in_the_middle_of_its_ranges_changes_little(keras):
+    """No turn, no stretch, no change of light: what is left is a crop around the centre."""
+    from catdog.augmentation import UNIFORMS, Augmentation
+
+    uniforms = np.full((1, UNIFORMS), 0.5, np.float32)
+    uniforms[0, 8] = 0.55  # the middle of the strengths of colour, beside the tenth of grey
+    uniforms[0, 2] = 0.8  # a crop as large as the image
+    uniforms[0, 9] = 0.0  # nothing blanked
+    pixels = np.random.default_rng(4).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    changed = np.asarray(Augmentation()((pixels, uniforms)))
+    assert np.abs(changed.astype(int) - pixels).max() <= 1
+    uniforms[0, 0] = 0.4  # the lower half of the first number flips
+    flipped = np.asarray(Augmentation()((pixels, uniforms)))
+    assert np.abs(flipped.astype(int) - pixels[:, :, ::-1]).max() <= 1
+
+
+def test_fused_normalisation_is_keras_normalisation(keras):
+    """Outputs, gradients and moving statistics are those of Keras' own layers, up to rounding.
+
+    The fused operation keeps the unbiased variance, n/(n-1) of Keras'; n is 2 * 8 * 8 and more here.
+    """
+    import tensorflow as tf
+
+    pixels = np.random.default_rng(5).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    models = [architectures.build("compact", square(64), 3, "float32") for _ in range(2)]
+    models[1].set_weights(models[0].get_weights())
+    tensorflow_runtime.fuse_batch_norm(models[1], 1)
+    gradients = []
+    for model in models:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(pixels, training=True)))
+        gradients.append(tape.gradient(loss, model.trainable_variables))
+    for ours, theirs in zip(*gradients, strict=True):
+        scale = float(tf.reduce_max(tf.abs(theirs))) + 1e-6
+        assert np.asarray(ours) == pytest.approx(np.asarray(theirs), abs=0.01 * scale)
+    for ours, theirs in zip(models[1].get_weights(), models[0].get_weights(), strict=True):
+        assert ours == pytest.approx(theirs, rel=0.01, abs=1e-4)
+    assert np.asarray(models[1](pixels)) == pytest.approx(np.asarray(models[0](pixels)), abs=0.01)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_calibration_finds_the_temperature_that_was_put_in(keras, classes):
+    """Scores sharpened by a known factor are cooled by that factor, whatever the classes."""
+    from catdog import train_worker
+
+    random = np.random.default_rng(6)
+    logits = random.normal(size=(4000, classes)) * 2
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([random.choice(classes, p=row) for row in true])
+    sharp = np.exp(3 * logits) / np.exp(3 * logits).sum(axis=1, keepdims=True)
+    scores = (sharp[:, 1:] if classes == 2 else sharp).astype(np.float32)
+    temperatures = np.linspace(1, 5, 81).astype(np.float32)
+    losses = train_worker._scaled_losses(scores, labels, temperatures).sum(axis=0)
+    assert temperatures[losses.argmin()] == pytest.approx(3, abs=0.3)
