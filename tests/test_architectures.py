@@ -183,3 +183,31 @@ def test_calibration_finds_the_temperature_that_was_put_in(keras, classes):
     temperatures = np.linspace(1, 5, 81).astype(np.float32)
     losses = train_worker._scaled_losses(scores, labels, temperatures).sum(axis=0)
     assert temperatures[losses.argmin()] == pytest.approx(3, abs=0.3)
+
+
+def test_normalisation_over_workers_has_the_gradients_of_one_batch(keras):
+    """The gradient written down for several workers is TensorFlow's own where there is one.
+
+    That two workers equal one is shown on real workers in test_training.py.
+    """
+    import tensorflow as tf
+
+    random = np.random.default_rng(7)
+    arguments = [
+        tf.constant(random.normal(1, 2, (4, 5, 6, 3)).astype(np.float32)),
+        tf.constant([1.0, 2.0, 0.5]),
+        tf.constant([0.0, 1.0, -1.0]),
+    ]
+    weights = random.normal(size=(4, 5, 6, 3)).astype(np.float32)
+    results = []
+    for normalize in (
+        lambda *inputs: tensorflow_runtime._locally_normalized(*inputs, 1e-3),
+        lambda *inputs: tensorflow_runtime._globally_normalized(*inputs, 1e-3, 1),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            output, mean, variance = normalize(*arguments)
+            loss = tf.reduce_sum(output * weights) + tf.reduce_sum(output**3)
+        results.append([output, mean, variance, *tape.gradient(loss, arguments)])
+    for ours, theirs in zip(*results, strict=True):
+        assert np.asarray(ours) == pytest.approx(np.asarray(theirs), rel=1e-3, abs=1e-4)
