@@ -42,7 +42,7 @@ def main(run: str) -> None:
     # Where the photos lay on the machine that trained is nobody's business.
     training["recipe"] = training["recipe"] | {"images": ["photos"]}
     metadata = models.save(
-        str(Path(models.__file__).parent / "weights" / models.SHIPPED),
+        (Path(models.__file__).parent / "weights" / models.SHIPPED).as_uri(),
         files,
         **{
             field.name: getattr(model.metadata, field.name)

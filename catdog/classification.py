@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import time
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _MAX_RESTARTS = 4
 _MAX_SHARD_BYTES = 96 * 2**20
+_PLAN_FIRST_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,11 @@ class ClassifyConfig:
     """What to classify, with which model, and where the results go.
 
     Attributes:
-        images: images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt) or tables
-            (.parquet, .csv); local or S3.
+        images: images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
+            that end in .parquet or .csv; local or S3.
         output: folder of the results; local or S3.
-        model: a training run's folder or a model folder.
+        model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
+            that comes with the package.
         workers: classifying actors; by default one per GPU of the cluster, else one per CPU.
         batch_size: images scored at once; on CPUs small batches stay in the caches.
         precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
@@ -75,7 +78,7 @@ class ClassifyConfig:
 
     images: tyro.conf.Positional[tuple[str, ...]]
     output: str
-    model: str
+    model: str = models.SHIPPED
     workers: int | None = None
     batch_size: int = 16
     precision: Precision = "auto"
@@ -119,8 +122,8 @@ def _identity(image: str) -> str:
     uri = storage.to_uri(image)
     try:
         return f"{uri} ({storage.size_of(uri)} bytes)"
-    except OSError:
-        return uri  # a folder, a prefix or a glob; what does not exist is found when it is listed
+    except (OSError, storage.CredentialsError):
+        return uri  # a folder, a prefix or a glob; what cannot be had is found when it is listed
 
 
 @dataclass(frozen=True)
@@ -171,30 +174,46 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
     """
     started, started_at = time.monotonic(), time.time()
     observer = observer or Observer()
-    output = storage.to_uri(config.output)
-    model = models.load(config.model)
+    with storage.blamed_on(f"--model {config.model}"):
+        model = models.load(config.model)
     question = config.question(model.metadata.fingerprint)
-    recorded = results.read_json(output, results.RUN_FILE)
-    if recorded is None:
-        if storage.list_names(output):
-            raise UserInputError(f"--output {config.output}: the folder is not empty")
-    else:
+    with storage.blamed_on(f"--output {config.output}"):
+        output = storage.to_uri(config.output)
+        recorded = results.read_json(output, results.RUN_FILE)
+        if recorded is None:
+            if storage.list_names(output):
+                raise UserInputError(
+                    f"--output {config.output}: the folder is not empty; name another one"
+                )
+            _write_run_record(output, config, question)
+    if recorded is not None:
         _check_same_question(config, recorded["question"], question)
         summary = results.read_json(output, results.SUMMARY_FILE)
-        if summary is not None and not (config.retry_rejected and summary["rejected"]):
-            return ClassifySummary(**summary | {"already_complete": True})
+        if summary is not None:
+            if not (config.retry_rejected and summary["rejected"]):
+                return ClassifySummary(**summary | {"already_complete": True})
+            # Its numbers are about to change; a run that is ended half-way is to be finished.
+            storage.delete(storage.join(output, results.SUMMARY_FILE))
 
-    if recorded is None:
-        _write_run_record(output, config, question)
     # Images are listed while Ray starts: start-up is most of a small job. It is the listing that
     # has the thread, since Ray's processes end with the thread that started them.
-    with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
-        planning = pool.submit(_plan, config, output, model, observer)
-        with ray_runtime.connect(config.address, minimum_cpus=config.workers):
-            plan, finished = planning.result()
-            todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
-            tally = _run(config, plan, finished, todo, model, observer)
-            return _finish(plan, model, tally, started_at, started)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
+            planning = pool.submit(_plan, config, output, model, observer)
+            # A misspelt input is known at once; Ray need not start for it.
+            concurrent.futures.wait([planning], timeout=_PLAN_FIRST_S)
+            if planning.done():
+                planning.result()
+            with ray_runtime.connect(config.address, minimum_cpus=config.workers):
+                plan, finished = planning.result()
+                todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
+                tally = _run(config, plan, finished, todo, model, observer)
+                return _finish(plan, model, tally, started_at, started)
+    except UserInputError:
+        if recorded is None and plans.read(output) is None:
+            # Nothing was begun: the command with the mistake mended is to be taken.
+            storage.delete(storage.join(output, results.RUN_FILE))
+        raise
 
 
 def _plan(
@@ -205,17 +224,23 @@ def _plan(
     if plan is None:
         observer.phase("listing images")
         batches = sources.list_images(config.images, config.source_limits)
+        where = ""
         if config.part is not None:
             recipe = model.metadata.training["recipe"]
-            batches = _of_part(batches, config.part, recipe["validation"], recipe["test"])
+            validation, test = recipe["validation"], recipe["test"]
+            batches = _of_part(batches, config.part, validation, test)
+            where = f" in the {config.part} part (--validation {validation:g} --test {test:g})"
+        # Before the plan is written: a job without images is no job, and leaves nothing.
+        first = next((batch for batch in batches if batch.num_rows), None)
+        if first is None:
+            raise UserInputError(f"{' '.join(config.images)}: no images found{where}")
+        batches = itertools.chain([first], batches)
         plan = plans.write(
             output,
             batches,
             max_shard_images=_max_shard_images(model.metadata.preprocessing),
             progress=observer.planned,
         )
-    if plan.images == 0:
-        raise UserInputError(f"{' '.join(config.images)}: no images found")
     return plan, results.count_parts(plan)
 
 
@@ -237,16 +262,27 @@ def _max_shard_images(preprocessing: Preprocessing) -> int:
 def _check_same_question(
     config: ClassifyConfig, recorded: dict[str, Any], question: dict[str, Any]
 ) -> None:
-    question = json.loads(json.dumps(question))
-    changed = sorted(key for key in recorded | question if recorded.get(key) != question.get(key))
+    before, now = _flat(recorded), _flat(json.loads(json.dumps(question)))
+    changed = sorted(name for name in before | now if before.get(name) != now.get(name))
     if changed:
         difference = "; ".join(
-            f"{key} was {recorded.get(key)}, is {question.get(key)}" for key in changed
+            f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed
         )
         raise UserInputError(
             f"--output {config.output}: holds the results of another job ({difference}); "
             "name another folder"
         )
+
+
+def _flat(question: dict[str, Any]) -> dict[str, Any]:
+    """A question's values by the names that users know: limits by their flags."""
+    flat: dict[str, Any] = {}
+    for name, value in question.items():
+        if isinstance(value, dict):
+            flat |= {f"--{limit.replace('_', '-')}": number for limit, number in value.items()}
+        else:
+            flat[name] = ", ".join(value) if isinstance(value, list) else value
+    return flat
 
 
 def _write_run_record(output: str, config: ClassifyConfig, question: dict[str, Any]) -> None:
@@ -319,7 +355,11 @@ def _run(
     done = sum(counts.images for counts in before)
     rejected = sum(sum(counts.errors.values()) for counts in before)
     with ray_runtime.plain_errors():
-        for batch in _pipeline(config, plan, todo, model, observer):
+        ray_runtime.wait_for_room(1, cpus=1, on_wait=observer.phase)
+        gpu = ray_runtime.cluster_resources()[1] > 0
+        batches = _pipeline(config, plan, todo, model, observer, gpu=gpu)
+        watch = ray_runtime.NodeWatch(1, gpus=1) if gpu else ray_runtime.NodeWatch(1, cpus=1)
+        for batch in ray_runtime.watched(batches, watch):
             for told in batch.to_pylist():
                 tally.add(told)
                 rejected += told["rejected"]
@@ -333,6 +373,8 @@ def _pipeline(
     todo: Sequence[int],
     model: models.Model,
     observer: Observer,
+    *,
+    gpu: bool,
 ) -> Iterator[pa.Table]:
     """The Ray Data job; yields what the workers tell of finished shards.
 
@@ -342,13 +384,11 @@ def _pipeline(
     import ray
     from ray.data import ActorPoolStrategy
 
-    cpus, gpus = ray_runtime.cluster_resources()
-    wanted = config.workers or gpus or cpus
-    if wanted > (gpus or cpus):
-        raise UserInputError(
-            f"--workers {wanted}: the cluster has {gpus or cpus} {'GPUs' if gpus else 'CPUs'}"
-        )
-    workers = min(wanted, len(todo))
+    shape = {"gpus": 1} if gpu else {"cpus": 1}
+    if not ray_runtime.autoscales():  # which brings nodes for the others while the first ones work
+        needed = min(config.workers or 1, len(todo))
+        ray_runtime.wait_for_room(needed, **shape, on_wait=observer.phase)
+    workers = min(config.workers or max(1, ray_runtime.room(**shape)), len(todo))
     observer.phase(f"starting {workers} workers")
     # Ray's default restarts a dying actor, and its task, for ever.
     bounded = {"max_restarts": _MAX_RESTARTS, "max_task_retries": _MAX_RESTARTS}
@@ -356,22 +396,26 @@ def _pipeline(
         ray.data.Dataset.map_batches, batch_size=1, batch_format="pyarrow", **bounded
     )
     shards = ray.data.from_arrow(
-        [pa.table({"shard": pa.array([shard], pa.int64())}) for shard in todo]
+        [pa.table({"shard": pa.array(task, pa.int64())}) for task in plan.tasks(todo, workers)]
     )
     shared_model = ray.put(model)
-    if gpus:
+    # Of a number that was asked for, the rest waits for nodes; else the pool takes what joins.
+    largest = workers if config.workers else len(todo)
+    pool = ActorPoolStrategy(min_size=workers, max_size=largest)
+    if gpu:
+        decoders = max(1, min(ray_runtime.room(cpus=1), len(todo)))
         decoded = stage(
             shards,
             classify_actors.DecodeShards,
             fn_constructor_args=(model.metadata, plan, config),
-            compute=ActorPoolStrategy(size=min(cpus, len(todo))),
+            compute=ActorPoolStrategy(min_size=1, initial_size=decoders, max_size=len(todo)),
             num_cpus=1,
         )
         told = stage(
             decoded,
             classify_actors.ScoreShard,
             fn_constructor_args=(shared_model, plan, config),
-            compute=ActorPoolStrategy(size=workers),
+            compute=pool,
             num_cpus=0,
             num_gpus=1,
         )
@@ -380,7 +424,7 @@ def _pipeline(
             shards,
             classify_actors.ClassifyShards,
             fn_constructor_args=(shared_model, plan, config),
-            compute=ActorPoolStrategy(size=workers),
+            compute=pool,
             num_cpus=1,
         )
     batches: Iterator[pa.Table] = iter(
@@ -393,8 +437,9 @@ def _finish(
     plan: Plan, model: models.Model, tally: _Tally, started_at: float, started: float
 ) -> ClassifySummary:
     """Count what the files hold; write the summary only if that is the whole plan."""
-    counts = results.total(results.count_parts(plan).values())
-    strangers = results.foreign_parts(plan)
+    names = storage.list_names(plan.output)
+    counts = results.total(results.count_parts(plan, names).values())
+    strangers = results.foreign_parts(plan, names)
     if strangers:
         raise CatdogError(
             f"{plan.output} holds result files of another job, such as {strangers[0]}"

@@ -7,17 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import functools
 import io
 import json
 import os
 import re
 import sys
+import types
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from catdog import submission, terminal
+from catdog import storage, submission, terminal
 from catdog.classification import ClassifyConfig, ClassifySummary
 from catdog.demo import DemoConfig
 from catdog.errors import CatdogError, UserInputError
@@ -27,7 +42,7 @@ from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig, TrainResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 Config = TypeVar(
     "Config", TrainConfig, ClassifyConfig, EvaluateConfig, DemoConfig, ReportConfig, SubmitConfig
@@ -39,7 +54,7 @@ class _Json:
     """What every command has.
 
     Attributes:
-        json: print the summary as one JSON object on standard output.
+        json: print the summary as one JSON object, and nothing else.
     """
 
     json: bool = False
@@ -49,7 +64,7 @@ class _Json:
 class _Train(TrainConfig, _Json):
     """Train a CNN on labelled images, data-parallel over the workers.
 
-    Example: catdog train photos/ --output runs/first --workers 2
+    Example: catdog train photos/ --output runs/first --test 0.1
     """
 
 
@@ -60,10 +75,10 @@ class _Classify(ClassifyConfig, _Json):
     Example: catdog classify s3://bucket/archive.zip more/ --model runs/first --output results
 
     Attributes:
-        report: write a page to look at into the results folder, at the end.
+        no_report: write no page to look at into the results folder at the end.
     """
 
-    report: bool = True
+    no_report: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +136,7 @@ def _classify(command: _Classify) -> int:
     config = _plain(ClassifyConfig, command)
     with terminal.Progress("catdog-classify") as progress:
         summary = classification.classify(config, progress)
-        page = _page(summary.output, progress) if command.report else None
+        page = None if command.no_report else _page(summary.output, progress)
     if command.json:
         _print_json(dataclasses.asdict(summary))
     else:
@@ -275,6 +290,38 @@ def _job_arguments(arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Completion:
+    """Print what makes the shell complete commands, flags and their values.
+
+    Example: catdog completion bash > ~/.local/share/bash-completion/completions/catdog
+
+    Attributes:
+        shell: bash, zsh or fish.
+    """
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
+
+
+# tyro's function offers file names after some flags only, and an empty word where it has nothing.
+_BASH_COMPLETION = """
+_catdog_or_files() {
+  _tyro_catdog "$@"
+  if [[ ${#COMPREPLY[@]} -eq 1 && -z ${COMPREPLY[0]} ]]; then COMPREPLY=(); fi
+  return 0
+}
+complete -o bashdefault -o default -o filenames -F _catdog_or_files catdog
+"""
+
+
+def _completion(command: _Completion) -> int:
+    script = io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+        _call_parser(["--tyro-write-completion", command.shell, "-"])
+    sys.stdout.write(script.getvalue() + (_BASH_COMPLETION if command.shell == "bash" else ""))
+    return 0
+
+
 def _plain(kind: type[Config], command: Any) -> Config:
     """The job's configuration without the command line's own flags."""
     return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})
@@ -299,6 +346,7 @@ _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "evaluate": (_Evaluate, _evaluate),
     "report": (_Report, _report),
     "submit": (_Submit, _submit),
+    "completion": (_Completion, _completion),
 }
 
 
@@ -308,6 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = next((argument for argument in arguments if argument in _COMMANDS), "")
     try:
         command = _parse(arguments)
+        if not isinstance(command, _Submit):
+            _check_places(command)
         run = next(run for kind, run in _COMMANDS.values() if type(command) is kind)
         return run(command)
     except UserInputError as error:
@@ -316,9 +366,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CatdogError as error:
         terminal.error_line(verb, str(error))
         return 1
+    except OSError as error:
+        # A full disk, a folder that may not be written, a store that refuses.
+        terminal.error_line(verb, _what_and_where(error))
+        return 1
     except KeyboardInterrupt:
         terminal.error_line(verb, "interrupted; run the same command again to go on")
         return 130
+
+
+def _what_and_where(error: OSError) -> str:
+    reason = error.strerror or str(error) or repr(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _check_places(command: Any) -> None:
+    """Refuse what is no path or URI, and an output that no folder can be, before anything starts.
+
+    Raises:
+        UserInputError: names the flag.
+    """
+    for field in ("images", "results", "output", "model"):
+        value = getattr(command, field, None)
+        flag = f"--{field}" if field in ("output", "model") else field.upper()
+        for text in value if isinstance(value, tuple) else (value,):
+            if text is None:
+                continue
+            try:
+                uri = storage.to_uri(text)
+            except ValueError as error:
+                raise UserInputError(f"{flag} {text}: {error}") from error
+            if field == "output" and storage.is_local(uri):
+                _check_output(text, Path(storage.local_path(uri)), isinstance(command, _Report))
+
+
+def _check_output(text: str, path: Path, is_file: bool) -> None:
+    if is_file:
+        if path.is_dir():
+            raise UserInputError(f"--output {text}: is a folder; name a file, such as page.html")
+        path = path.parent
+    elif path.exists() and not path.is_dir():
+        raise UserInputError(f"--output {text}: is a file; name a folder")
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserInputError(f"--output {text}: {existing} cannot be written; name another place")
 
 
 def _parse(arguments: list[str]) -> Any:
@@ -333,31 +424,149 @@ def _parse(arguments: list[str]) -> Any:
     if arguments[0] == "submit":
         own, job = submission.split(arguments[1:])
         arguments = ["submit", *own]
-    commands: Any = None
-    for name, (kind, _) in _COMMANDS.items():
-        choice: Any = Annotated[kind, tyro.conf.subcommand(name)]
-        commands = choice if commands is None else commands | choice
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            parsed = tyro.cli(
-                commands,
-                prog="catdog",
-                description="Distributed batch image classification on Ray.",
-                args=arguments,
-                config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
+            parsed = _call_parser(arguments)
             return dataclasses.replace(parsed, command=tuple(job)) if job else parsed
     except SystemExit as error:
         if error.code == 2:
-            raise UserInputError(_one_line(message.getvalue())) from None
+            raise UserInputError(_wrong_usage(arguments, message.getvalue())) from None
         raise
 
 
-def _one_line(boxed: str) -> str:
-    """What the parser says in a box over many lines, as one line."""
+@functools.cache
+def _commands() -> Any:
+    """The union of all commands' classes, as tyro wants it."""
+    union: Any = None
+    for name, (kind, _) in _COMMANDS.items():
+        _describe(kind)
+        choice: Any = Annotated[kind, tyro.conf.subcommand(name)]
+        union = choice if union is None else union | choice
+    return union
+
+
+def _call_parser(arguments: Sequence[str]) -> Any:
+    return tyro.cli(
+        _commands(),
+        prog="catdog",
+        description="Distributed batch image classification on Ray.",
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        registry=_OPTIONAL_VALUES,
+    )
+
+
+def _describe(kind: type[Any]) -> None:
+    """Have the help say IMAGES where it would say STR, and be silent of defaults None and False.
+
+    The docstrings say what leaving out such a flag means.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        if field.name in _POSITIONAL:
+            described = tyro.conf.arg(metavar=_POSITIONAL[field.name], help_behavior_hint="")
+        elif field.default is None or field.default is False:
+            described = tyro.conf.arg(help_behavior_hint="")
+        else:
+            continue
+        kind.__annotations__[field.name] = Annotated[hints[field.name], described]
+
+
+_POSITIONAL = {"images": "IMAGES ...", "results": "RESULTS", "shell": "{bash,zsh,fish}"}
+_OPTIONAL_VALUES = ConstructorRegistry()
+
+
+@_OPTIONAL_VALUES.primitive_rule
+def _optional_value(info: PrimitiveTypeInfo) -> Any:
+    """`int | None` is an INT in the help: leaving the flag out is the way to say None."""
+    kinds = get_args(info.type)
+    if get_origin(info.type) not in (Union, types.UnionType) or types.NoneType not in kinds:
+        return None
+    (kind,) = (each for each in kinds if each is not types.NoneType)
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    return dataclasses.replace(
+        spec,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: [] if value is None else spec.str_from_instance(value),
+    )
+
+
+def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
+    """What the parser says in a box over many lines, as one line that says what to do."""
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in _COMMANDS:
+        if verb.startswith("-"):
+            return f"{verb}: name a command first: {', '.join(_COMMANDS)}"
+        return f"{verb}: no such command{_meant(verb, _COMMANDS) or _one_of(_COMMANDS)}"
+    flags = _flags(verb)
+    given = [each.split("=", 1)[0].replace("_", "-") for each in rest if each.startswith("--")]
+    for flag in given:
+        if flag not in flags:
+            said = _meant(flag, flags)
+            return f"{flag}: no such flag{said}; `catdog {verb} --help` shows all"
+    text = _folded(boxed)
+    if "Missing from" in text:
+        kind = _COMMANDS[verb][0]
+        missing = [flag for flag in _required(kind) if flag not in given]
+        if rest and not rest[0].startswith("-"):
+            missing = [flag for flag in missing if flag.startswith("-")]
+        example = re.search(r"Example: (.+)", kind.__doc__ or "")
+        said = f"; for example: {example[1]}" if example else ""
+        return f"{' and '.join(missing)}: missing{said}"
+    if found := re.search(r"Missing value for argument '(--[\w-]+)'", text):
+        return f"{found[1]}: its value is missing"
+    if found := re.search(
+        r"invalid choice '(.*)' for argument '(.+?)'\. .*? one of \((.*)\)", text
+    ):
+        choices = [each.strip(" '") for each in found[3].split(",") if each.strip()]
+        return f"{found[2]} {found[1]}: {_one_of(choices).removeprefix('; ')}"
+    if found := re.search(
+        r"Error parsing (--[\w-]+): (invalid literal|could not).*: '(.*?)'", text
+    ):
+        number = "whole number" if found[2] == "invalid literal" else "number"
+        return f"{found[1]} {found[3]}: is no {number}"
+    if found := re.search(r"Unrecognized options: (\S+?),?( |$)", text):
+        before = "; all that is no flag stands together, before the flags" if len(rest) > 1 else ""
+        return f"{found[1]}: not expected here{before}; `catdog {verb} --help` shows what is"
+    return text
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _one_of(choices: Iterable[str]) -> str:
+    return f"; choose one of {', '.join(choices)}"
+
+
+def _flags(verb: str) -> list[str]:
+    """Every flag of a command, from its help."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        _call_parser([verb, "--help"])
+    return re.findall(r"^\W+(?:-h, )?(--[a-z][\w-]*)", text.getvalue(), re.MULTILINE)
+
+
+def _required(kind: type[Any]) -> list[str]:
+    """What a command cannot do without, as users write it."""
+    absent = dataclasses.MISSING
+    names = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is absent and field.default_factory is absent
+    ]
+    return [name.upper() if name in _POSITIONAL else f"--{name}" for name in names]
+
+
+def _folded(boxed: str) -> str:
+    """A box of several lines as one line, without its frame, its title and its last words."""
     lines = [re.sub(r"[\u2500-\u257f]+", " ", line).strip() for line in boxed.splitlines()]
-    return " ".join(" ".join(line for line in lines if line).split())
+    text = " ".join(" ".join(line for line in lines[1:] if line).split())
+    return re.sub(r" ?For full helptext, .*", "", text)
 
 
 def entry_point() -> None:

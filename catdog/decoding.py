@@ -2,6 +2,8 @@
 
 Native decoders crash, hang and devour memory on hostile files. Here they do it in a process that
 this module ends and starts again: the image at fault gets its row, its neighbours their pixels.
+At fault is who ends a fresh process too, alone in it: the first one may have died of a neighbour's
+damage, or at the hands of the kernel for want of memory.
 
 The two sides share
 - a block of memory (`_Memory`): what the child is decoding and since when, and slots that each
@@ -157,9 +159,10 @@ class Decoder:
             raise RuntimeError("a Decoder decodes one table at a time, inside its `with` block")
         self._busy = True
         position, slot, tries, tried_at = 0, 0, 0, -1
+        suspect, stop = -1, len(entries)  # whom the last child died of; where the job ends
         try:
             self._memory.clear()
-            self._child.send_job(entries, position, slot, _SLOTS)
+            self._child.send_job(entries[position:stop], position, slot, _SLOTS)
             while position < len(entries):
                 filled, overdue = self._wait(self._child)
                 if filled:
@@ -167,7 +170,10 @@ class Decoder:
                 else:
                     # One that dies by itself is given the time to: how it did it is the reason.
                     ended = self._child.end(grace_s=5.0 if overdue == -1 else 0.0)
-                    batch = self._salvage(slot, position, entries, ended, overdue)
+                    batch, culprit = self._salvage(
+                        slot, position, entries, ended, overdue=overdue, suspect=suspect
+                    )
+                    suspect = culprit if culprit >= 0 else suspect
                     place = batch.stop if batch else position
                     tries = tries + 1 if place == tried_at else 1
                     tried_at = place
@@ -177,12 +183,18 @@ class Decoder:
                             f"{entries['uri'][place]}: {ended}"
                         )
                     held = 1 if batch else 0
+                    stop = place + 1 if place == suspect else len(entries)
                     self._child = _Child(self._memory_fd, self._setup)
-                    self._child.send_job(entries, place, (slot + held) % _SLOTS, _SLOTS - held)
+                    self._child.send_job(
+                        entries[place:stop], place, (slot + held) % _SLOTS, _SLOTS - held
+                    )
                 if batch:
                     yield batch
                     position, slot = batch.stop, (slot + 1) % _SLOTS
                     self._child.free_slot()
+                    if position == stop < len(entries):  # the suspect was innocent
+                        stop = len(entries)
+                        self._child.send_job(entries[position:stop], position, slot, _SLOTS)
         finally:
             if position < len(entries) and self._child:
                 # Left half-way: the child is at work for nobody.
@@ -207,28 +219,49 @@ class Decoder:
                 return False, entry
 
     def _salvage(
-        self, slot: int, position: int, entries: pa.Table, ended: str, overdue: int
-    ) -> DecodedBatch | None:
-        """What a dead child had finished of a batch, and the row of the image that it died of."""
+        self,
+        slot: int,
+        position: int,
+        entries: pa.Table,
+        ended: str,
+        *,
+        overdue: int,
+        suspect: int,
+    ) -> tuple[DecodedBatch | None, int]:
+        """What a dead child had finished of a batch, and the row of the image that it died of.
+
+        Args:
+            slot: that it was filling.
+            position: of the slot's first entry.
+            entries: of the whole call.
+            ended: how it ended, in words.
+            overdue: the entry that took too long, or -1.
+            suspect: the entry that the child before died of, or -1.
+
+        Returns:
+            The batch if it has a row, and the entry that this child died of, or -1.
+        """
         state = self._memory.slot(slot)
         if state.position != position:  # it had not begun: what the slot holds is older
             state = _SlotState(position)
         culprit, _, size = self._memory.decoding()
-        if culprit == position + state.finished and overdue in (-1, culprit):
-            rejected = (
-                ImageRejected(
-                    ErrorCode.CRASHED, f"Decoding it ended the decoding process: {ended}."
-                )
-                if overdue == -1
-                else ImageRejected(
-                    ErrorCode.TIMEOUT, f"Decoding took more than {self._limits.timeout_s:g} s."
-                )
+        if culprit != position + state.finished or overdue not in (-1, culprit):
+            culprit = -1
+        rejected = None
+        if culprit >= 0 and overdue >= 0:
+            rejected = ImageRejected(
+                ErrorCode.TIMEOUT, f"Decoding took more than {self._limits.timeout_s:g} s."
             )
+        elif culprit >= 0 and culprit == suspect:
+            rejected = ImageRejected(
+                ErrorCode.CRASHED, f"Decoding it ended the decoding process twice: {ended}."
+            )
+        if rejected is not None:
             self._memory.write_row(slot, state.finished, size, rejected)
             state = state._replace(finished=state.finished + 1, bytes_read=state.bytes_read + size)
         self._memory.set_slot(slot, state)
         self._memory.set_decoding(-1, 0)
-        return self._memory.batch(slot, entries) if state.finished else None
+        return (self._memory.batch(slot, entries) if state.finished else None), culprit
 
 
 class _SlotState(NamedTuple):
@@ -381,8 +414,8 @@ class _Child:
         self._send(setup)
 
     def send_job(self, entries: pa.Table, position: int, slot: int, free_slots: int) -> None:
-        """Has the entries from `position` on decoded, starting in `slot`."""
-        self._send((entries.slice(position), position, slot, free_slots))
+        """Has these entries decoded, the first of which is number `position`, from `slot` on."""
+        self._send((entries, position, slot, free_slots))
 
     def free_slot(self) -> None:
         """Tells the child that the caller is done with the oldest slot."""
@@ -529,14 +562,19 @@ def _end_with_parent(lifeline: int) -> None:
         sys.exit()
 
 
+def memory_bound(decode_limits: DecodeLimits, source_limits: SourceLimits) -> int:
+    """Most bytes that the process of a `Decoder` takes beyond what it has when it starts."""
+    # Encoded images that wait, one that is larger than all that may wait, one being decoded.
+    encoded = source_limits.bytes_in_flight + 2 * source_limits.max_bytes + _READING_BYTES
+    return decode_limits.memory_bytes + encoded
+
+
 def _limit_resources(decode_limits: DecodeLimits, source_limits: SourceLimits) -> None:
     """Bounds the memory that this process can have; a crash leaves no core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # elsewhere address space is not limited, or not known
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        # Encoded images that wait, one that is larger than all that may wait, one being decoded.
-        encoded = source_limits.bytes_in_flight + 2 * source_limits.max_bytes + _READING_BYTES
-        most = pages * resource.getpagesize() + decode_limits.memory_bytes + encoded
+        most = pages * resource.getpagesize() + memory_bound(decode_limits, source_limits)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 

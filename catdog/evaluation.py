@@ -5,6 +5,7 @@ The scores are those of `classify`, by the same code, so that what is measured i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catdog import classification, models, plans, results, storage
+from catdog import classification, models, plans, results, sources, storage
 from catdog.classification import ClassifyConfig
 from catdog.errors import CatdogError, UserInputError
 
@@ -92,6 +93,7 @@ def evaluate(config: EvaluateConfig, observer: Observer | None = None) -> Evalua
     job = ClassifyConfig(**{name: getattr(config, name) for name in fields})
     job = dataclasses.replace(job, output=storage.join(output, RESULTS_FOLDER))
     labels = models.load(config.model).metadata.labels
+    _check_labelled(job, labels)
     summary = classification.classify(job, observer)
     uris, truth, scores = _labelled_scores(summary.output, labels, config.images)
     evaluation = _measure(
@@ -101,6 +103,25 @@ def evaluate(config: EvaluateConfig, observer: Observer | None = None) -> Evalua
     storage.write_atomic(storage.join(output, PLOTS_FILE), _plots(labels, truth, scores))
     storage.write_atomic(storage.join(output, METRICS_FILE), text.encode("utf-8", "replace"))
     return evaluation
+
+
+def _check_labelled(job: ClassifyConfig, labels: tuple[str, ...]) -> None:
+    """Refuse images of which none is labelled with a class of the model, before any is read.
+
+    Looks at the first 10,000; `_labelled_scores` looks at every one.
+    """
+    batches = sources.list_images(job.images, job.source_limits)
+    with contextlib.closing(batches):  # type: ignore[type-var]
+        first = next(batches, None)
+    said = set(first["label"].to_pylist()) if first is not None else set(labels)
+    if said & set(labels):
+        return
+    named = ", ".join(repr(label) for label in sorted(said - {None}))
+    raise UserInputError(
+        f"{' '.join(job.images)}: no image is labelled {' or '.join(labels)}, as the model's "
+        f"classes are ({f'labels: {named}' if named else 'there are no labels'}); evaluation wants "
+        "one folder per class, or a table with a label column"
+    )
 
 
 def _labelled_scores(
@@ -121,9 +142,9 @@ def _labelled_scores(
             wanted, rows["uri"].to_pylist(), rows["scores"].to_pylist(), strict=True
         ):
             if label not in numbers:
+                said = "has no label" if label is None else f"is labelled {label!r}"
                 raise UserInputError(
-                    f"{' '.join(images)}: {uri} is labelled {label!r}; "
-                    f"the model knows {', '.join(labels)}"
+                    f"{' '.join(images)}: {uri} {said}; the model knows {', '.join(labels)}"
                 )
             if score is not None:
                 uris.append(uri)

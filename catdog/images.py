@@ -48,7 +48,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from catdog.errors import CatdogError, ErrorCode, ImageRejected
+from catdog.errors import CatdogError, ErrorCode, ImageRejected, UserInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -146,15 +146,17 @@ class DecodeLimits:
     """Most seconds that decoding one image may take, reading it not included. Enforced by
     `decoding.Decoder`, which can end the process that decodes."""
 
-    memory_bytes: int = 2560 * 1024**2
+    memory_bytes: int = 2816 * 1024**2
     """Most memory that decoding may take. Enforced by `decoding.Decoder`. Measured at the peak, in
-    bytes a pixel: JPEG 3, PNG and TIFF 4 to 13, WebP 16, JPEG 2000 19: the default suffices for
-    the largest image permitted."""
+    bytes a pixel: JPEG 3 to 8, PNG and TIFF 4 to 13, WebP 16, JPEG 2000 19 to 24: the default
+    suffices for the largest image permitted."""
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "timeout_s", "memory_bytes"):
             if not getattr(self, name) > 0:
-                raise CatdogError(f"{name} must be more than 0, not {getattr(self, name)!r}")
+                raise UserInputError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: must be more than 0"
+                )
 
 
 @dataclass(frozen=True)

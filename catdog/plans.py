@@ -28,12 +28,13 @@ from catdog.errors import CatdogError
 from catdog.sources import PLAN_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 PLAN_FOLDER = "_plan"
 _INDEX_FILE = "plan.json"
 _MIN_SHARD_IMAGES = 64
 MAX_SHARD_IMAGES = 2048
+_MAX_TOGETHER = 8  # shards of a stream that a worker takes at once: so many are lost with it
 _SHARDS_PER_FILE = 256
 
 
@@ -47,6 +48,8 @@ class Plan:
         images: number of entries.
         shard_images: number of entries of each shard.
         token: the beginning of its files' names.
+        streams: first shard and number of shards of each stream (a `.tar.gz`, which can only be
+            read from its start) that more than one shard begins in.
     """
 
     output: str
@@ -54,6 +57,7 @@ class Plan:
     images: int
     shard_images: tuple[int, ...]
     token: str
+    streams: tuple[tuple[int, int], ...] = ()
 
     @property
     def shards(self) -> int:
@@ -66,6 +70,27 @@ class Plan:
         return _open_plan_file(self.output, _file_name(self.token, number)).read_row_group(
             row_group
         )
+
+    def tasks(self, todo: Sequence[int], workers: int) -> list[list[int]]:
+        """The shards of `todo` in that order, as what one worker takes at a time.
+
+        Neighbours in a stream go together, where that leaves enough for all workers: each that
+        takes a shard from the middle of a stream has to pass through everything before it.
+        """
+        stream_of = {
+            shard: first for first, count in self.streams for shard in range(first, first + count)
+        }
+        streamed = sum(shard in stream_of for shard in todo)
+        most = min(max(1, streamed // (4 * workers)), _MAX_TOGETHER)
+        tasks: list[list[int]] = []
+        for shard in todo:
+            stream = stream_of.get(shard)
+            before = stream_of.get(tasks[-1][-1]) if tasks else None
+            if stream is not None and stream == before and len(tasks[-1]) < most:
+                tasks[-1].append(shard)
+            else:
+                tasks.append([shard])
+        return tasks
 
 
 # A worker reads shards one after the other, mostly of the same file.
@@ -101,6 +126,7 @@ def write(
     token = secrets.token_hex(4)
     digest = hashlib.sha256()
     shard_images: list[int] = []
+    streams = _Streams()
     images = 0
     writer: _PlanFile | None = None
     pending: list[pa.RecordBatch] = []
@@ -122,6 +148,7 @@ def write(
                 writer = _PlanFile(output, _file_name(token, number))
             assert writer is not None  # noqa: S101 - shard 0 opened it
             writer.write(shard)
+            streams.add(shard)
             shard_images.append(shard.num_rows)
             images += shard.num_rows
             start += shard.num_rows
@@ -144,12 +171,15 @@ def write(
         if writer is not None:
             writer.abort()
         raise
-    plan = Plan(output, digest.hexdigest(), images, tuple(shard_images), token)
+    plan = Plan(
+        output, digest.hexdigest(), images, tuple(shard_images), token, streams.of_several_shards()
+    )
     index = {
         "identifier": plan.identifier,
         "images": images,
         "shard_images": shard_images,
         "token": token,
+        "streams": plan.streams,
     }
     uri = storage.join(output, PLAN_FOLDER, _INDEX_FILE)
     if storage.write_new(uri, (json.dumps(index) + "\n").encode()):
@@ -174,6 +204,31 @@ def _update(digest: Any, batch: pa.RecordBatch) -> None:
         for buffer in batch.column(column).buffers():
             if buffer is not None:
                 digest.update(buffer)
+
+
+class _Streams:
+    """Notes in which stream each shard begins."""
+
+    def __init__(self) -> None:
+        self._shards = 0
+        self._current: str | None = None
+        self._runs: list[tuple[int, int]] = []
+
+    def add(self, shard: pa.Table) -> None:
+        """The next shard."""
+        streamed = shard["codec"][0].as_py() == "tar.gz"
+        container = shard["container"][0].as_py() if streamed else None
+        if container is not None and container == self._current:
+            first, count = self._runs[-1]
+            self._runs[-1] = (first, count + 1)
+        elif container is not None:
+            self._runs.append((self._shards, 1))
+        self._current = container
+        self._shards += 1
+
+    def of_several_shards(self) -> tuple[tuple[int, int], ...]:
+        """As `Plan.streams`."""
+        return tuple(run for run in self._runs if run[1] > 1)
 
 
 class _PlanFile:
@@ -213,6 +268,7 @@ def read(output: str) -> Plan | None:
             int(index["images"]),
             tuple(index["shard_images"]),
             str(index["token"]),
+            tuple((int(first), int(count)) for first, count in index.get("streams", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise CatdogError(f"{uri} is damaged: {error!r}") from error

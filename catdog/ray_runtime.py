@@ -6,14 +6,19 @@ import contextlib
 import importlib
 import logging
 import os
+import queue
 import re
+import socket
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from catdog.errors import CatdogError, UserInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 # A silent network partition holds running tasks for minutes under Ray's defaults (427 s measured);
 # with these the tasks come back within about 20 s. They must be equal on head, workers and driver:
@@ -35,6 +40,11 @@ _DRIVER_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
     "RAY_TRAIN_V2_ENABLED": "1",
 }
+
+# A cloud's machine, its start-up and the container's image, where an autoscaler brings nodes.
+_NODES_COME_WITHIN_S = 900.0
+# A worker that is started again by hand or by Kubernetes, where none does.
+_NODES_RETURN_WITHIN_S = 60.0
 
 
 @contextlib.contextmanager
@@ -64,6 +74,8 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
+    if address:
+        _check_answers(address)
     try:
         if address:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
@@ -90,6 +102,25 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         ray.shutdown()
 
 
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray would try it for 15 minutes (measured)."""
+    if "://" in address and not address.startswith("ray://"):
+        raise UserInputError(
+            f"--address {address}: not a Ray cluster's address, such as head:6379; "
+            "to a job server's URL, send the command with `catdog submit`"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto`, or what only Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserInputError(
+            f"--address {address}: no Ray cluster answers ({error.strerror or error}); "
+            "leave it out to use this machine alone"
+        ) from error
+
+
 def _quiet_data_context() -> None:
     from ray.data import DataContext
 
@@ -104,6 +135,189 @@ def cluster_resources() -> tuple[int, int]:
 
     resources: dict[str, Any] = ray.cluster_resources()
     return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+
+
+def room(*, cpus: int = 0, gpus: int = 0) -> int:
+    """How many workers of so many logical CPUs and GPUs each the live nodes hold, busy or not."""
+    import ray
+
+    total = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            parts = [(has.get("CPU", 0), cpus), (has.get("GPU", 0), gpus)]
+            total += int(min(there // each for there, each in parts if each))
+    return total
+
+
+def autoscales(*, patience_s: float = 0.0) -> bool:
+    """Whether something starts nodes for this cluster where work waits for them.
+
+    Ray has no question for it. Launcher and KubeRay name the group of every node, the head's as
+    well; and an autoscaler's monitor, which KubeRay starts a moment after the head, leaves its
+    address. A head that was started by hand has a monitor too, which only looks on.
+
+    Args:
+        patience_s: how long to wait for the monitor, where there is a group.
+    """
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    heads = [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
+    if not any(node["Labels"].get("ray.io/node-group") for node in heads):
+        return False
+    deadline = time.monotonic() + patience_s
+    while not _internal_kv_get("AutoscalerMetricsAddress"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def wait_for_room(
+    workers: int,
+    *,
+    cpus: int = 0,
+    gpus: int = 0,
+    on_wait: Callable[[str], None],
+    timeout_s: float = _NODES_COME_WITHIN_S,
+) -> None:
+    """Have the autoscaler make room for workers, and wait for it; without one there is no waiting.
+
+    Args:
+        workers: that must find room at the same time.
+        cpus: logical CPUs of a worker.
+        gpus: GPUs of a worker.
+        on_wait: is told how far it is whenever that changes.
+        timeout_s: of the waiting.
+
+    Raises:
+        UserInputError: the cluster is smaller, and nothing will make it larger.
+        CatdogError: the autoscaler has not made it large enough in time.
+    """
+    found = room(cpus=cpus, gpus=gpus)
+    if found >= workers:
+        return
+    shape = " and ".join(
+        f"{count} {name}{'s' if count > 1 else ''}"
+        for count, name in ((cpus, "CPU"), (gpus, "GPU"))
+        if count
+    )
+    missing = "the cluster has room for {found} of {workers} workers of {shape} each"
+    if not autoscales(patience_s=10):
+        raise UserInputError(
+            missing.format(found=found, workers=workers, shape=shape)
+            + ", and no autoscaler; start nodes, or ask for fewer --workers"
+        )
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": cpus} if cpus else {}
+    bundle |= {"GPU": gpus} if gpus else {}
+    deadline, asked, told = time.monotonic() + timeout_s, 0.0, -1
+    try:
+        while (found := room(cpus=cpus, gpus=gpus)) < workers:
+            now = time.monotonic()
+            if now > deadline:
+                raise CatdogError(
+                    missing.format(found=found, workers=workers, shape=shape)
+                    + f" after {timeout_s:.0f} s of waiting for its autoscaler; look at `ray status` "
+                    "and at the largest size of its pools, or ask for fewer --workers"
+                )
+            if found != told:
+                told = found
+                on_wait(f"waiting for nodes: room for {found} of {workers} workers")
+            if now - asked > 5:  # other jobs of the cluster overwrite the wish
+                asked = now
+                request_resources(bundles=[bundle] * workers)
+            time.sleep(0.5)
+    finally:
+        # The wish outlives the job; from here on the workers themselves keep the nodes.
+        request_resources(bundles=[])
+
+
+class NodeWatch:
+    """Gives up when a job has had no nodes to run on for too long: Ray waits for ever.
+
+    Args:
+        workers: without room for so many the job cannot go on.
+        cpus: logical CPUs of a worker.
+        gpus: GPUs of a worker.
+    """
+
+    def __init__(self, workers: int, *, cpus: int = 0, gpus: int = 0) -> None:
+        self._workers, self._shape = workers, {"cpus": cpus, "gpus": gpus}
+        self._patience_s = _NODES_COME_WITHIN_S if autoscales() else _NODES_RETURN_WITHIN_S
+        self._last_look = self._last_seen = time.monotonic()
+
+    def check(self) -> None:
+        """Call it often.
+
+        Raises:
+            CatdogError: the nodes have been away for too long.
+        """
+        now = time.monotonic()
+        if now - self._last_look < 2:
+            return
+        self._last_look = now
+        found = room(**self._shape)
+        if found >= self._workers:
+            self._last_seen = now
+        elif now - self._last_seen > self._patience_s:
+            kind = "GPUs" if self._shape["gpus"] else "CPUs"
+            lack = (
+                f"no node with {kind} has been left"
+                if found == 0
+                else f"the nodes have had room for {found} of {self._workers} workers only"
+            )
+            raise CatdogError(
+                f"{lack} for {self._patience_s:.0f} s; start nodes and run the same command again: "
+                "it goes on from what is written"
+            )
+
+
+def watched(batches: Iterator[T], watch: NodeWatch) -> Iterator[T]:
+    """Hand on what a Ray Data job yields, as long as it has nodes to run on.
+
+    Raises:
+        CatdogError: by `watch`; or whatever the job raises.
+    """
+    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for batch in batches:
+                ready.put(("batch", batch))
+            ready.put(("end", None))
+        except BaseException as error:
+            ready.put(("error", error))
+
+    threading.Thread(target=read, name="ray-data", daemon=True).start()
+    while True:
+        try:
+            kind, value = ready.get(timeout=1.0)
+        except queue.Empty:
+            watch.check()
+            continue
+        if kind == "error":
+            raise value
+        if kind == "end":
+            return
+        yield value
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of an actor that ends with the driver's node and no sooner, and takes no CPU.
+
+    Ray starts an actor that wants nothing on any node, also on one that may go at any moment.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    return {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
+    }
 
 
 def worker_cpus() -> int:
@@ -127,6 +341,9 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
     filesystem, path = storage.filesystem(uri)
     if uri.startswith("file://"):
         return pyarrow.fs.LocalFileSystem(), path
+    # The least part of a multipart upload is 5 MiB; `storage` reads in smaller blocks.
+    options = filesystem.storage_options | {"default_block_size": 8 * 2**20}
+    filesystem = type(filesystem)(**options, skip_instance_cache=True)
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path
 
 

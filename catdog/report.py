@@ -805,6 +805,19 @@ class _Canvas:
         self.axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         self.axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
+    def roots(self, most: int) -> None:
+        """The same by their square roots: the few doubtful ones are seen beside the many others."""
+        from matplotlib.ticker import EngFormatter
+
+        self.axes.set_yscale("function", functions=(np.sqrt, np.square))
+        self.axes.set_ylim(0, most * 1.08 or 1)
+        round_numbers = [k * 10**power for power in range(16) for k in (1, 2, 5)]
+        ticks = {
+            max((r for r in round_numbers if r <= most / part), default=0) for part in (1, 4, 25)
+        }
+        self.axes.set_yticks(sorted({0, *ticks}))
+        self.axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
     def shares(self, axis: Any) -> None:
         """An axis shows percents."""
         from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -855,7 +868,7 @@ def _histogram_plot(
     for number, bar in enumerate(bars):
         bar.set_gid(f"bar-{number}")
     canvas.axes.axvline(edges[0], color=_INK, linewidth=1.5).set_gid("mark")
-    canvas.counts(float(counts.max()))
+    canvas.roots(int(counts.max()))
     canvas.shares(canvas.axes.xaxis)
     return canvas.plot(name)
 

@@ -160,14 +160,19 @@ class PartCounts:
     errors: Counter[str]
 
 
-def count_parts(plan: Plan) -> dict[int, PartCounts]:
+def count_parts(plan: Plan, names: Sequence[str] | None = None) -> dict[int, PartCounts]:
     """The finished shards of a plan and what their files hold.
 
     A file without a valid footer, or with another number of rows than its shard has, was never
     written: its shard is not among the finished ones.
+
+    Args:
+        plan: the job's plan.
+        names: of the files in the results folder; listed where they are not given.
     """
     own = {part_name(plan.identifier, shard): shard for shard in range(plan.shards)}
-    shards = [own[name] for name in storage.list_names(plan.output) if name in own]
+    listed = storage.list_names(plan.output) if names is None else names
+    shards = [own[name] for name in listed if name in own]
     with concurrent.futures.ThreadPoolExecutor(_LISTING_THREADS) as pool:
         counts = pool.map(lambda shard: _count_part(plan, shard), shards)
         return {
@@ -195,14 +200,10 @@ def count_rows(table: pa.Table) -> PartCounts:
     return PartCounts(table.num_rows, by_value("label"), by_value("error"))
 
 
-def foreign_parts(plan: Plan) -> list[str]:
-    """Names of Parquet files in the results folder that are no shard of this plan."""
+def foreign_parts(plan: Plan, names: Iterable[str]) -> list[str]:
+    """Those names of Parquet files in the results folder that are no shard of this plan."""
     own = {part_name(plan.identifier, shard) for shard in range(plan.shards)}
-    return [
-        name
-        for name in storage.list_names(plan.output)
-        if name.endswith(".parquet") and name not in own
-    ]
+    return [name for name in names if name.endswith(".parquet") and name not in own]
 
 
 def has_part(plan: Plan, shard: int) -> bool:

@@ -11,6 +11,11 @@ An input is an image, a folder or S3 prefix (read recursively), a glob, an archi
 - **Archives found in folders are opened**, as if they had been unpacked where they lie.
   Archives in archives are not: one row `unsupported` each. Of two members with the same name, the
   last one counts, as when unpacking.
+- **Labels** are the first folder of the name, the path below the input's root, as with Keras and
+  torchvision. The root of an archive is the folder that all of its images share, where each of them
+  lies in a folder further down: `photos.zip` with `photos/cat/1.jpg` and `photos/dog/2.jpg` has
+  the classes `cat` and `dog`, and the names `cat/1.jpg` and `dog/2.jpg`, as unpacked; `cat.zip`
+  with `cat/1.jpg` and `cat/more/2.jpg` is all `cat`.
 - **Once each.** A URI that is reached twice is planned where it was reached first. Links to files
   are followed; a folder that links lead to a second time is not read again, so loops end.
 - **Lists** hold one path or URI a line, relative to the list's own folder; empty lines and lines
@@ -179,9 +184,9 @@ class _Lister:
         self._limits = limits
         self._skipped: Counter[str] = Counter()
         self._skipped_lock = threading.Lock()
-        # Archives that entries in the chained form point into: members by name, and the reason why
-        # another name is not among them.
-        self._members: OrderedDict[str, tuple[dict[str, archives.Member], ImageRejected]]
+        # Archives that entries in the chained form point into: members by name, the root, and the
+        # reason why another name is not among them.
+        self._members: OrderedDict[str, tuple[dict[str, archives.Member], str, ImageRejected]]
         self._members = OrderedDict()
         self._members_lock = threading.Lock()
 
@@ -201,13 +206,12 @@ class _Lister:
 
     def _skip(self, name: str) -> bool:
         """Whether a file met while walking is no image; counts it."""
-        base = name.rpartition("/")[2]
-        _, dot, extension = base.rpartition(".")
-        if base in _SKIPPED_FILES or (dot and extension.lower() in SKIPPED_EXTENSIONS):
-            with self._skipped_lock:
-                self._skipped[dot + extension.lower()] += 1
-            return True
-        return False
+        if not _is_plainly_other(name):
+            return False
+        _, dot, extension = name.rpartition("/")[2].rpartition(".")
+        with self._skipped_lock:
+            self._skipped[dot + extension.lower()] += 1
+        return True
 
     def start(self, text: str) -> Callable[[], Iterator[_Work]]:
         """Check that an input can be read, and say what is to be done with it."""
@@ -401,17 +405,24 @@ class _Lister:
                 while len(self._members) >= 2:
                     self._members.popitem(last=False)
                 members: dict[str, archives.Member] = {}
+                shared = _SharedFolder()
                 broken = ImageRejected(ErrorCode.MISSING, "The archive has no such member.")
                 try:
                     for found in _archive_members(container, self._limits):
                         members[found.name] = found
+                        parts = _member_parts(container, found.name)
+                        if _may_be_image(parts):
+                            shared.add(parts[:-1])
                 except (ImageRejected, OSError) as error:
                     broken = storage.rejection(error)
-                self._members[container] = (members, broken)
-            members, broken = self._members[container]
+                self._members[container] = (members, shared.root, broken)
+            members, root, broken = self._members[container]
         if member not in members:
             return _error_row(uri, member, broken)
-        return _member_row(container, "", label, members[member])
+        parts = _member_parts(container, member)
+        row = _member_row(container, "", label, members[member], parts)
+        name = row.name.removeprefix(root)
+        return row._replace(name=name, label=_label(name) if label is None else label)
 
     def _parquet(self, uri: str) -> Iterator[_Work]:
         import pyarrow.parquet as pq
@@ -450,24 +461,87 @@ class _Lister:
         """
         with _Spill() as spill:
             rows: list[_Row] = []
+            shared = _SharedFolder()
             try:
                 for member in _archive_members(uri, self._limits):
-                    if self._wanted(uri, member):
-                        rows.append(_member_row(uri, prefix, label, member))
-                        if len(rows) >= _BATCH_ROWS:
-                            spill.add(_batch(rows))
-                            rows = []
+                    parts = _member_parts(uri, member.name)
+                    if not parts or walking.is_hidden("/".join(parts)) or self._skip(parts[-1]):
+                        continue
+                    shared.add(parts[:-1])
+                    rows.append(_member_row(uri, prefix, label, member, parts))
+                    if len(rows) >= _BATCH_ROWS:
+                        spill.add(_batch(rows))
+                        rows = []
             except (ImageRejected, OSError) as error:
                 name = posixpath.join(prefix, posixpath.basename(uri))
                 rows.append(_error_row(uri, name, error))
             if rows:
                 spill.add(_batch(rows))
-            yield from spill.batches()
+            for batch in spill.batches():
+                yield _from_root(batch, prefix, shared.root, label) if shared.root else batch
 
-    def _wanted(self, uri: str, member: archives.Member) -> bool:
-        """Whether a member is an image by its name."""
-        parts = _member_parts(uri, member.name)
-        return bool(parts) and not walking.is_hidden("/".join(parts)) and not self._skip(parts[-1])
+
+class _SharedFolder:
+    """The folders that all images of an archive lie in."""
+
+    def __init__(self) -> None:
+        self._shared: list[str] | None = None
+        self._fewest = 0
+
+    def add(self, folders: list[str]) -> None:
+        """One more image, which lies in these folders."""
+        if self._shared is None:
+            self._shared, self._fewest = folders, len(folders)
+            return
+        self._fewest = min(self._fewest, len(folders))
+        if folders[: len(self._shared)] != self._shared:
+            pairs = zip(self._shared, folders, strict=False)
+            same = next((at for at, (one, two) in enumerate(pairs) if one != two), self._fewest)
+            self._shared = self._shared[:same]
+
+    @property
+    def root(self) -> str:
+        """What all names start with and should not, with a final `/`; "" for nothing.
+
+        Where an image lies right in the innermost shared folder, that is a class and no wrapper.
+        """
+        shared = self._shared or []
+        wraps = len(shared) < self._fewest and ".." not in shared
+        return "/".join([*shared, ""]) if wraps else ""
+
+
+def _from_root(batch: pa.RecordBatch, prefix: str, root: str, label: str | None) -> pa.RecordBatch:
+    """The rows of an archive, the images' names and labels without its root.
+
+    Args:
+        batch: PLAN_SCHEMA.
+        prefix: what the names start with before the root, without a final `/`.
+        root: with a final `/`.
+        label: of all rows, or None.
+    """
+    start = posixpath.join(prefix, root)
+    names, labels = batch.column("name").to_pylist(), batch.column("label").to_pylist()
+    for at, name in enumerate(names):
+        if name.startswith(start):  # else it is the archive itself
+            names[at] = posixpath.join(prefix, name[len(start) :])
+            labels[at] = _label(names[at]) if label is None else label
+    columns = dict(zip(PLAN_SCHEMA.names, batch.columns, strict=True))
+    columns |= {"name": pa.array(names, pa.string()), "label": pa.array(labels, pa.string())}
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=PLAN_SCHEMA)
+
+
+def _is_plainly_other(name: str) -> bool:
+    """Whether a file's name tells that it is no image."""
+    base = name.rpartition("/")[2]
+    _, dot, extension = base.rpartition(".")
+    return base in _SKIPPED_FILES or (bool(dot) and extension.lower() in SKIPPED_EXTENSIONS)
+
+
+def _may_be_image(parts: list[str]) -> bool:
+    """Whether a member, by the parts of its name, is planned when its archive is."""
+    return (
+        bool(parts) and not walking.is_hidden("/".join(parts)) and not _is_plainly_other(parts[-1])
+    )
 
 
 def _member_parts(uri: str, name: str) -> list[str]:
@@ -478,8 +552,9 @@ def _member_parts(uri: str, name: str) -> list[str]:
     return [part for part in name.split("/") if part not in {"", "."}]
 
 
-def _member_row(uri: str, prefix: str, label: str | None, member: archives.Member) -> _Row:
-    parts = _member_parts(uri, member.name)
+def _member_row(
+    uri: str, prefix: str, label: str | None, member: archives.Member, parts: list[str]
+) -> _Row:
     name = "/".join([prefix, *parts] if prefix else parts)
     error, detail = member.error, member.detail
     if error is None and name.lower().endswith(_ALL_ARCHIVES):

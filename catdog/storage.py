@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
-from catdog.errors import CatdogError, ErrorCode, ImageRejected
+from catdog.errors import CatdogError, ErrorCode, ImageRejected, UserInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _PART_BYTES = 16 << 20  # S3 wants parts of 5 MiB to 5 GiB, 10,000 at most: 156 GiB an object
 _BLOCK_BYTES = 4 << 20  # one ranged read of a sequential reader
+_HEAD_BYTES = 1 << 20  # read when a file is opened: most result files have no more
 _CONNECTIONS = 64
 PAGE_KEYS = 1000  # names in a page of a listing; S3 gives no more
 
@@ -277,11 +278,14 @@ def open_input(uri: str) -> BinaryIO:
 
 
 class _RangedFile(io.RawIOBase):
-    """An S3 object as a raw file: each read is one ranged request."""
+    """An S3 object as a raw file: each read is one ranged request, a small file needs one in all.
+
+    Who asks for the size gets the beginning in the same answer.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._size = size_of(uri)
+        self._head, self._size = s3_range(uri, 0, _HEAD_BYTES)
         self._position = 0
 
     def readable(self) -> bool:
@@ -303,7 +307,11 @@ class _RangedFile(io.RawIOBase):
         length = min(len(view), self._size - self._position)
         if length <= 0:
             return 0
-        data = s3_range(self._uri, self._position, length)[0]
+        end = self._position + length
+        if end <= len(self._head):
+            data = self._head[self._position : end]
+        else:
+            data = s3_range(self._uri, self._position, length)[0]
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -520,6 +528,27 @@ def error_detail(error: BaseException) -> str:
 def rejection(error: BaseException) -> ImageRejected:
     """The exception as the reason for rejecting one image."""
     return ImageRejected(error_code(error), error_detail(error))
+
+
+@contextmanager
+def blamed_on(named: str) -> Iterator[None]:
+    """Where the places that a user names are looked at first: what is wrong there is the input.
+
+    Args:
+        named: the flag and its value, for the message.
+
+    Raises:
+        UserInputError: what the block wants of a place is missing, forbidden or unreadable, its
+            store refuses the credentials, or it is no URI (`to_uri`).
+    """
+    try:
+        yield
+    except CredentialsError as error:
+        raise UserInputError(f"{named}: {error}") from error
+    except OSError as error:
+        raise UserInputError(f"{named}: {error_detail(error)}") from error
+    except ValueError as error:
+        raise UserInputError(f"{named}: {error}") from error
 
 
 class _Sentence(str):

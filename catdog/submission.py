@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 
 import tyro.conf
 
-from catdog import __version__, terminal
+from catdog import __version__, models, terminal
 from catdog.errors import CatdogError, UserInputError
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ def submit(config: SubmitConfig, job_config: Any) -> int:
     return _follow_to_end(client, job.identifier, address, as_json="--json" in config.command)
 
 
+# What is no place but a name.
+_NAMES = {"weights": ("imagenet", "none"), "model": (models.SHIPPED,)}
+
+
 def check_reachable(job_config: Any) -> None:
     """Refuse arguments that mean something here and something else, or nothing, on the cluster.
 
@@ -151,12 +156,12 @@ def check_reachable(job_config: Any) -> None:
     Raises:
         UserInputError: names the flag and the value.
     """
-    for field in ("images", "output", "model"):
+    for field in ("images", "output", "model", "weights"):
         value = getattr(job_config, field, None)
         values = value if isinstance(value, tuple) else (value,)
         flag = "IMAGES" if field == "images" else f"--{field}"
         for uri in values:
-            if not uri:
+            if not uri or uri in _NAMES.get(field, ()):
                 continue
             if "://" not in uri:
                 raise UserInputError(
@@ -438,8 +443,9 @@ class _Output:
         self._rest = ""
 
     def _line(self, line: str) -> None:
-        # What a job prints must not be able to steer the terminal.
-        shown = terminal.safe(line.expandtabs().rstrip("\r"))
+        # What a job prints must not be able to steer the terminal; Ray colours some lines.
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+        shown = terminal.safe(plain.expandtabs().rstrip("\r"))
         stream = sys.stderr if self._as_json and not _is_json_object(shown) else sys.stdout
         stream.write(shown + "\n")
         stream.flush()

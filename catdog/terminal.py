@@ -1,6 +1,7 @@
 """What people see while a job runs, on standard error; and the tables at the end.
 
-At a terminal there is one live line; elsewhere the same as a plain line every few seconds.
+At a terminal there is one live line: what is done now, how much of it, the time left. Elsewhere
+that is a plain line every few seconds.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from traceback import print_exception
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +27,8 @@ from catdog.observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
+
+    from rich.console import RenderableType
 
 _PLAIN_LINE_EVERY_S = 10.0
 
@@ -41,6 +47,10 @@ class Progress(Observer):
         self.log_file = Path(tempfile.gettempdir()) / f"{log_name}-{os.getpid()}.log"
         self._started = time.monotonic()
         self._last_plain = 0.0
+        self._phase: Text | None = None  # stays as a line when the next one begins
+        self._doing = ""
+        self._share: float | None = None
+        self._spinner = Spinner("dots", style="cyan")
 
     def __enter__(self) -> Progress:
         sys.stderr.flush()
@@ -49,7 +59,14 @@ class Progress(Observer):
         log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        # Ray tells of dead workers there, amid what a script reads.
+        self._stdout, sys.stdout = sys.stdout, sys.stderr
+        self._live = Live(
+            console=self._console,
+            refresh_per_second=8,
+            transient=True,
+            get_renderable=self._live_line,
+        )
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -60,32 +77,63 @@ class Progress(Observer):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end_phase()
         if self._console.is_terminal:
             self._live.stop()
         if error is not None and not isinstance(error, (UserInputError, SystemExit)):
+            with self.log_file.open("a", encoding="utf-8", errors="replace") as log:
+                print_exception(kind, error, traceback, file=log)  # people get one line
             self.line(f"the libraries' log is in {self.log_file}")
+        sys.stdout = self._stdout
         sys.stderr.flush()
         os.dup2(self._terminal.fileno(), 2)
         self._terminal.close()
 
+    def _stamp(self) -> str:
+        return f"{duration(time.monotonic() - self._started):>7}  "
+
+    def _live_line(self) -> RenderableType:
+        if not self._doing:
+            return Text("")
+        stamp = self._stamp()
+        text = Text(safe(self._doing), "cyan", no_wrap=True, overflow="ellipsis")
+        room = min(20, self._console.width - len(stamp) - len(text) - 2)
+        done: RenderableType = self._spinner
+        if self._share is not None and room >= 6:
+            done = ProgressBar(1, self._share, width=room)
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_row(Text(stamp.rstrip(), "dim"), done, text)
+        return line
+
+    def _end_phase(self) -> None:
+        if self._phase is not None:
+            self._console.print(self._phase)
+        self._phase, self._doing, self._share = None, "", None
+
     def line(self, text: str) -> None:
         """A line that stays."""
-        stamp = f"{duration(time.monotonic() - self._started):>7}  "
+        if self._phase is not None:
+            self._console.print(self._phase)
+            self._phase = None
         # Text and not markup: file names must not be able to change the terminal's state.
-        self._console.print(Text(stamp, "dim") + Text(safe(text)))
+        self._console.print(Text(self._stamp(), "dim") + Text(safe(text)))
 
-    def _status(self, text: str) -> None:
-        """The line that changes."""
+    def _status(self, text: str, share: float | None = None) -> None:
+        """The line that changes, and how much is done where that is known."""
         if self._console.is_terminal:
-            stamp = f"{duration(time.monotonic() - self._started):>7}  "
-            self._live.update(Text(stamp, "dim") + Text(safe(text), "cyan"))
+            self._doing, self._share = text, share
         elif time.monotonic() - self._last_plain >= _PLAIN_LINE_EVERY_S:
             self._last_plain = time.monotonic()
             self.line(text)
 
     def phase(self, text: str) -> None:
         """A new phase begins."""
-        self.line(text)
+        self._end_phase()
+        if self._console.is_terminal:
+            self._phase = Text(self._stamp(), "dim") + Text(safe(text))
+            self._doing = text
+        else:
+            self.line(text)
 
     def planned(self, images: int) -> None:
         """So many images were found until now."""
@@ -96,13 +144,15 @@ class Progress(Observer):
         left = (total - done) / images_per_s if images_per_s else 0.0
         self._status(
             f"{done:,} of {total:,} images ({done / max(total, 1):.0%}), {rejected:,} rejected, "
-            f"{images_per_s:,.0f} images/s, {duration(left)} left"
+            f"{images_per_s:,.0f} images/s, {duration(left)} left",
+            done / max(total, 1),
         )
 
     def steps(self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float) -> None:
         """Steps done of an epoch."""
         self._status(
-            f"epoch {epoch} of {epochs}: step {step} of {steps}, {images_per_s:,.0f} images/s"
+            f"epoch {epoch} of {epochs}: step {step} of {steps}, {images_per_s:,.0f} images/s",
+            step / max(steps, 1),
         )
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
@@ -134,9 +184,13 @@ def safe(text: str) -> str:
 def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     """Print names and values on standard output."""
     shown = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    shown.title_style = "bold"
+    shown.add_column()
+    shown.add_column(overflow="fold")  # a path is whole, or good for nothing
     for name, value in rows:
         shown.add_row(Text(name, "dim"), Text(safe(str(value))))
-    Console(highlight=False).print(shown)
+    # Whoever reads it from a file or a pipe wants one line each.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(shown)
 
 
 def command_line(command: str) -> None:
@@ -148,5 +202,5 @@ def error_line(verb: str, message: str) -> None:
     """Print one line on standard error."""
     text = " ".join(message.split())
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        Text(f"catdog {verb}: ".replace("  ", " "), "bold red") + Text(safe(text))
+        Text(f"catdog {verb}".rstrip() + ": ", "bold red") + Text(safe(text))
     )

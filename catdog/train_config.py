@@ -204,6 +204,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.workers is not None and self.workers > recipe.batch_size:
+            raise UserInputError(
+                f"--workers {self.workers}: more than --batch-size {recipe.batch_size} images to share"
+            )
         if recipe.learning_rate <= 0:
             raise UserInputError("--learning-rate must be above 0")
         for name in ("warmup_epochs", "weight_decay", "gradient_clip", "frozen_epochs"):

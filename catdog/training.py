@@ -94,10 +94,14 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
     )
     observer.phase("starting Ray")
     with ray_runtime.connect(config.address, minimum_cpus=config.workers):
+        shape = {"cpus": config.cpus_per_worker, "gpus": config.gpus_per_worker or 0}
+        ray_runtime.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
         cpus, gpus = ray_runtime.cluster_resources()
         use_gpu = gpus > 0 if config.gpus_per_worker is None else config.gpus_per_worker > 0
-        workers = config.workers or (gpus if use_gpu else max(1, cpus // config.cpus_per_worker))
-        _check_resources(workers, config, cpus, gpus, use_gpu=use_gpu)
+        shape["gpus"] = int(use_gpu)
+        batch_size = config.hyperparameters.batch_size
+        workers = config.workers or max(1, min(ray_runtime.room(**shape), batch_size))
+        ray_runtime.wait_for_room(workers, **shape, on_wait=observer.phase)
         _write_config(config, output)  # nothing is left to say against the command
         observer.phase(f"decoding {labelled.entries.num_rows:,} images")
         images = training_data.decode_all(
@@ -181,23 +185,6 @@ def _finished_result(output: str) -> TrainResult:
     )
 
 
-def _check_resources(
-    workers: int, config: TrainConfig, cpus: int, gpus: int, *, use_gpu: bool
-) -> None:
-    """Refuse at once what Ray would wait for without end."""
-    if workers * config.cpus_per_worker > cpus:
-        raise UserInputError(
-            f"--workers {workers}: wants {workers * config.cpus_per_worker} CPUs "
-            f"(--cpus-per-worker {config.cpus_per_worker}), the cluster has {cpus}"
-        )
-    if use_gpu and workers > gpus:
-        raise UserInputError(f"--workers {workers}: wants {workers} GPUs, the cluster has {gpus}")
-    if workers > config.hyperparameters.batch_size:
-        raise UserInputError(
-            f"--workers {workers}: more than --batch-size {config.hyperparameters.batch_size} images to share"
-        )
-
-
 def _report_rejected(config: TrainConfig, output: str, images: DecodedImages) -> None:
     total = len(images.train) + len(images.validation) + len(images.rejected)
     if images.rejected:
@@ -232,7 +219,8 @@ def _fit(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    # Not on a worker's node, with which it would go.
+    board = ray.remote(**ray_runtime.beside_driver())(_Board).remote()
     filesystem, path = ray_runtime.arrow_filesystem(output)
     trainer = TensorflowTrainer(
         train_worker,
@@ -266,9 +254,11 @@ def _fit(
 
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
     thread.start()
+    watch = ray_runtime.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
     shown = 0
     while True:
         thread.join(timeout=0.5)
+        watch.check()  # Ray Train waits for nodes without end
         state = ray.get(board.state.remote())
         for row in state.history[shown:]:
             observer.epoch(row, best=row is best_row(state.history, config.monitor))

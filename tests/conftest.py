@@ -51,13 +51,19 @@ def _free_ports(count: int) -> list[int]:
 
 
 class S3Server:
-    """SeaweedFS in a throw-away folder, with one bucket and one pair of keys."""
+    """SeaweedFS in a throw-away folder, with one bucket and one pair of keys.
 
-    def __init__(self, folder: Path) -> None:
+    It listens on loopback; or on `address` of another host, where `prefix` runs a command.
+    """
+
+    def __init__(
+        self, folder: Path, *, address: str = "127.0.0.1", prefix: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
+        self._address, self._prefix = address, prefix
         self._ports = _free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
+        self.endpoint = f"http://{address}:{self._ports[0]}"
         self.environment = {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -71,8 +77,9 @@ class S3Server:
     def start(self) -> None:
         """Start it and wait until it answers; on the same ports and folder each time."""
         s3, master, volume, filer = self._ports
-        command = [str(_weed()), "mini", f"-dir={self.folder}", "-ip=127.0.0.1"]
-        command += ["-ip.bind=127.0.0.1", f"-s3.port={s3}", f"-master.port={master}"]
+        command = [*self._prefix, str(_weed()), "mini", f"-dir={self.folder}"]
+        command += [f"-ip={self._address}", f"-ip.bind={self._address}"]
+        command += [f"-s3.port={s3}", f"-master.port={master}"]
         command += [f"-volume.port={volume}", f"-filer.port={filer}", "-s3.port.iceberg=0"]
         command += ["-s3.port.lance=0", "-admin.ui=false", "-webdav=false"]
         command += ["-master.telemetry=false", f"-bucket={BUCKET}"]
@@ -160,6 +167,7 @@ def tiny_config(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     return TrainConfig(
         images=(str(drawings),),
         output=str(tmp_path_factory.mktemp("tiny") / "run"),
+        architecture="seed",
         workers=2,
         epochs=3,
         batch_size=16,

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from catdog import archives
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.sources import PLAN_SCHEMA, SourceLimits, list_images, read_images
+from catdog.training_data import list_labelled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +122,50 @@ def test_names_and_labels(tmp_path, kind):
         ("../out/4.jpg", None),
         ("root/5.jpg", "root"),
     ]
+
+
+def names_and_labels(*inputs: object) -> list[tuple[str, str | None]]:
+    table = planned(*inputs)
+    return list(zip(table["name"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrapper", ["photos/", "./deep/in side/"])
+def test_a_folder_around_everything_is_no_class(tmp_path, kind, wrapper):
+    """A zipped data set has the names, labels and so the parts of the folder that was zipped."""
+    files = ["cat/1.jpg", "cat/nested/2.jpg", "dog/3.jpg"]
+    other = [wrapper + "README.md", wrapper + ".DS_Store", "__MACOSX/x.jpg", "LICENSE.txt"]
+    path = tmp_path / kind
+    write_archive(path, [(name, b"x") for name in [*other, *(wrapper + name for name in files)]])
+    expected = [("cat/1.jpg", "cat"), ("cat/nested/2.jpg", "cat"), ("dog/3.jpg", "dog")]
+    assert names_and_labels(path) == expected
+    assert list_labelled([str(path)], LIMITS, validation=0.9, test=0.0).labels == ("cat", "dog")
+    # By the chained form, too, and as part of a folder.
+    (tmp_path / "list.txt").write_text("\n".join(planned(path)["uri"].to_pylist()))
+    assert names_and_labels(tmp_path / "list.txt") == expected
+    assert planned(tmp_path / "list.txt")["uri"].equals(planned(path)["uri"])
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    path.rename(tmp_path / "data" / "sub" / kind)
+    below = [(f"sub/{name}", "sub") for name in files]
+    assert names_and_labels(tmp_path / "data") == below
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        (["cat/1.jpg", "cat/2.jpg"], ["cat", "cat"]),
+        (["cat/1.jpg", "cat/more/2.jpg", "cat/less/3.jpg"], ["cat"] * 3),
+        (["a/cat/1.jpg", "a/dog/2.jpg", "b/cat/3.jpg"], ["a", "a", "b"]),
+        (["a/cat/1.jpg", "a/dog/2.jpg", "3.jpg"], ["a", "a", None]),
+        (["../x/cat/1.jpg", "../x/dog/2.jpg"], [None, None]),
+    ],
+)
+def test_a_class_is_no_wrapper(tmp_path, kind, files, labels):
+    """What holds images itself, or is one of several, keeps its name; `cat.zip` is all cats."""
+    path = tmp_path / kind
+    write_archive(path, [(name, b"x") for name in files])
+    assert planned(path)["label"].to_pylist() == labels
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
-import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,17 +16,16 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catdog import images, inference, models, plans, results, storage
+from catdog import images, inference, models, plans, results
 from catdog.classification import ClassifyConfig, classify
 from catdog.errors import UserInputError
 from catdog.images import DecodeLimits
+from tests.jobs import actors, catdog, same_rows, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -160,60 +160,6 @@ def test_lost_shard_is_done_again_and_only_that(mixed_config, mixed_summary, tmp
     assert table(config).equals(table(mixed_config))
 
 
-def test_killed_driver_resumes_to_the_same_table(mixed, mixed_config, mixed_summary, tmp_path):
-    """SIGKILL at random moments, again and again: the end is the undisturbed table, row for row."""
-    output = tmp_path / "results"
-    command = [
-        sys.executable,
-        "-m",
-        "catdog",
-        "classify",
-        str(mixed),
-        "--output",
-        str(output),
-        "--model",
-        mixed_config.model,
-        "--workers",
-        "2",
-        "--batch-size",
-        "4",
-        "--json",
-    ]
-    moments = random.Random(7)
-    killed = 0
-    for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        wanted = moments.randrange(1, 4)
-        while time.monotonic() < deadline and process.poll() is None:
-            if len(list(output.glob("part-*"))) >= wanted + killed:
-                break
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-        process.stdout.close()
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    assert finished.returncode == 0, finished.stderr
-    summary = json.loads(finished.stdout)
-    assert killed >= 1
-    assert summary["planned"] == summary["classified"] + summary["rejected"] == 164
-    same_rows(table(dataclasses.replace(mixed_config, output=str(output))), table(mixed_config))
-
-
-def catdog(*arguments, environment=None, **options):
-    """The command in a process and a cluster of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "catdog", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | (environment or {}),
-        **options,
-    )
-
-
 def test_two_drivers_at_once_do_no_harm(mixed, mixed_config, mixed_summary, tmp_path):
     """Started on one output at the same moment, both end well and the table is one job's."""
     arguments = ("classify", mixed, "--output", tmp_path / "results", "--model", mixed_config.model)
@@ -241,93 +187,6 @@ def test_changed_archive_is_refused(mixed_config, drawings, tmp_path, ray_cluste
         classify(config)
 
 
-def test_all_on_s3(s3, s3_server, mixed, mixed_config, mixed_summary, tiny_run, tmp_path):
-    """Images, model and results in a bucket: the local table again, and no secret in a record."""
-    for path in mixed.rglob("*"):
-        if path.is_file():
-            storage.write_atomic(
-                storage.join(s3, "images", str(path.relative_to(mixed))), path.read_bytes()
-            )
-    for path in Path(storage.local_path(tiny_run.model)).iterdir():
-        storage.write_atomic(storage.join(s3, "model", path.name), path.read_bytes())
-    output = f"{s3}/results"
-    arguments = ("classify", f"{s3}/images/", "--output", output, "--model", f"{s3}/model")
-    driver = catdog(*arguments, "--workers", 2, "--json", environment=s3_server.environment)
-    told, errors = driver.communicate(timeout=240)
-    assert driver.returncode == 0, errors
-    assert json.loads(told)["errors"] == mixed_summary.errors
-    plan = plans.read(output)
-    ours = pa.concat_tables(results.read_part(plan, shard) for shard in range(plan.shards))
-    names = [uri.split("/images/", 1)[1] for uri in ours["uri"].to_pylist()]
-    ours = ours.set_column(0, "uri", pa.array(names)).sort_by("uri")
-    local = table(mixed_config)
-    names = [uri.split("/images/", 1)[1] for uri in local["uri"].to_pylist()]
-    same_rows(ours, local.set_column(0, "uri", pa.array(names)).sort_by("uri"))
-    record = storage.read_bytes(storage.join(output, "_run.json"), 10**6).decode()
-    for secret in (s3_server.environment["AWS_SECRET_ACCESS_KEY"],):
-        assert secret not in record + told + errors
-
-
-def test_dead_store_stops_the_job_and_a_living_one_resumes_it(
-    s3_server, drawings, mixed_config, tmp_path, monkeypatch
-):
-    """A server killed in the middle: exit 1 and one line; started again, the rerun does the rest."""
-    (tmp_path / "server").mkdir()
-    server = type(s3_server)(tmp_path / "server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    server.start()
-    try:
-        for path in sorted(drawings.rglob("*.jpg")):
-            storage.write_atomic(f"s3://pictures/{path.name}", path.read_bytes())
-        output = tmp_path / "results"
-        arguments = (
-            "classify",
-            "s3://pictures/",
-            "--output",
-            output,
-            "--model",
-            mixed_config.model,
-        )
-        arguments += ("--workers", 1, "--batch-size", 1)
-        driver = catdog(*arguments, environment=server.environment)
-        wait_for(lambda: list(output.glob("part-*")), 120)
-        server.kill()
-        _, errors = driver.communicate(timeout=240)
-        assert driver.returncode == 1
-        assert "unreachable" in errors
-        assert server.environment["AWS_SECRET_ACCESS_KEY"] not in errors
-        assert not (output / "_summary.json").exists()
-        done = len(list(output.glob("part-*")))
-        server.start()
-        driver = catdog(*arguments, "--json", environment=server.environment)
-        told, errors = driver.communicate(timeout=240)
-        assert driver.returncode == 0, errors
-        summary = json.loads(told)
-        assert summary["classified"] == 160
-        assert done == 0 or summary["images_this_run"] < 160
-    finally:
-        server.kill()
-
-
-def wait_for(condition, timeout_s):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def same_rows(one, two, tolerance=2e-3):
-    """Equal tables, scores up to the rounding of bfloat16 in other batches."""
-    for name in one.column_names:
-        if name not in ("probability", "scores"):
-            assert one[name].equals(two[name]), name
-    for ours, theirs in zip(one["scores"].to_pylist(), two["scores"].to_pylist(), strict=True):
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            np.testing.assert_allclose(ours, theirs, atol=tolerance)
-
-
 def test_killed_worker_costs_nothing(mixed_config, mixed_summary, tmp_path):
     """SIGKILL of a classifying actor in the middle: its shard is done by another, once."""
     config = dataclasses.replace(mixed_config, output=str(tmp_path / "results"), batch_size=1)
@@ -352,26 +211,26 @@ def test_killed_worker_costs_nothing(mixed_config, mixed_summary, tmp_path):
     same_rows(table(config), table(mixed_config))
 
 
-def actors():
-    """Process ids of the classifying actors on this machine that descend from this process."""
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                with open(f"/proc/{entry.name}/cmdline", "rb") as file:
-                    command = file.read()
-                if command.startswith(b"ray::MapWorker") and b"ClassifyShards" in command:
-                    parents = ancestors(int(entry.name))
-                    if os.getpid() in parents:
-                        yield int(entry.name)
-            except OSError:
-                continue
-
-
-def ancestors(process):
-    while process > 1:
-        with open(f"/proc/{process}/stat") as file:
-            process = int(file.read().rsplit(")", 1)[1].split()[1])
-        yield process
+def test_a_stream_gives_the_rows_of_its_members(mixed_config, drawings, tmp_path, ray_cluster):
+    """Of a `.tar.gz` neighbouring shards go to one worker at a time: same rows as from a tar."""
+    pictures = [path.read_bytes() for path in sorted(drawings.rglob("*.jpg"))]
+    for name, mode in (("a.tar", "w"), ("a.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as tar:
+            for number in range(600):
+                member = tarfile.TarInfo(f"{number:03d}.jpg")
+                member.size = len(pictures[number % len(pictures)])
+                tar.addfile(member, io.BytesIO(pictures[number % len(pictures)]))
+    tables = []
+    for name in ("a.tar", "a.tar.gz"):
+        config = dataclasses.replace(
+            mixed_config, images=(str(tmp_path / name),), output=str(tmp_path / f"{name}-results")
+        )
+        config = dataclasses.replace(config, workers=1)
+        assert classify(config).classified == 600
+        tables.append(table(config))
+    plan = plans.read((tmp_path / "a.tar.gz-results").as_uri())
+    assert max(map(len, plan.tasks(range(plan.shards), workers=1))) > 1
+    assert tables[0].drop(["uri"]).equals(tables[1].drop(["uri"]))
 
 
 ON_A_CLUSTER = """
@@ -421,29 +280,41 @@ def test_a_folder_with_other_things_is_left_alone(mixed_config, tmp_path):
         classify(dataclasses.replace(mixed_config, output=str(tmp_path)))
 
 
-def test_counters_are_on_the_nodes_metrics_port(ray_cluster):
-    """What workers count is there for Prometheus, with label, reason and stage."""
+def test_counters_are_those_of_the_summary(mixed_config, mixed_summary, tmp_path):
+    """What Prometheus reads on a node's metrics port after a job is what the summary says."""
+    before = exported()
+    config = dataclasses.replace(mixed_config, output=str(tmp_path / "results"))
+    summary = classify(config)
+    expected = {("ray_catdog_read_bytes_total", None): summary.bytes_read}
+    for metric, values in (
+        ("ray_catdog_classified_images_total", summary.labels),
+        ("ray_catdog_rejected_images_total", summary.errors),
+        ("ray_catdog_stage_seconds_total", summary.stages_s),
+    ):
+        expected |= {(metric, name): value for name, value in values.items()}
+    assert set(summary.stages_s) == {"read", "decode", "predict", "write"}
+
+    def arrived():
+        now = exported()
+        counted = {key: now[key] - before[key] for key in now}
+        return {key: value for key, value in counted.items() if value} == {
+            key: pytest.approx(value, abs=0.0051)  # the summary's seconds are rounded
+            for key, value in expected.items()
+        }
+
+    wait_for(arrived, 60)
+
+
+def exported():
+    """What the node exports now: (metric, label or reason or stage) -> sum over its workers."""
     import ray
 
-    from catdog.classify_actors import _Metrics
-
-    @ray.remote(num_cpus=0)
-    class Worker:
-        def count(self):
-            self.metrics = _Metrics()  # exported for as long as the worker lives
-            done = results.PartCounts(3, Counter({"cat": 2}), Counter({"empty": 1}))
-            costs = {"bytes_read": 99, "read_s": 1, "decode_s": 1, "predict_s": 1, "write_s": 1}
-            self.metrics.count(done, costs)
-
-    worker = Worker.remote()
-    ray.get(worker.count.remote())
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    wanted = ['label="cat"', 'error="empty"', 'stage="decode"', "catdog_read_bytes"]
-
-    def exported():
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            lines = [line for line in answer.read().decode().splitlines() if "catdog_" in line]
-        return all(any(word in line for line in lines) for word in wanted)
-
-    wait_for(exported, 60)
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text = answer.read().decode()
+    sums = Counter()
+    for metric, tags, value in re.findall(r"^(\w*catdog_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        kind = re.search(r'(?:^|,)(?:label|error|stage)="([^"]*)"', tags)
+        sums[metric, kind and kind[1]] += float(value)
+    return sums

@@ -156,19 +156,18 @@ def test_token_authentication_is_on_in_the_others():
         assert re.findall(r"--dashboard-host[= ](\S+)", text) == ["127.0.0.1"]
 
 
-def test_idle_cluster_is_small_and_jobs_find_their_pool():
-    """A waiting cluster costs its head only; a job's own cluster has its workers from the start.
-
-    A job counts the CPUs that are there when it begins. Classifying workers prefer spot nodes.
-    """
+def test_pools_grow_from_zero():
+    """A cluster without work costs its head only. Classifying workers prefer spot nodes."""
     for path in (p for p in MANIFESTS if "train" not in p.name):
         spec = cluster_spec(load(path))
         assert spec["enableInTreeAutoscaling"] is True
         for group in spec["workerGroupSpecs"]:
-            size = 0 if path.name == "raycluster.yaml" else group["maxReplicas"]
-            assert group["replicas"] == group["minReplicas"] == size
+            assert group["replicas"] == group["minReplicas"] == 0
             assert group["maxReplicas"] > 0
             assert "spot" in json.dumps(group["template"]["spec"]["affinity"])
+    workers = load(CLUSTER / "aws.yaml")["available_node_types"]["cpu"]
+    assert workers["min_workers"] == 0
+    assert workers["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

@@ -10,7 +10,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from catdog import plans, results, sources
+from catdog import plans, results, sources, storage
 from catdog.decoding import OUTCOME_SCHEMA
 from catdog.errors import CatdogError
 
@@ -93,6 +93,34 @@ def test_second_planner_takes_the_plan_of_the_first(tmp_path):
     assert plans.read(tmp_path.as_uri()).read_shard(0)["uri"].to_pylist()[0] == "file:///x/0.jpg"
 
 
+def stream(count: int, name: str) -> pa.RecordBatch:
+    rows = [
+        {"uri": f"tar://{n}::{name}", "name": str(n), "container": name, "codec": "tar.gz"}
+        for n in range(count)
+    ]
+    return pa.RecordBatch.from_pylist(rows, sources.PLAN_SCHEMA)
+
+
+def test_neighbours_in_a_stream_are_one_workers(tmp_path):
+    """A stream is passed through by few workers, but by as many as there is work for."""
+    batches = [entries(130), stream(1024, "file:///a.tar.gz"), stream(64, "file:///b.tar.gz")]
+    plans.write(tmp_path.as_uri(), [*batches, stream(30, "file:///c.tar.gz"), entries(80, 130)])
+    plan = plans.read(tmp_path.as_uri())
+    # Of the shards of 64, the third begins before the first stream; two streams begin in one each.
+    assert plan.shard_images[:20] == (64,) * 20
+    assert plan.streams == ((3, 16),)
+    todo = list(range(plan.shards))
+    tasks = plan.tasks(todo, workers=1)
+    assert [shard for task in tasks for shard in task] == todo
+    assert [task for task in tasks if len(task) > 1] == [
+        [n, n + 1, n + 2, n + 3] for n in (3, 7, 11, 15)
+    ]
+    assert max(map(len, plan.tasks(todo, workers=2))) == 2
+    assert plan.tasks(todo, workers=4) == [[shard] for shard in todo]
+    assert plan.tasks([4, 9, 5], workers=1) == [[4], [9], [5]]
+    assert plan.tasks([], workers=1) == []
+
+
 def test_rows_have_the_contracts_columns(plan, tmp_path):
     """Rejected rows carry a reason and no label; classified ones the label of the best score."""
     results.write_part(plan, 0, rows_of(plan, 0, rejected={1}), LABELS)
@@ -149,9 +177,11 @@ def test_a_shard_takes_exactly_its_rows(plan):
 
 def test_files_of_another_plan_are_seen(plan, tmp_path):
     """Part files that this plan does not name would double rows for a reader: they are reported."""
-    assert results.foreign_parts(plan) == []
+    results.write_part(plan, 0, rows_of(plan, 0), LABELS)
+    assert results.foreign_parts(plan, storage.list_names(plan.output)) == []
     (tmp_path / "part-0000000-0123456789ab.parquet").write_bytes(b"")
-    assert results.foreign_parts(plan) == ["part-0000000-0123456789ab.parquet"]
+    strangers = results.foreign_parts(plan, storage.list_names(plan.output))
+    assert strangers == ["part-0000000-0123456789ab.parquet"]
 
 
 def test_replaced_rows_keep_their_places(plan):

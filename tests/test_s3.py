@@ -7,6 +7,9 @@ import logging
 import multiprocessing
 import os
 import random
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -233,8 +236,21 @@ def test_large_objects_of_unknown_size(s3):
     assert small[0].code == ErrorCode.TOO_LARGE
 
 
+KILLED = """
+import os, signal, sys
+from catdog import storage
+storage._PART_BYTES = 5 << 20
+with storage.open_atomic(sys.argv[1]) as file:
+    file.write(bytes(17 << 20))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_objects_appear_whole(s3, monkeypatch):
-    """One PUT or many parts: an object is there when its writer is done, and not before."""
+    """One PUT or many parts: an object is there when its writer is done, and not before.
+
+    Nor is it when the writer fails, or is killed with a part of it uploaded.
+    """
     monkeypatch.setattr(storage, "_PART_BYTES", 5 << 20)
     for size in (0, 10, 17 << 20):
         uri = f"{s3}/{size}.bin"
@@ -247,6 +263,14 @@ def test_objects_appear_whole(s3, monkeypatch):
         with storage.open_input(uri) as read:
             read.seek(-min(size, 9), os.SEEK_END)
             assert read.read() == data[-9:]
+
+    killed = subprocess.run([sys.executable, "-c", KILLED, f"{s3}/killed.bin"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    filesystem, path = storage.filesystem(f"{s3}/killed.bin")
+    bucket, _, key = path.partition("/")
+    open_uploads = filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)
+    assert len(open_uploads["Uploads"]) == 1, "it had sent some parts"
+    assert not storage.exists(f"{s3}/killed.bin")
 
     def fail() -> None:
         with storage.open_atomic(f"{s3}/failed.bin") as file:
@@ -341,13 +365,13 @@ def test_throttling_is_waited_out(s3, s3_server, caplog):
     try:
         time.sleep(0.5)
         with caplog.at_level(logging.DEBUG, "catdog.storage"), ThreadPoolExecutor(24) as pool:
-            read = pool.submit(lambda: results(pa.concat_tables([table] * 15), threads=24))
-            list(pool.map(lambda i: storage.write_atomic(f"{s3}/w/{i}", bytes(50_000)), range(100)))
-            assert [len(r) for r in read.result()] == [200_000] * 150
+            read = pool.submit(lambda: results(pa.concat_tables([table] * 8), threads=24))
+            list(pool.map(lambda i: storage.write_atomic(f"{s3}/w/{i}", bytes(50_000)), range(50)))
+            assert [len(r) for r in read.result()] == [200_000] * 80
     finally:
         s3_server.shell("s3.circuitBreaker -delete -apply")
         time.sleep(0.5)
-    assert len(storage.list_names(f"{s3}/w")) == 100
+    assert len(storage.list_names(f"{s3}/w")) == 50
     assert "throttled" in caplog.text
 
 
@@ -371,7 +395,7 @@ def test_a_restart_is_ridden_out(own_server):
     reading = read_images(table, LIMITS, 4)
     assert len(next(reading)) == 1000
     own_server.kill()
-    threading.Timer(1.0, own_server.start).start()
+    threading.Timer(0.3, own_server.start).start()
     assert {len(r) for r in reading} == {1000}
     storage.write_atomic(uri, b"y")
     assert storage.read_bytes(uri, 9) == b"y"

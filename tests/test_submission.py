@@ -102,6 +102,10 @@ def test_sends_the_package_alone(tmp_path):
         (["classify", "s3://b/i", "--output", "out", "--model", "s3://b/m"], "--output out"),
         (["classify", "s3://b/i", "--output", "s3://b/o", "--model", "/m"], "--model /m"),
         (["train", "file://x", "--output", "s3://b/o"], "file:///"),
+        (
+            "train s3://b/i --output s3://b/o --architecture ResNet50 --weights x.keras".split(),
+            "--weights x.keras",
+        ),
         (["train", f"s3://key:{SECRET}@b/i", "--output", "s3://b/o"], "credentials"),
         (CLASSIFY, "--address"),
         ([*CLASSIFY, "--address", "ray://head:10001"], "ray://head:10001"),
@@ -131,12 +135,13 @@ def test_a_path_of_the_cluster_is_said_so(capsys):
 def test_log_lines_cannot_steer_the_terminal(capsys):
     """A job's log is printed line by line, control characters replaced, the summary apart."""
     output = submission._Output(as_json=True)
-    output.write('pro\x1b[2Jgress\n{"a"')
+    output.write('pro\x1b[2Jgress \x1b[33m(raylet)\x1b[0m\n{"a"')
     output.write(": 1}\n{no json}")
     output.close()
     out, err = capsys.readouterr()
     assert out == '{"a": 1}\n'
     assert "\x1b" not in err
+    assert "gress (raylet)\n" in err
     assert err.endswith("{no json}\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -55,8 +56,8 @@ def test_the_learning_rate_rises_falls_and_ends_at_zero():
     rates = [learning_rate(recipe, step, 50) for step in range(500)]
     assert rates[0] == pytest.approx(0.001)
     assert rates[99] == pytest.approx(0.1)
-    assert all(a < b for a, b in zip(rates[:99], rates[1:100], strict=True))
-    assert all(a > b for a, b in zip(rates[101:-1], rates[102:], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(rates[:100]))
+    assert all(a > b for a, b in itertools.pairwise(rates[101:]))
     assert 0 < rates[-1] < 1e-5
 
 

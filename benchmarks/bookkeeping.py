@@ -1,0 +1,468 @@
+"""What a job costs besides its images: planning, scheduling, writing, resuming, the final check.
+
+    python -m benchmarks.bookkeeping [--images 1000000 10000000] [--listings 1000000] [--requests]
+
+`--images`: a whole `classify` of a table of so many URIs, with the real code but for two things: no
+image is read or decoded, and no network scores it (the rows are made up). Then the same command on
+results that lack one shard in a hundred: a resume. `--listings`: planning of so many empty files in
+folders, and of a tar and a zip with so many members. `--requests`: S3 requests for a shard of
+2,048 images as objects, tar, zip and tar.gz, counted against a real server (SeaweedFS).
+
+Every measurement runs in a process of its own. What is found goes to `benchmarks/bookkeeping.json`
+as soon as it is there, beside what was found before, and from there into the tables of
+`docs/scale.md`; without arguments only the tables are written. A hundred million images take about
+5 GB of disk in `--scratch`.
+"""
+
+# ruff: noqa: SLF001 - it measures and replaces parts of the package
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[1]
+FOUND = Path(__file__).with_suffix(".json")
+DOCUMENT = ROOT / "docs" / "scale.md"
+REQUEST_IMAGES = 2048
+REQUEST_BYTES = 22_000  # of an image: as the photos of the other benchmarks
+
+
+def in_process(*arguments: str) -> dict[str, Any]:
+    """One measurement in a process of its own, whose peak memory is then its own."""
+    command = [sys.executable, "-m", "benchmarks.bookkeeping", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return told
+
+
+def peak_mib() -> int:
+    """Most memory that this process ever had."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+# --------------------------------------------------------------------------------------------
+# Whole jobs
+
+
+def measure_job(images: int, scratch: Path) -> dict[str, Any]:
+    """A job of so many images from its first start to its end, and a resume of it."""
+    from benchmarks.__main__ import prepare_model
+
+    table, model, results = scratch / "images.parquet", scratch / "model", scratch / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    make_table(table, images)
+    if not model.exists():
+        prepare_model(model)
+    arguments = ["job", str(table), str(model), results.as_uri()]
+    first = in_process(*arguments)
+    parts = sorted(results.glob("part-*"))
+    plan = list((results / "_plan").iterdir())
+    found = {
+        "images": images,
+        "plan_s": first["plan_s"],
+        "plan_mb": round(sum(path.stat().st_size for path in plan) / 1e6, 1),
+        "shards": len(parts),
+        "shards_s": first["shards_s"],
+        "check_s": first["finish_s"],
+        "driver_mib": first["driver_mib"],
+        "actor_mib": first["actor_mib"],
+        "files": len(parts) + len(plan) + 2,
+        "part_kb": round(sum(part.stat().st_size for part in parts) / len(parts) / 1e3, 1),
+    }
+    (results / "_summary.json").unlink()
+    for part in parts[::100]:
+        part.unlink()
+    again = in_process(*arguments)
+    shutil.rmtree(results)
+    return found | {
+        "resume_shards": len(parts[::100]),
+        "resume_listing_s": again["plan_s"],
+        "resume_s": again["seconds"],
+        "resume_driver_mib": again["driver_mib"],
+    }
+
+
+def make_table(path: Path, images: int) -> None:
+    """A table of URIs that look like a crawl's. Nothing needs to be there: lists are not checked."""
+    schema = pa.schema([("uri", pa.string())])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for start in range(0, images, 100_000):
+            numbers = range(start, min(start + 100_000, images))
+            uris = [
+                f"s3://crawl/photos/{number // 10_000:06d}/{number:010d}.jpg" for number in numbers
+            ]
+            writer.write_table(pa.table({"uri": uris}, schema))
+
+
+def run_job(table: str, model: str, output: str) -> None:
+    """The driver of one run; prints its timings."""
+    from catdog import classification
+
+    seconds: dict[str, float] = {}
+    actor_mib = [0]
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any, **options: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return function(*arguments, **options)
+            finally:
+                seconds[f"{name}_s"] = round(time.monotonic() - started, 2)
+
+        return measured
+
+    class Tally(classification._Tally):
+        def add(self, told: dict[str, Any]) -> None:
+            super().add(told)
+            actor_mib[0] = max(actor_mib[0], told["peak_mib"])
+
+    classification._Tally = Tally  # type: ignore[misc]
+    classification._plan = timed("plan", classification._plan)
+    classification._run = timed("shards", classification._run)
+    classification._finish = timed("finish", classification._finish)
+    classification.classify_actors.ClassifyShards = _without_image_work()  # type: ignore[misc]
+    started = time.monotonic()
+    summary = classification.classify(
+        classification.ClassifyConfig(images=(table,), output=output, model=model)
+    )
+    told = {"seconds": round(time.monotonic() - started, 2), **seconds}
+    told |= {"planned": summary.planned, "driver_mib": peak_mib(), "actor_mib": actor_mib[0]}
+    print(json.dumps(told))
+
+
+def _without_image_work() -> type:
+    """The classifying actor, whose images all have the same size and scores."""
+    import numpy as np
+
+    from catdog import classify_actors
+    from catdog.decoding import OUTCOME_SCHEMA
+
+    class WithoutImageWork(classify_actors.ClassifyShards):
+        def __init__(self, model: Any, plan: Any, config: Any) -> None:
+            self._plan, self._config = plan, config
+            self._scorer = classify_actors._Scorer(model, plan, config, gpu=False)
+
+        def _classify(self, shard: int) -> dict[str, Any]:
+            now = time.time()
+            entries = classify_actors.entries_to_do(self._plan, shard, retry_rejected=False)
+            count = entries.num_rows
+            chance = np.random.default_rng(shard)
+            scores = chance.random((count, len(self._scorer.metadata.labels)), np.float32)
+            row = {"width": 500, "height": 375, "format": "JPEG", "size": REQUEST_BYTES}
+            outcome = pa.Table.from_pylist([row] * count, OUTCOME_SCHEMA)
+            costs = {"started_at": now, "first_at": now, "bytes_read": 0}
+            costs |= {f"{stage}_s": 0.0 for stage in ("read", "decode", "predict")}
+            told = self._scorer.finish(shard, entries["uri"], outcome, scores, costs)
+            return told | {"peak_mib": peak_mib()}
+
+    return WithoutImageWork
+
+
+# --------------------------------------------------------------------------------------------
+# Listings
+
+
+def measure_listings(count: int, scratch: Path) -> dict[str, Any]:
+    """Planning of real files and of real archives with so many members."""
+    found: dict[str, Any] = {}
+    for kind, make in (("files", make_files), ("tar", make_tar), ("zip", make_zip)):
+        path = scratch / f"listing.{kind}"
+        make(path, count)
+        found[kind] = in_process("plan", str(path), (scratch / f"plan-{kind}").as_uri())
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(scratch / f"plan-{kind}")
+    return found
+
+
+def run_plan(source: str, output: str) -> None:
+    """Lists and writes a plan; prints how long it took and what memory."""
+    from catdog import plans, sources
+
+    started = time.monotonic()
+    plan = plans.write(output, sources.list_images([source], sources.SourceLimits()))
+    seconds = time.monotonic() - started
+    told = {"images": plan.images, "seconds": round(seconds, 1), "mib": peak_mib()}
+    print(json.dumps(told | {"images_per_s": round(plan.images / seconds)}))
+
+
+def make_files(folder: Path, count: int) -> None:
+    """Empty files, a thousand a folder."""
+    for number in range(count):
+        if number % 1000 == 0:
+            (folder / f"{number // 1000:05d}").mkdir(parents=True)
+        (folder / f"{number // 1000:05d}" / f"{number:08d}.jpg").touch()
+
+
+def make_tar(path: Path, count: int) -> None:
+    """Members of one byte."""
+    with tarfile.open(path, "w") as tar:
+        for number in range(count):
+            member = tarfile.TarInfo(f"cat/{number:08d}.jpg")
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"x"))
+
+
+def make_zip(path: Path, count: int) -> None:
+    """Members of one byte."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"cat/{number:08d}.jpg", b"x")
+
+
+# --------------------------------------------------------------------------------------------
+# Requests
+
+
+def run_requests(folder: str) -> None:
+    """Prints the S3 requests of a job, by step and by what holds the images."""
+    from catdog import plans, results, sources, storage
+    from tests.conftest import S3Server
+
+    server = S3Server(Path(folder))
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(server.environment)
+    server.start()
+    limits = sources.SourceLimits()
+    plans._MIN_SHARD_IMAGES = REQUEST_IMAGES  # one shard, of the size that large jobs have
+    found: dict[str, dict[str, int]] = {}
+    try:
+        for kind, content in contents().items():
+            for name, data in content.items():
+                storage.write_atomic(f"s3://pictures/{kind}/{name}", data)
+            counts: dict[str, int] = {}
+            output = f"s3://pictures/results-{kind}"
+            with counted(counts, "plan"):
+                plans.write(output, sources.list_images([f"s3://pictures/{kind}/"], limits))
+                plan = plans.read(output)
+            assert plan is not None
+            assert plan.images == REQUEST_IMAGES
+            tables = []
+            with counted(counts, "read the plan"):
+                tables = [plan.read_shard(shard) for shard in range(plan.shards)]
+            with counted(counts, "read the images"):
+                for table in tables:
+                    for data in sources.read_images(table, limits, threads=32):
+                        assert isinstance(data, bytes)
+            with counted(counts, "write the results"):
+                for shard, table in enumerate(tables):
+                    results.write_part(plan, shard, made_up_rows(table), ("cat", "dog"))
+            with counted(counts, "final check"):
+                assert len(results.count_parts(plan)) == plan.shards
+            found[kind] = counts | {"images": plan.images, "shards": plan.shards}
+    finally:
+        server.kill()
+    print(json.dumps(found))
+
+
+def contents() -> dict[str, dict[str, bytes]]:
+    """The same images as objects and in archives."""
+    import random
+
+    images = {
+        f"{number // 256}/{number:05d}.jpg": random.Random(number).randbytes(REQUEST_BYTES)
+        for number in range(REQUEST_IMAGES)
+    }
+    plain, packed = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar, zipfile.ZipFile(packed, "w") as archive:
+        for name, data in images.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+            archive.writestr(name, data)
+    return {
+        "objects": images,
+        "tar": {"a.tar": plain.getvalue()},
+        "zip": {"a.zip": packed.getvalue()},
+        "tar.gz": {"a.tar.gz": gzip.compress(plain.getvalue(), 1)},
+    }
+
+
+class counted:  # noqa: N801 - reads as a word
+    """Counts the requests that are sent within the block."""
+
+    def __init__(self, counts: dict[str, int], step: str) -> None:
+        self._counts, self._step = counts, step
+
+    def __enter__(self) -> None:
+        from catdog import storage
+
+        self._client = storage._s3()
+        self._send = self._client._call_s3
+        self._sent: Counter[str] = Counter()
+
+        async def send(method: str, *arguments: Any, **options: Any) -> Any:
+            self._sent[method] += 1
+            return await self._send(method, *arguments, **options)
+
+        self._client._call_s3 = send
+
+    def __exit__(self, *error: object) -> None:
+        self._client._call_s3 = self._send
+        self._counts[self._step] = self._sent.total()
+
+
+def made_up_rows(entries: pa.Table) -> pa.Table:
+    """Result rows of images that nobody looked at."""
+    import numpy as np
+
+    from catdog import results
+    from catdog.decoding import OUTCOME_SCHEMA
+
+    outcome = pa.Table.from_pylist([{"width": 1}] * entries.num_rows, OUTCOME_SCHEMA)
+    return results.build_rows(
+        entries["uri"],
+        outcome,
+        np.full((entries.num_rows, 2), 0.5, np.float32),
+        labels=("cat", "dog"),
+        min_probability=0,
+        model="0" * 64,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Tables
+
+
+def tables(found: dict[str, Any]) -> dict[str, str]:
+    """The document's tables by name."""
+    jobs = [found["jobs"][key] for key in sorted(found.get("jobs", {}), key=int)]
+    rows = [
+        ("images", lambda job: f"{job['images']:,}"),
+        ("planning, s (images/s)", lambda job: _rate(job, "plan_s")),
+        ("plan on disk, MB", lambda job: f"{job['plan_mb']:,}"),
+        ("shards = part files", lambda job: f"{job['shards']:,}"),
+        ("size of a part file, kB", lambda job: f"{job['part_kb']:,}"),
+        ("all shards scheduled and written, s (images/s)", lambda job: _rate(job, "shards_s")),
+        ("final check, s", lambda job: f"{job['check_s']:,}"),
+        ("resume: finding what is done, s", lambda job: f"{job['resume_listing_s']:,}"),
+        ("resume of 99 %, whole process, s", lambda job: f"{job['resume_s']:,}"),
+        ("driver's memory at its peak, MiB", lambda job: f"{job['driver_mib']:,}"),
+        ("the same in the resume, MiB", lambda job: f"{job['resume_driver_mib']:,}"),
+        ("largest actor's, MiB", lambda job: f"{job['actor_mib']:,}"),
+    ]
+    written = {}
+    if jobs:
+        written["jobs"] = _table([[name, *map(cell, jobs)] for name, cell in rows])
+    if "listings" in found:
+        written["listings"] = _table(
+            [
+                ["input", "images", "s", "images/s", "peak memory, MiB"],
+                *(
+                    [
+                        kind,
+                        *(f"{told[key]:,}" for key in ("images", "seconds", "images_per_s", "mib")),
+                    ]
+                    for kind, told in found["listings"].items()
+                ),
+            ]
+        )
+    if "requests" in found:
+        steps = [step for step in found["requests"]["tar"] if step not in ("images", "shards")]
+        kinds = found["requests"].items()
+        per_image = [
+            f"{sum(told[step] for step in steps) / told['images']:.3f}" for _, told in kinds
+        ]
+        written["requests"] = _table(
+            [
+                ["requests", *(kind for kind, _ in kinds)],
+                *([step, *(f"{told[step]:,}" for _, told in kinds)] for step in steps),
+                ["all, an image", *per_image],
+            ]
+        )
+    return written
+
+
+def _rate(job: dict[str, Any], key: str) -> str:
+    return f"{job[key]:,} ({job['images'] / max(job[key], 0.01):,.0f})"
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "| --- " * len(rows[0]) + "|", *body]) + "\n"
+
+
+def with_tables(text: str, found: dict[str, Any]) -> str:
+    """The document with its tables written anew, each between its two comments."""
+    for name, table in tables(found).items():
+        pattern = rf"(<!-- {name}: .*?-->\n).*?(<!-- end -->)"
+        text = re.sub(
+            pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.DOTALL
+        )
+    return text
+
+
+def _record(path: Path, key: str, value: dict[str, Any]) -> None:
+    """Put a finding beside the earlier ones."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    cores = os.cpu_count()
+    found["machine"] = f"{cores} cores, {platform.machine()}, Python {platform.python_version()}"
+    found[key] = found.get(key, {}) | value
+    path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _scratch(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="catdog-bookkeeping-", dir=parent)
+
+
+def main() -> None:
+    """Measure what is asked for, and write the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bookkeeping", description=__doc__)
+    parser.add_argument("--images", type=int, nargs="*", default=[])
+    parser.add_argument("--listings", type=int, default=0)
+    parser.add_argument("--requests", action="store_true")
+    parser.add_argument("--scratch", type=Path, default=None)
+    parser.add_argument("--found", type=Path, default=FOUND)
+    arguments = parser.parse_args()
+    with _scratch(arguments.scratch) as name:
+        scratch = Path(name)
+        for images in arguments.images:
+            _record(arguments.found, "jobs", {str(images): measure_job(images, scratch)})
+            print(f"{images:,} images: done", file=sys.stderr)
+        if arguments.listings:
+            _record(arguments.found, "listings", measure_listings(arguments.listings, scratch))
+        if arguments.requests:
+            (scratch / "server").mkdir()
+            told = in_process("requests", str(scratch / "server"))
+            _record(arguments.found, "requests", told)
+    found = json.loads(arguments.found.read_text())
+    print("\n".join(tables(found).values()))
+    if arguments.found == FOUND:
+        DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), found))
+
+
+if __name__ == "__main__":
+    STEPS: dict[str, Callable[..., None]] = {
+        "job": run_job,
+        "plan": run_plan,
+        "requests": run_requests,
+    }
+    if sys.argv[1:2] and sys.argv[1] in STEPS:
+        STEPS[sys.argv[1]](*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,415 @@
+"""The documents: every command and Python block in them is run, or checked against what it names.
+
+The commands run in one folder that has what a reader would have (`reader`), in the order of the
+pages, on the session's cluster. What only a cluster can do is checked against the command line's
+own parser, the Makefile, the flags that exist and the files that are there. A line that no rule
+here knows fails its page's test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from catdog import cli, models, storage
+from tests.jobs import catdog
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+import flags  # noqa: E402 - of docs/, which is no package
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "getting-started.md",
+    *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "getting-started.md"}),
+    ROOT / "cluster" / "README.md",
+    ROOT / "CONTRIBUTING.md",
+]
+VERBS = tuple(cli._COMMANDS)
+
+# The one place where a documented command is made smaller: these flags take the place of its own.
+SMALLER = {
+    "train": {
+        "--architecture": "seed",
+        "--epochs": "1",
+        "--height": "48",
+        "--width": "48",
+        "--workers": "1",
+    },
+    "demo": {"--drawings": "40", "--unseen": "20", "--epochs": "1", "--workers": "1"},
+}
+# What runs on the session's cluster once, however often the pages show it: it takes long.
+ONCE = ("train", "demo")
+# These go through the command's own parser and checks only.
+ONLY_PARSED = {
+    "catdog train photos/ --output runs/seed --architecture seed --steps-per-epoch 2000 "
+    "--validation-steps 800": "takes hours; the README's command with other numbers",
+}
+# A reader's first three commands, on which other pages build.
+FIRST = (
+    "catdog train photos/ --output runs/first --test 0.1",
+    "catdog classify photos/ --output results",
+    "catdog classify photos/ --model runs/first --output results-first",
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+
+    @property
+    def commands(self):
+        """The lines of a shell block, continued ones joined, without comments."""
+        joined = self.text.replace("\\\n", " ")
+        lines = (re.sub(r"\s+#.*", "", line).strip() for line in joined.splitlines())
+        return [" ".join(line.split()) for line in lines if line and not line.startswith("#")]
+
+
+def blocks(page):
+    """The fenced blocks of a page; one without a language is a drawing or shell."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    drawing = re.compile("[\u2500-\u257f]")
+    return [
+        Block(language or ("text" if drawing.search(text) else "sh"), text)
+        for language, text in found
+    ]
+
+
+def inline(page):
+    """What stands between single backquotes outside of the blocks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+class Reader:
+    """Somebody who tries what the pages say, in a folder of their own."""
+
+    def __init__(self, folder, s3_server):
+        self.folder, self.s3_server = folder, s3_server
+        self.done = set()
+
+    def run(self, line):
+        """Run or check one line of a shell block; fails where no rule knows it."""
+        program = shlex.split(line, comments=True)[0]
+        if program == "catdog":
+            self.catdog(line)
+        elif program in CHECKS:
+            CHECKS[program](shlex.split(line.removesuffix("&")))
+        else:
+            pytest.fail(f"no rule of {Path(__file__).name} knows how to run: {line}")
+
+    def catdog(self, line):
+        """Run a command where it can run; check it where it cannot."""
+        words = shlex.split(line)[1:]
+        verb = words[0]
+        if line in ONLY_PARSED:
+            cli._check_places(cli._parse(words))
+        elif verb == "submit":
+            self.submit(words)
+        elif verb in ONCE and line in self.done:
+            pass
+        elif any(word.startswith("s3://") for word in words):
+            self.on_s3(words)
+        else:
+            output = self.call(with_model(smaller(words)))
+            if "--json" in words:
+                json.loads(output)
+        self.done.add(line)
+
+    def call(self, words):
+        """The command in this process, on the session's cluster; returns its standard output."""
+        target = None
+        if ">" in words:
+            words, target = words[: words.index(">")], words[words.index(">") + 1]
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            assert cli.main(words) == 0, f"catdog {shlex.join(words)}"
+        if target:
+            Path(target).expanduser().write_text(output.getvalue())
+        return output.getvalue()
+
+    def submit(self, words):
+        """What would be sent; tests/test_submission.py sends it. `--attach` names a job."""
+        if "--attach" not in words:
+            job = with_model(words[1:])
+            if job != words[1:]:
+                job[-1] = "s3://bucket/model"
+            assert "entrypoint" in self.call(["submit", *job, "--dry-run"])
+        else:
+            assert cli._parse(words).attach
+
+    def on_s3(self, words):
+        """The command as a process of its own, with the environment that S3 takes.
+
+        Its standard output is one JSON object, and it is quiet but for its own lines.
+        """
+        process = catdog(*with_model(words), "--json", environment=self.s3_server.environment)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        summary = json.loads(output)
+        assert output.count("\n") == 1
+        assert summary["planned"] == summary["classified"] + summary["rejected"] > 0
+        own = re.compile(r" *[\d.]+[smh]( \d+[sm])?  \S.*")
+        assert [line for line in errors.splitlines() if not own.fullmatch(line)] == []
+
+
+def with_model(words):
+    """A command with the reader's model, in a checkout in which none ships with the package."""
+    fields = {field.name for field in dataclasses.fields(cli._COMMANDS[words[0]][0])}
+    ships = (ROOT / "catdog" / "weights" / models.SHIPPED / models.METADATA_FILE).exists()
+    if "model" not in fields or "--model" in words or ships:
+        return words
+    return [*words, "--model", "runs/first"]
+
+
+def smaller(words):
+    """A command with the flags of `SMALLER`."""
+    kept = list(words)
+    for flag, value in SMALLER.get(words[0], {}).items():
+        if flag in kept:
+            del kept[kept.index(flag) : kept.index(flag) + 2]
+        kept += [flag, value]
+    return kept
+
+
+def check_make(words):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(words[1:]) <= set(targets)
+
+
+def check_files(words):
+    """Every file that `-f` or `--filename` names is in the repository."""
+    for flag, name in itertools.pairwise(words):
+        if flag in ("-f", "--filename"):
+            assert (ROOT / name).is_file(), name
+
+
+def check_kubectl(words):
+    assert words[1] in {"apply", "create", "delete", "get", "logs", "port-forward"}
+    check_files([word for word in words if word != "logs"] if words[1] != "logs" else [])
+
+
+def check_docker(words):
+    assert words[1] == "build"
+    assert words[-1] == "."
+    check_files(words)
+
+
+def check_ray(words):
+    """`ray up FILE` and the like; of `ray job submit`, the command that it runs."""
+    if words[1:3] == ["job", "submit"]:
+        check_python(words[words.index("--") + 1 :])
+        return
+    assert words[1] in {"up", "down", "dashboard", "status", "start", "stop"}
+    assert all((ROOT / word).is_file() for word in words[2:] if word.endswith(".yaml"))
+
+
+def check_python(words):
+    """`python jobs/VERB.py ...` and other programs of the repository exist; jobs take the flags."""
+    module = words[words.index("-m") + 1] if "-m" in words else None
+    assert module is None or importlib.util.find_spec(module) is not None, module
+    scripts = [ROOT / word for word in words if word.endswith(".py")]
+    assert all(script.is_file() for script in scripts), words
+    assert module or scripts
+    for script in scripts:
+        if script.parent.name == "jobs" and "..." not in words:
+            cli._parse([script.stem, *words[words.index(f"jobs/{script.name}") + 1 :]])
+
+
+def check_sudo(words):
+    """A system's package, or a program of the repository as root."""
+    if words[1:3] != ["apt-get", "install"]:
+        CHECKS[words[1]](words[1:])
+
+
+def check_pipx(words):
+    assert words[1:3] == ["run", "pip-audit"]
+    assert (ROOT / words[-1]).is_file()
+
+
+def check_local_script(words):
+    assert (ROOT / "cluster" / Path(words[0]).name).is_file()
+
+
+CHECKS = {
+    "make": check_make,
+    "kubectl": check_kubectl,
+    "docker": check_docker,
+    "ray": check_ray,
+    "python": check_python,
+    ".venv/bin/python": check_python,
+    "sudo": check_sudo,
+    "pipx": check_pipx,
+    "../cluster/local.sh": check_local_script,
+    "cluster/local.sh": check_local_script,
+}
+SHELL = re.compile(r"(mkdir|cd|echo|export|openssl)\b|[A-Z_a-z]+=\S*$")
+
+
+def run_shell(lines, folder):
+    """What is the shell's own, in bash, in a folder of its own; no cluster answers there."""
+    if any(line.startswith("openssl") for line in lines) and not shutil.which("openssl"):
+        pytest.skip("no openssl on this machine")
+    kubectl = "kubectl() { echo; }"
+    script = "\n".join(["set -eu", kubectl, *lines])
+    subprocess.run(["bash", "-c", script], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def reader(ray_cluster, s3_server, drawings, tmp_path_factory):
+    """A reader with photos, an archive, a list of them and a bucket, after the first commands."""
+    folder = tmp_path_factory.mktemp("reader")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+    patch.setenv("HOME", str(folder))
+    for name in [name for name in os.environ if name.startswith(("AWS_", "XDG_"))]:
+        patch.delenv(name)
+    for label in ("cat", "dog"):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(24):
+            name = f"photos/{label}/{label}.{number}.jpg"
+            shutil.copy(drawings / label / f"{label}.{number}.jpg", folder / name)
+    (folder / "list-of-uris.txt").write_text("photos/cat/cat.1.jpg\nphotos/dog/dog.1.jpg\n")
+    shutil.make_archive(str(folder / "archive"), "zip", folder / "photos")
+    s3_server.shell("s3.bucket.create -name bucket")
+    with pytest.MonkeyPatch.context() as bucket:
+        for name, value in s3_server.environment.items():
+            bucket.setenv(name, value)
+        storage.write_atomic("s3://bucket/archive.zip", (folder / "archive.zip").read_bytes())
+        picture = (folder / "photos" / "cat" / "cat.2.jpg").read_bytes()
+        storage.write_atomic("s3://bucket/more/cat.jpg", picture)
+    reader = Reader(folder, s3_server)
+    for line in FIRST:
+        reader.run(line)
+    yield reader
+    patch.undo()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_page_works(page, reader, tmp_path):
+    """Every line of the page's shell blocks does what a reader expects; so do Python blocks."""
+    for block in blocks(page):
+        if block.language == "python":
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(block.text, str(page), "exec"), {"__name__": "reader"})
+        elif block.language == "sh":
+            shell = [line for line in block.commands if SHELL.match(line)]
+            folder = reader.folder if "openssl" not in block.text else tmp_path
+            run_shell(shell, folder)
+            for line in block.commands:
+                if line not in shell:
+                    reader.run(line)
+        else:
+            assert block.language == "text", f"what is a block of {block.language}?"
+
+
+def test_a_strange_line_is_not_passed_over():
+    """A program that no rule knows, and a flag that is misspelt, fail."""
+    reader = Reader(ROOT, None)
+    with pytest.raises(pytest.fail.Exception, match="terraform"):
+        reader.run("terraform apply")
+    with pytest.raises(AssertionError):
+        reader.run("catdog classify photos/ --outptu results")
+    with pytest.raises(AssertionError):
+        reader.run("make coffee")
+    with pytest.raises(AssertionError):
+        reader.run("kubectl apply -f cluster/no-such-file.yaml")
+
+
+def test_first_commands_are_documented():
+    """What the other pages build on is what a reader finds first."""
+    lines = {line for page in PAGES[:2] for block in blocks(page) for line in block.commands}
+    assert set(FIRST) <= lines
+    everywhere = {line for page in PAGES for block in blocks(page) for line in block.commands}
+    assert set(ONLY_PARSED) <= everywhere
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_inline_commands_exist(page):
+    """`catdog VERB`, `make TARGET` and `--flag` in the text are ones that exist."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    others = {"--help", "--version", "--require-hashes"}
+    for code in inline(page):
+        words = code.split()
+        if words[:1] == ["make"] and len(words) == 2:
+            assert words[1] in targets, code
+        if words[:1] == ["catdog"] and len(words) > 1 and words[1].islower():
+            assert words[1] in VERBS, code
+        if words[0] == "catdog" or words[0].startswith("--"):
+            verbs = [word for word in words[1:2] if word in VERBS] or VERBS
+            known = others.union(*(every_flag(verb) for verb in verbs))
+            if verbs == ["submit"]:
+                known |= set().union(*(every_flag(verb) for verb in words[2:3] if verb in VERBS))
+            named = {word.split("=")[0] for word in words if word.startswith("--")}
+            assert named <= known, code
+
+
+def every_flag(verb):
+    if verb not in _FLAGS:
+        _FLAGS[verb] = set(cli._flags(verb))
+    return _FLAGS[verb]
+
+
+_FLAGS: dict[str, set[str]] = {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    """Files that a page links to exist, and so do the headings."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        path = (page.parent / name) if name else page
+        assert path.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+            assert heading in anchors, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_tables_of_flags_are_the_commands(page):
+    """`python docs/flags.py` would change nothing."""
+    assert flags.written(page.read_text()) == page.read_text()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_has_a_page(verb):
+    """With an example that the command's help shows too, and a table of all its flags."""
+    if verb == "completion":
+        assert "catdog completion bash" in (ROOT / "docs" / "getting-started.md").read_text()
+        return
+    page = (ROOT / "docs" / f"{verb}.md").read_text()
+    assert page.startswith(f"# catdog {verb}\n\n```sh\ncatdog {verb}")
+    table = flags.table(verb)
+    assert table in page
+    assert all(f"`{flag}" in table for flag in cli._flags(verb) if flag != "--help")
+
+
+def test_code_map_is_complete():
+    """Every module of the package stands in the README's map, and nothing else does."""
+    (found,) = (block for block in blocks(ROOT / "README.md") if block.text.startswith("catdog/\n"))
+    named = set(re.findall(r"\b\w+\.py\b", found.text))
+    there = {path.name for path in (ROOT / "catdog").glob("*.py")}
+    assert named == there - {"__init__.py", "__main__.py"}
+    folders = re.findall(r"^(?:\w+/ +)*\w+/$", found.text, re.MULTILINE)[-1].split()
+    assert all((ROOT / folder).is_dir() for folder in folders)
