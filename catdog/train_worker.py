@@ -142,7 +142,7 @@ def _scheduled(session: _Session, batches: Iterator[Any], epoch: int, steps: int
         session.learning_rate = train_config.learning_rate(recipe, number, steps)
         yield batch
         if (number + 1) % _AVERAGE_STEPS == 0:
-            session.average()
+            session.average(number + 1)
 
 
 _WINDOW_BYTES = 2 * 2**30  # images that are shuffled together; what a node holds at a time
@@ -357,15 +357,14 @@ class _Session:
         weights: list[Any] = self._model.get_weights()
         return weights
 
-    def average(self) -> None:
-        """Bring the average weights, moving statistics among them, up to this step."""
+    def average(self, step: int) -> None:
+        """Bring the average weights, moving statistics among them, up to this step, from 1."""
         if not self.recipe.weight_average:
             return
         weights = self.weights()
         if self._average is None:
             self._average = weights
         # The first weights are worth little: the average begins short and grows to its length.
-        step = int(self._optimizer.iterations)
         decay = min(self.recipe.weight_average, (1 + step) / (10 + step)) ** _AVERAGE_STEPS
         self._average = [
             decay * average + (1 - decay) * weight

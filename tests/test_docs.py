@@ -9,7 +9,6 @@ here knows fails its page's test.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import io
 import itertools
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog import cli, models, storage
+from catdog import cli, storage
 from tests.jobs import catdog
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +127,7 @@ class Reader:
         elif any(word.startswith("s3://") for word in words):
             self.on_s3(words)
         else:
-            output = self.call(with_model(smaller(words)))
+            output = self.call(smaller(words))
             if "--json" in words:
                 json.loads(output)
         self.done.add(line)
@@ -148,10 +147,7 @@ class Reader:
     def submit(self, words):
         """What would be sent; tests/test_submission.py sends it. `--attach` names a job."""
         if "--attach" not in words:
-            job = with_model(words[1:])
-            if job != words[1:]:
-                job[-1] = "s3://bucket/model"
-            assert "entrypoint" in self.call(["submit", *job, "--dry-run"])
+            assert "entrypoint" in self.call([*words, "--dry-run"])
         else:
             assert cli._parse(words).attach
 
@@ -160,7 +156,7 @@ class Reader:
 
         Its standard output is one JSON object, and it is quiet but for its own lines.
         """
-        process = catdog(*with_model(words), "--json", environment=self.s3_server.environment)
+        process = catdog(*words, "--json", environment=self.s3_server.environment)
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         summary = json.loads(output)
@@ -168,15 +164,6 @@ class Reader:
         assert summary["planned"] == summary["classified"] + summary["rejected"] > 0
         own = re.compile(r" *[\d.]+[smh]( \d+[sm])?  \S.*")
         assert [line for line in errors.splitlines() if not own.fullmatch(line)] == []
-
-
-def with_model(words):
-    """A command with the reader's model, in a checkout in which none ships with the package."""
-    fields = {field.name for field in dataclasses.fields(cli._COMMANDS[words[0]][0])}
-    ships = (ROOT / "catdog" / "weights" / models.SHIPPED / models.METADATA_FILE).exists()
-    if "model" not in fields or "--model" in words or ships:
-        return words
-    return [*words, "--model", "runs/first"]
 
 
 def smaller(words):
