@@ -63,6 +63,9 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
     """
     for name, value in (FAULT_DETECTION_SETTINGS | _DRIVER_SETTINGS).items():
         os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address:
+        _check_answers(address)
     import ray
 
     # Ray Data takes about a second to import; Ray takes longer to start, mostly waiting.
@@ -73,9 +76,6 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         _quiet_data_context()
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    if address:
-        _check_answers(address)
     try:
         if address:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
