@@ -20,7 +20,10 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install ## the whole story on drawn pictures, in minutes
 	$(BIN)/catdog demo
 
-test: install ## every test
+test: install ## the tests
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: install ## the tests, and each further fault on a cluster of many nodes
 	$(BIN)/python -m pytest
 
 test-fast: install ## the tests that need neither Ray nor TensorFlow, under a minute
@@ -50,4 +53,4 @@ lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra bench --output-file benchmarks/requirements.lock
 
-.PHONY: help install demo test test-fast lint bench cluster lock
+.PHONY: help install demo test test-all test-fast lint bench cluster lock

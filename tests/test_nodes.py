@@ -321,6 +321,7 @@ def test_classify_outlives_a_node_that_falls_silent(lab, classified):
     check(job, output, classified)
 
 
+@pytest.mark.long
 def test_classify_outlives_a_slow_link(lab, classified):
     """A node behind a slow line slows its own shards and no others; nobody is declared dead."""
     output = lab.new_output()
@@ -335,6 +336,7 @@ def test_classify_outlives_a_slow_link(lab, classified):
         slow.host.fast()
 
 
+@pytest.mark.long
 def test_classify_outlives_a_full_object_store(lab, classified):
     """A node whose object store another job has filled still does its share."""
     output = lab.new_output()
@@ -351,6 +353,7 @@ def test_classify_outlives_a_full_object_store(lab, classified):
         filler.wait(30)
 
 
+@pytest.mark.long
 def test_classify_waits_for_a_store_that_is_away(lab, classified):
     """The store is killed and comes back: the workers wait, and nothing is lost or rejected."""
     output = lab.new_output()
@@ -363,6 +366,7 @@ def test_classify_waits_for_a_store_that_is_away(lab, classified):
     check(job, output, classified)
 
 
+@pytest.mark.long
 def test_classify_is_resumed_after_its_driver_was_killed(lab, classified):
     """SIGKILL of the driver fails the job with a line that says what to do; doing it finishes it."""
     output = lab.new_output()
@@ -378,6 +382,7 @@ def test_classify_is_resumed_after_its_driver_was_killed(lab, classified):
     assert f'"images_this_run": {IMAGES}' not in job.log
 
 
+@pytest.mark.long
 def test_a_node_that_joins_gets_work(lab, classified):
     """A node that comes while a job runs does some of its shards."""
     *absent, late = lab.cluster.workers[1:]
@@ -416,6 +421,7 @@ def growing(whole_lab, trained):
     cluster.head.kill()
 
 
+@pytest.mark.long
 def test_a_job_without_workers_fails_in_time(lab, classified, request):
     """With every worker gone the job ends in a minute or so, and says why and what to do."""
     output = lab.new_output()
@@ -431,6 +437,7 @@ def test_a_job_without_workers_fails_in_time(lab, classified, request):
     assert "Traceback" not in job.log
 
 
+@pytest.mark.long
 def test_a_pool_grows_from_zero(whole_lab, growing, classified):
     """A job without nodes has the autoscaler bring them, and goes on without those it cannot have."""
     output = whole_lab.new_output()
@@ -486,6 +493,7 @@ def test_training_outlives_a_killed_node(lab, trained):
     check_training(job, output, trained)
 
 
+@pytest.mark.long
 def test_training_outlives_a_node_that_falls_silent(lab, trained):
     """A worker that hangs because its peer is cut off is noticed, and the group starts again."""
     output = lab.new_output()
