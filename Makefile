@@ -36,6 +36,7 @@ lint: install ## formatting, lint rules and types
 
 bench: install .venv-bench/.installed ## the benchmarks beside their peers, as ratios
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.training
 
 # Daft wants an older pyarrow than the main lock has: the extra has an environment of its own.
 .venv-bench/.installed: benchmarks/requirements.lock

@@ -46,7 +46,6 @@ def _turned_with_exif(image):
 
 
 CHANGES = {
-    "as they are": None,
     "turned, upright by EXIF": _turned_with_exif,
     "middle 80 % of each side": lambda image: _jpeg(_crop(image, 0.1, 0.1, 0.9, 0.9)),
     "top left 70 % of each side": lambda image: _jpeg(_crop(image, 0, 0, 0.7, 0.7)),
@@ -70,7 +69,7 @@ def _photos(folder: Path):
 def _write_changed(photos, change, path: Path) -> None:
     with tarfile.open(path, "w") as tar:
         for name, content in photos:
-            data = content if change is None else change(Image.open(io.BytesIO(content)))
+            data = change(Image.open(io.BytesIO(content)))
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

@@ -6,7 +6,6 @@ the same numbers exactly, and the scores change in the fourth digit.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -42,13 +41,11 @@ def main(run: str) -> None:
     # Where the photos lay on the machine that trained is nobody's business.
     training["recipe"] = training["recipe"] | {"images": ["photos"]}
     metadata = models.save(
-        (Path(models.__file__).parent / "weights" / models.SHIPPED).as_uri(),
+        models.SHIPPED_FOLDER.as_uri(),
         files,
-        **{
-            field.name: getattr(model.metadata, field.name)
-            for field in dataclasses.fields(model.metadata)
-            if field.name in ("labels", "preprocessing", "architecture")
-        },
+        labels=model.metadata.labels,
+        preprocessing=model.metadata.preprocessing,
+        architecture=model.metadata.architecture,
         training=training,
     )
     print(f"{metadata.fingerprint}, {size:,} bytes")

@@ -1,11 +1,13 @@
-"""Training speed beside the usual ways: `python -m benchmarks.training PHOTOS`.
+"""Training speed beside the usual ways: `python -m benchmarks.training [--images 5000]`.
 
 Every contender trains on the same photos, whole processes one after the other, and its fastest
-epoch counts: the first one decodes, compiles and fills caches. Writes benchmarks/training.json.
+epoch counts: the first one decodes, compiles and fills caches. "One core" is one core: the whole
+command, Ray and all, may run on no other. Prints the ratios, writes `benchmarks/training.json`.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -17,20 +19,19 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PHOTOS = HERE.parents[1] / "shared" / "data" / "cats-and-dogs"
 EPOCHS = 4
 
 
 def extract(photos: Path, folder: Path, images: int) -> None:
-    """The first photos of the archives as files, a folder for each class."""
-    count = 0
-    for archive in sorted(photos.glob("*.tar")):
+    """As many photos of each archive as files, a folder for each class."""
+    archives = sorted(photos.glob("*.tar"))
+    for archive in archives:
         with tarfile.open(archive) as tar:
-            for member in tar:
-                if count == images:
-                    return
-                if member.isfile():
-                    tar.extract(member, folder, filter="data")
-                    count += 1
+            members = [member for member in tar if member.isfile()]
+            step = max(1, len(members) * len(archives) // images)
+            for member in members[::step][: images // len(archives)]:
+                tar.extract(member, folder, filter="data")
 
 
 def peer(script: str, *arguments: str) -> dict[str, float]:
@@ -42,11 +43,23 @@ def peer(script: str, *arguments: str) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def ours(folder: Path, output: Path, *flags: str) -> dict[str, float]:
+def draw(folder: Path, images: int) -> None:
+    """As many drawings as files, where there are no photos."""
+    from catdog import drawings
+
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for number in range(images // 2):
+            picture = drawings.draw_jpeg(label, number)
+            (folder / label / f"{number:05d}.jpg").write_bytes(picture)
+
+
+def ours(folder: Path, output: Path, cores: int, *flags: str) -> dict[str, float]:
     """Images/s of the fastest epoch, and the seconds an epoch that nothing was trained in."""
     command = [sys.executable, "-m", "catdog", "train", str(folder), "--output", str(output)]
     command += ["--epochs", str(EPOCHS), *flags]
     metrics = output / "metrics.csv"
+    command = ["taskset", "--cpu-list", f"0-{cores - 1}", *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     seen: dict[int, float] = {}
     rows: list[dict[str, str]] = []
@@ -69,36 +82,66 @@ def ours(folder: Path, output: Path, *flags: str) -> dict[str, float]:
     }
 
 
-def main(photos: str, images: str = "5000") -> None:
+def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    """What the goals are stated in."""
+
+    def rate(name: str) -> float:
+        return found[name]["images_per_s"]
+
+    two, alone = "seed, 2 workers", "seed, 1 worker on one core"
+    return {
+        "2 workers / the article's ImageDataGenerator + fit": rate(two) / rate("article"),
+        "2 workers / cache() + fit, bfloat16": rate(two) / rate("cache() + fit, mixed_bfloat16"),
+        "2 workers / 1 worker on one core": rate(two) / rate(alone),
+        "compact: 2 workers / 1 worker on one core": rate("compact, 2 workers")
+        / rate("compact, 1 worker on one core"),
+        "lost between epochs / epoch": found[two]["seconds_lost_between_epochs"]
+        / found[two]["epoch_s"],
+    }
+
+
+def main() -> None:
     """Run, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--photos", type=Path, default=PHOTOS if PHOTOS.exists() else None)
+    arguments = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory(prefix="catdog-bench-") as name:
         scratch = Path(name)
         folder = scratch / "photos"
-        extract(Path(photos), folder, int(images))
+        if arguments.photos:
+            extract(arguments.photos, folder, arguments.images)
+        else:
+            draw(folder, arguments.images)
         os.environ["PYTHONPATH"] = str(HERE.parent)
-        seed = ("--architecture", "seed")
+        seed, one, two = ("--architecture", "seed"), ("--workers", "1"), ("--workers", "2")
         runs = {
-            "seed, 1 worker of 1 core": (*seed, "--workers", "1"),
-            "seed, 2 workers of 1 core": (*seed, "--workers", "2"),
-            "seed, 1 worker of 2 cores": (*seed, "--workers", "1", "--cpus-per-worker", "2"),
-            "seed, 2 workers, batches of 128": (*seed, "--workers", "2", "--batch-size", "128"),
-            "compact, 1 worker of 1 core": ("--workers", "1"),
-            "compact, 2 workers of 1 core": ("--workers", "2"),
-            "compact, 1 worker of 2 cores": ("--workers", "1", "--cpus-per-worker", "2"),
+            "seed, 1 worker on one core": (1, *seed, *one),
+            "seed, 2 workers": (2, *seed, *two),
+            "seed, 1 worker with both cores": (2, *seed, *one, "--cpus-per-worker", "2"),
+            "compact, 1 worker on one core": (1, *one),
+            "compact, 2 workers": (2, *two),
+            "compact, 1 worker with both cores": (2, *one, "--cpus-per-worker", "2"),
         }
-        found["ImageDataGenerator + fit"] = peer("image_data_generator.py", str(folder), "2")
+        found["article"] = peer("image_data_generator.py", str(folder), "2")
         for policy in ("float32", "mixed_bfloat16"):
-            found[f"image_dataset_from_directory().cache() + fit, {policy}"] = peer(
+            found[f"cache() + fit, {policy}"] = peer(
                 "directory_cache.py", str(folder), str(EPOCHS), policy
             )
-        for number, (title, flags) in enumerate(runs.items()):
-            found[title] = ours(folder, scratch / str(number), *flags)
-            print(title, found[title], file=sys.stderr)
-    (HERE / "training.json").write_text(json.dumps({"images": int(images), **found}, indent=2))
+        for number, (title, (cores, *flags)) in enumerate(runs.items()):
+            found[title] = ours(folder, scratch / str(number), cores, *flags)
+            print(f"  {title:<34} {found[title]['images_per_s']:6.0f} images/s", file=sys.stderr)
+    table = ratios(found)
+    record = {"images": arguments.images, "ratios": table, "contenders": found}
+    (HERE / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    print("| training | images/s |\n| --- | --- |")
     for title, figures in found.items():
         print(f"| {title} | {figures['images_per_s']:.0f} |")
+    print("\n| ratio | |\n| --- | --- |")
+    for title, value in table.items():
+        print(f"| {title} | {value:.2f} |")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

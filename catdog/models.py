@@ -14,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import tempfile
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ OPENVINO_FILES = ("model.xml", "model.bin")
 METADATA_FILE = "metadata.json"
 RUN_SUBFOLDER = "model"  # where a training run's folder holds its model
 SHIPPED = "cats-and-dogs"  # the name of the model that comes with the package
-_SHIPPED_FOLDER = Path(__file__).parent / "weights" / SHIPPED
+SHIPPED_FOLDER = Path(__file__).parent / "weights" / SHIPPED
 _MAX_FILE_BYTES = 8 * 2**30
 
 
@@ -165,7 +167,7 @@ def load(path_or_uri: str) -> Model:
         UserInputError: there is no model there.
         CatdogError: the folder is half-written, damaged or was tampered with.
     """
-    uri = storage.to_uri(str(_SHIPPED_FOLDER) if path_or_uri == SHIPPED else path_or_uri)
+    uri = storage.to_uri(str(SHIPPED_FOLDER) if path_or_uri == SHIPPED else path_or_uri)
     if storage.exists(storage.join(uri, RUN_SUBFOLDER, METADATA_FILE)):
         uri = storage.join(uri, RUN_SUBFOLDER)
     metadata_uri = storage.join(uri, METADATA_FILE)
@@ -198,4 +200,19 @@ def export(model: Any) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / KERAS_FILE)
         model.export(str(Path(folder) / OPENVINO_FILES[0]), format="openvino", verbose=False)
-        return {name: (Path(folder) / name).read_bytes() for name in (KERAS_FILE, *OPENVINO_FILES)}
+        files = {name: (Path(folder) / name).read_bytes() for name in OPENVINO_FILES}
+        return {KERAS_FILE: _without_dates(Path(folder) / KERAS_FILE), **files}
+
+
+def _without_dates(path: Path) -> bytes:
+    """A Keras file without the time of saving: the same weights have the same fingerprint."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as dated, zipfile.ZipFile(buffer, "w") as undated:
+        for name in dated.namelist():
+            content = dated.read(name)
+            if name == "metadata.json":
+                fields = json.loads(content)
+                fields.pop("date_saved", None)
+                content = json.dumps(fields).encode()
+            undated.writestr(zipfile.ZipInfo(name), content)  # dated 1980
+    return buffer.getvalue()

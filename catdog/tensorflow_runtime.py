@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from catdog.all_reduce import SharedMemoryAllReduce
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -68,6 +72,10 @@ def dtype_policy(precision: Literal["float32", "bfloat16", "float16"]) -> str:
     return "float32" if precision == "float32" else f"mixed_{precision}"
 
 
+SumOverWorkers = Callable[[list[Any]], list[Any]]
+"""Gives each float32 tensor summed over the workers; all call it equally often, in one order."""
+
+
 def multi_worker_strategy() -> Any:
     """The strategy for the workers that Ray Train started (it set `TF_CONFIG`).
 
@@ -80,14 +88,37 @@ def multi_worker_strategy() -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
-def sum_over_workers(tensors: list[Any]) -> list[Any]:
-    """Each tensor summed over the workers; to be called within `strategy.run`."""
+def sum_by_collectives(tensors: list[Any]) -> list[Any]:
+    """`SumOverWorkers` by TensorFlow; to be called within `run` of `multi_worker_strategy`."""
     import tensorflow as tf
 
     # The identity gives a value a device, which the collective asks for.
     identities = [tf.identity(tensor) for tensor in tensors]
     summed: list[Any] = tf.distribute.get_replica_context().all_reduce("SUM", identities)
     return summed
+
+
+def sum_by(all_reduce: SharedMemoryAllReduce) -> SumOverWorkers:
+    """`SumOverWorkers` through shared memory."""
+    import tensorflow as tf
+
+    last: list[Any] = []
+
+    def sum_over_workers(tensors: list[Any]) -> list[Any]:
+        # A graph runs operations that do not need each other in any order, each worker its own.
+        graph = tf.compat.v1.get_default_graph()
+        before = [operation for operation in last if operation.graph is graph]
+        with tf.control_dependencies(before):
+            summed: list[Any] = tf.numpy_function(
+                lambda *arrays: all_reduce.sum(arrays), tensors, [tf.float32] * len(tensors)
+            )
+        for tensor, one in zip(tensors, summed, strict=True):
+            one.set_shape(tensor.shape)
+        if not tf.executing_eagerly():
+            last[:] = [summed[0].op]
+        return summed
+
+    return sum_over_workers
 
 
 def expect_summed_gradients(optimizer: Any) -> None:
@@ -100,7 +131,7 @@ def expect_summed_gradients(optimizer: Any) -> None:
     optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables  # noqa: SLF001
 
 
-def fuse_batch_norm(model: Any, workers: int) -> None:
+def fuse_batch_norm(model: Any, workers: int, sum_over_workers: SumOverWorkers) -> None:
     """Have batch normalisation of images run as TensorFlow's fused operation, over all workers.
 
     Keras 3 writes it as a dozen float32 operations; on a CPU the fused one makes the training step
@@ -116,11 +147,16 @@ def fuse_batch_norm(model: Any, workers: int) -> None:
             and len(layer.input.shape) == 4
             and layer.axis in (-1, 3)
         ):
-            layer.call = functools.partial(_batch_norm, layer, workers)
+            layer.call = functools.partial(_batch_norm, layer, workers, sum_over_workers)
 
 
 def _batch_norm(
-    layer: Any, workers: int, inputs: Any, training: bool = False, mask: Any = None
+    layer: Any,
+    workers: int,
+    sum_over_workers: SumOverWorkers,
+    inputs: Any,
+    training: bool = False,
+    mask: Any = None,
 ) -> Any:
     """What `layer.call` does, on images (n, H, W, channels)."""
     import tensorflow as tf
@@ -130,26 +166,33 @@ def _batch_norm(
     scale = tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones(channels)
     offset = tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros(channels)
     if not (training and layer.trainable):
-        mean, variance = (
-            tf.convert_to_tensor(each) for each in (layer.moving_mean, layer.moving_variance)
+        moving = (
+            tf.convert_to_tensor(layer.moving_mean),
+            tf.convert_to_tensor(layer.moving_variance),
         )
-        return _normalized(inputs, scale, offset, mean, variance, layer.epsilon)[0]
-    output, mean, variance = (
-        _locally_normalized(inputs, scale, offset, layer.epsilon)
-        if workers == 1
-        else _globally_normalized(inputs, scale, offset, layer.epsilon, workers)
-    )
-    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        moving.assign(moving * layer.momentum + value * (1.0 - layer.momentum))
+        return _normalized(inputs, scale, offset, layer.epsilon, moving)[0]
+    if workers == 1:
+        output, mean, variance, *_ = _normalized(inputs, scale, offset, layer.epsilon)
+    else:
+        output, mean, variance = _globally_normalized(
+            inputs, scale, offset, layer.epsilon, workers, sum_over_workers
+        )
+    for statistic, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        statistic.assign(statistic * layer.momentum + value * (1.0 - layer.momentum))
     return output
 
 
 def _normalized(
-    inputs: Any, scale: Any, offset: Any, mean: Any, variance: Any, epsilon: float
+    inputs: Any, scale: Any, offset: Any, epsilon: float, statistics: tuple[Any, Any] | None = None
 ) -> Any:
-    """Normalised by given statistics: the operation's six outputs."""
+    """Normalised by given mean and variance, by default by this batch's own.
+
+    Returns:
+        The operation's six outputs, the first three: normalised inputs, mean, unbiased variance.
+    """
     import tensorflow as tf
 
+    mean, variance = statistics or (tf.zeros([0]), tf.zeros([0]))
     return tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=scale,
@@ -157,30 +200,17 @@ def _normalized(
         mean=mean,
         variance=variance,
         epsilon=epsilon,
-        is_training=False,
+        is_training=statistics is None,
     )
-
-
-def _locally_normalized(
-    inputs: Any, scale: Any, offset: Any, epsilon: float
-) -> tuple[Any, Any, Any]:
-    """Normalised by this batch's statistics; they too, the variance unbiased."""
-    import tensorflow as tf
-
-    output, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=inputs,
-        scale=scale,
-        offset=offset,
-        mean=tf.zeros([0]),
-        variance=tf.zeros([0]),
-        epsilon=epsilon,
-        is_training=True,
-    )
-    return output, mean, variance
 
 
 def _globally_normalized(
-    inputs: Any, scale: Any, offset: Any, epsilon: float, workers: int
+    inputs: Any,
+    scale: Any,
+    offset: Any,
+    epsilon: float,
+    workers: int,
+    sum_over_workers: SumOverWorkers,
 ) -> tuple[Any, Any, Any]:
     """The same over the inputs of all workers, which have one size.
 
@@ -194,14 +224,14 @@ def _globally_normalized(
     @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
     def normalize(inputs: Any, scale: Any, offset: Any) -> Any:
         count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-        _, mean, variance = _locally_normalized(inputs, scale, offset, epsilon)
+        _, mean, variance, *_ = _normalized(inputs, scale, offset, epsilon)
         squares = variance * (count - 1.0) / count + tf.square(mean)
         (total,) = sum_over_workers([tf.concat([mean, squares], axis=0)])
         mean, squares = tf.split(total / workers, 2)
         variance = tf.maximum(squares - tf.square(mean), 0.0)
         every = count * workers
         output, *_, reserve_1, reserve_2, reserve_3 = _normalized(
-            inputs, scale, offset, mean, variance, epsilon
+            inputs, scale, offset, epsilon, (mean, variance)
         )
 
         def gradient(upstream: Any, *_: Any) -> tuple[Any, Any, Any]:

@@ -102,7 +102,7 @@ class TrainConfig:
         architecture: `compact`, `seed` (the article's CNN), or the name of a network of
             keras.applications, such as MobileNetV2.
         weights: initial weights of a keras.applications network: `imagenet`, or a `.weights.h5` or
-            `.keras` file, local or S3; by default random.
+            `.keras` file, local or S3; by default `none`: random.
         workers: data-parallel workers; by default one per GPU of the cluster, else one per CPU.
         epochs: how often to train for `steps_per_epoch` and validate; default by architecture.
         steps_per_epoch: global batches per epoch; by default one pass over the images. The seed's
@@ -191,7 +191,7 @@ class TrainConfig:
                 f"--architecture {self.architecture}: choose {', '.join(ARCHITECTURES)} or a "
                 "network of keras.applications, such as MobileNetV2 or EfficientNetB0"
             )
-        if self.weights not in (None, "none") and self.architecture in ARCHITECTURES:
+        if self.initial_weights and self.architecture in ARCHITECTURES:
             raise UserInputError(
                 f"--weights {self.weights}: {self.architecture} starts from random weights; "
                 "initial weights are for networks of keras.applications"
@@ -216,7 +216,7 @@ class TrainConfig:
         for name in ("label_smoothing", "weight_average"):
             if not 0 <= getattr(recipe, name) < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be from 0 to below 1")
-        if recipe.frozen_epochs and not self.pretrained:
+        if recipe.frozen_epochs and not self.initial_weights:
             raise UserInputError(
                 f"--frozen-epochs {recipe.frozen_epochs}: random weights must be trained; "
                 "name initial ones with --weights"
@@ -233,15 +233,15 @@ class TrainConfig:
             raise UserInputError("--max-rejected must be a fraction from 0 to 1")
 
     @property
-    def pretrained(self) -> bool:
-        """Whether training starts from given weights."""
-        return self.weights not in (None, "none")
+    def initial_weights(self) -> str | None:
+        """What training starts from; None is random."""
+        return None if self.weights == "none" else self.weights
 
     @property
     def hyperparameters(self) -> Recipe:
         """The architecture's recipe, with what was asked for instead of its defaults."""
         recipe = {"seed": SEED, "compact": COMPACT}.get(self.architecture, TRANSFER)
-        if not self.pretrained:
+        if not self.initial_weights:
             recipe = dataclasses.replace(recipe, frozen_epochs=0)
         names = [field.name for field in dataclasses.fields(Recipe)]
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

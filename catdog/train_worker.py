@@ -1,7 +1,8 @@
 """What runs on each training worker: the loop over epochs, and the step.
 
-`train_worker` reads the worker's slice of each global batch from the object store and steps under
-`MultiWorkerMirroredStrategy`; rank 0 reports a checkpoint each epoch.
+`train_worker` reads the worker's slice of each global batch from the object store; the gradients are
+summed over the workers, through shared memory on one node and by TensorFlow's collectives beyond;
+rank 0 reports a checkpoint each epoch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catdog import architectures, models, storage, tensorflow_runtime, train_config, training_data
+from catdog import (
+    all_reduce,
+    architectures,
+    models,
+    storage,
+    tensorflow_runtime,
+    train_config,
+    training_data,
+)
 from catdog.errors import CatdogError
 from catdog.train_config import best_row
 
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
 
 
 TEMPERATURE_FILE = "temperature.json"
+_SMALLEST_CAPACITY = 4096  # of the sums that are not gradients: losses, statistics
 _AVERAGE_STEPS = 8  # between two updates of the average weights: each costs a copy of all of them
 
 
@@ -51,7 +61,13 @@ def train_worker(loop: dict[str, Any]) -> None:
     context = ray.train.get_context()
     worker, workers = context.get_world_rank(), context.get_world_size()
     session = _Session(
-        config, images.classes[images.train], len(loop["labels"]), use_gpu=loop["use_gpu"]
+        config,
+        images.classes[images.train],
+        len(loop["labels"]),
+        worker=worker,
+        workers=workers,
+        one_node=context.get_local_world_size() == workers,
+        use_gpu=loop["use_gpu"],
     )
     history: list[dict[str, float]] = []
     best_weights = session.weights()
@@ -85,11 +101,12 @@ def train_worker(loop: dict[str, Any]) -> None:
             progress = (epoch, recipe.epochs, step, steps, images_per_s)
             loop["board"].write.remote(progress, history)
 
-    def randomness(batch: Batch) -> NDArray[np.float32]:
-        return batch.uniforms(config.seed, recipe.batch_size, session.uniforms)
-
     training = _read_ahead(
-        reader, images, stream, steps * (recipe.epochs - len(history)), randomness
+        reader,
+        images,
+        stream,
+        steps * (recipe.epochs - len(history)),
+        lambda batch: batch.uniforms(config.seed, recipe.batch_size, session.uniforms),
     )
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         if _exhausted(history, config):
@@ -219,7 +236,15 @@ class _Session:
     """
 
     def __init__(
-        self, config: TrainConfig, train_classes: NDArray[np.int32], classes: int, *, use_gpu: bool
+        self,
+        config: TrainConfig,
+        train_classes: NDArray[np.int32],
+        classes: int,
+        *,
+        worker: int,
+        workers: int,
+        one_node: bool,
+        use_gpu: bool,
     ) -> None:
         keras = tensorflow_runtime.import_keras(config.cpus_per_worker)
         import tensorflow as tf
@@ -234,10 +259,15 @@ class _Session:
             self._class_weights = (len(train_classes) / classes / counts).astype(np.float32)
         keras.utils.set_random_seed(config.seed)
         precision = tensorflow_runtime.resolve_precision(config.precision, gpu=use_gpu)
-        self._strategy = tensorflow_runtime.multi_worker_strategy()
+        own_sums = workers > 1 and one_node and not use_gpu and all_reduce.possible()
+        self._strategy = (
+            tensorflow_runtime.multi_worker_strategy()
+            if workers > 1 and not own_sums
+            else tf.distribute.get_strategy()
+        )
         with self._strategy.scope():
             self._model = self._build(
-                tensorflow_runtime.dtype_policy(precision), _local_weights(config)
+                tensorflow_runtime.dtype_policy(precision), _keras_weights(config.initial_weights)
             )
             self._augment = augmentation.Augmentation() if recipe.augmentation != "none" else None
             optimizer = _optimizer(keras, recipe)
@@ -246,13 +276,30 @@ class _Session:
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             # Outside a strategy's scope, inside tf.function, variables cannot be created.
             optimizer.build(self._model.trainable_variables)
-        tensorflow_runtime.fuse_batch_norm(self._model, self._strategy.num_replicas_in_sync)
+        self._workers = workers
+        self._sum_over_workers: tensorflow_runtime.SumOverWorkers = (
+            self._own_sums(worker) if own_sums else tensorflow_runtime.sum_by_collectives
+        )
+        tensorflow_runtime.fuse_batch_norm(self._model, workers, self._sum_over_workers)
         self.uniforms = augmentation.UNIFORMS if self._augment else 0
         self._optimizer, self._loss_is_scaled = optimizer, precision == "float16"
         self._learning_rate = recipe.learning_rate
         self._average: list[Any] | None = None
         self.train_step = tf.function(self._train_step, reduce_retracing=True)
         self.validation_step = tf.function(self._validation_step, reduce_retracing=True)
+
+    def _own_sums(self, worker: int) -> tensorflow_runtime.SumOverWorkers:
+        import ray.train.collective
+
+        return tensorflow_runtime.sum_by(
+            all_reduce.SharedMemoryAllReduce(
+                worker,
+                self._workers,
+                capacity=max(self._model.count_params(), _SMALLEST_CAPACITY),
+                broadcast=ray.train.collective.broadcast_from_rank_zero,
+                timeout_s=tensorflow_runtime.COLLECTIVE_TIMEOUT_S,
+            )
+        )
 
     def _build(self, policy: str, weights: str | None = None) -> Any:
         config = self._config
@@ -297,7 +344,7 @@ class _Session:
     def _train_step(self, *batch: Any) -> Any:
         tf = self._tf
 
-        def step(pixels: Any, classes: Any, weights: Any, total: Any, uniforms: Any = None) -> Any:
+        def step(pixels: Any, classes: Any, weights: Any, total: Any, uniforms: Any) -> Any:
             if self._augment is not None:
                 pixels = self._augment((pixels, uniforms))
             variables = self._model.trainable_variables
@@ -308,9 +355,9 @@ class _Session:
                 share = tf.reduce_sum(loss * weights) / total
                 if self._model.losses:
                     regularization = tf.add_n(self._model.losses)
-                    share += regularization / self._strategy.num_replicas_in_sync
+                    share += regularization / self._workers
                 scaled = self._optimizer.scale_loss(share)
-            gradients = tensorflow_runtime.sum_over_workers(tape.gradient(scaled, variables))
+            gradients = self._sum_over_workers(tape.gradient(scaled, variables))
             if self.recipe.gradient_clip:
                 scale = self._optimizer.dynamic_scale if self._loss_is_scaled else 1.0
                 gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.gradient_clip * scale)
@@ -340,14 +387,14 @@ class _Session:
             if publish is not None and (now := time.monotonic()) - last > 0.5:
                 last = now
                 publish(number, images / (now - started))
-        loss, correct = self._sum_over_workers(sums) / images
+        loss, correct = self._global_sums(sums) / images
         return float(loss), float(correct)
 
-    def _sum_over_workers(self, values: Any) -> Any:
+    def _global_sums(self, values: Any) -> Any:
         tf = self._tf
         reduce = tf.function(
             lambda value: self._strategy.run(
-                lambda replica: tensorflow_runtime.sum_over_workers([replica])[0], args=(value,)
+                lambda replica: self._sum_over_workers([replica])[0], args=(value,)
             )
         )
         return reduce(tf.constant(values, tf.float32)).numpy()
@@ -397,7 +444,7 @@ class _Session:
         for pixels, classes, image_weights, *_ in batches:
             scores = self._strategy.run(predict, args=(tf.constant(pixels),)).numpy()
             losses += image_weights @ _scaled_losses(scores, classes, temperatures)
-        temperature = float(temperatures[np.argmin(self._sum_over_workers(losses))])
+        temperature = float(temperatures[np.argmin(self._global_sums(losses))])
         last = {id(variable) for variable in self._model.get_layer("scores").weights}
         return [
             weight / np.float32(temperature) if id(variable) in last else weight
@@ -469,11 +516,11 @@ def _scaled_losses(
     return losses
 
 
-def _local_weights(config: TrainConfig) -> str | None:
-    """What Keras loads initial weights from: `imagenet`, or a file on this node."""
-    if not config.pretrained or config.weights is None or config.weights == "imagenet":
-        return config.weights if config.pretrained else None
-    uri = storage.to_uri(config.weights)
+def _keras_weights(weights: str | None) -> str | None:
+    """What Keras takes: None, `imagenet`, or a file on this node."""
+    if weights in (None, "imagenet"):
+        return weights
+    uri = storage.to_uri(weights)
     if uri.startswith("file://"):
         return storage.local_path(uri)
     with tempfile.NamedTemporaryFile(suffix=Path(uri).name, delete=False) as file:

@@ -31,7 +31,7 @@ def _weed() -> str | None:
     return str(beside_python) if beside_python.exists() else shutil.which("weed")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free, and free 10,000 above as well: SeaweedFS's gRPC listens there."""
     ports: list[int] = []
     held = []
@@ -61,7 +61,7 @@ class S3Server:
     ) -> None:
         self.folder = folder
         self._address, self._prefix = address, prefix
-        self._ports = _free_ports(4)
+        self._ports = free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
         self.endpoint = f"http://{address}:{self._ports[0]}"
         self.environment = {

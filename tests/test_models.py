@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 
-from catdog import inference, models, storage
+from catdog import inference, models, storage, tensorflow_runtime
 from catdog.errors import CatdogError, UserInputError
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,15 @@ def test_batch_size_does_not_change_scores(folder, pixels):
     predict = inference.load_predictor(models.load(str(folder)), precision="float32")
     alone = np.concatenate([predict(pixels[i : i + 1]) for i in range(len(pixels))])
     np.testing.assert_allclose(alone, predict(pixels), atol=1e-6)
+
+
+def test_same_network_has_same_files(folder):
+    """Files, and so the fingerprint, follow from the network and not from when it was saved."""
+    tensorflow_runtime.import_keras(1)
+    first = models.export(models.load(str(folder)).keras_model())
+    time.sleep(2.1)  # the times in a zip file go in steps of two seconds
+    second = models.export(models.load(str(folder)).keras_model())
+    assert {name for name in first if first[name] != second[name]} == set()
 
 
 @pytest.mark.parametrize("name", [models.KERAS_FILE, *models.OPENVINO_FILES])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,12 +18,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from catdog import images, models, sources, storage, tensorflow_runtime, training
+from catdog import images, models, sources, storage, tensorflow_runtime, train_worker, training
 from catdog.decode_actor import DecodeEntries
 from catdog.errors import CatdogError, UserInputError
 from catdog.images import DecodeLimits
 from catdog.sources import SourceLimits
 from catdog.training import TrainConfig, train
+from tests.conftest import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +111,66 @@ def test_two_workers_follow_the_loss_of_one(ray_cluster, tiny_config, tmp_path, 
             assert two[name] == pytest.approx(one[name], rel=tolerance)
     # The order of images matters: the comparison is no tautology of a constant loss.
     assert len({row["loss"] for row in histories[0]}) == 3
+
+
+def step_three_times(worker, workers, ports, told):
+    """A process that trains on its slice of three batches, with TensorFlow's collectives."""
+    nodes = [f"127.0.0.1:{port}" for port in ports]
+    task = {"type": "worker", "index": worker}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": nodes}, "task": task})
+    config = TrainConfig(
+        images=("photos",),
+        output="run",
+        optimizer="sgd",
+        learning_rate=0.1,
+        weight_average=0.0,
+        augmentation="none",
+        precision="float32",
+        height=32,
+        width=32,
+        batch_size=8,
+    )
+    session = train_worker._Session(
+        config,
+        np.zeros(1, np.int32),
+        2,
+        worker=worker,
+        workers=workers,
+        one_node=False,
+        use_gpu=False,
+    )
+    random = np.random.default_rng(0)
+    batches = []
+    for _ in range(3):
+        pixels = random.integers(0, 256, (8, 32, 32, 3), np.uint8)
+        slices = pixels, random.integers(0, 2, 8, np.int32), np.ones(8, np.float32)
+        share = [np.array_split(each, workers)[worker] for each in slices]
+        batches.append((*share, np.float32(8), np.zeros((8 // workers, 0), np.float32)))
+    loss, accuracy = session.run(session.train_step, iter(batches), None)
+    told.put((worker, loss, accuracy, session.weights()))
+
+
+def test_workers_on_several_nodes_equal_one():
+    """TensorFlow's collectives, which sum between nodes: the weights of one worker, to rounding."""
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for workers in (1, 2):
+        told, ports = context.Queue(), free_ports(workers)
+        processes = [
+            context.Process(target=step_three_times, args=(worker, workers, ports, told))
+            for worker in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        for _ in processes:
+            worker, *found[workers, worker] = told.get(timeout=240)
+        for process in processes:
+            process.join()
+    loss, accuracy, weights = found[1, 0]
+    for worker in range(2):
+        assert found[2, worker][:2] == pytest.approx([loss, accuracy], rel=1e-4)
+        for ours, theirs in zip(found[2, worker][2], weights, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

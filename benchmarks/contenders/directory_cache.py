@@ -26,7 +26,7 @@ def main(folder: str, epochs: str, policy: str) -> None:
         layers.Dense(1, activation="sigmoid", dtype="float32"),
     ]
     model = keras.Sequential(stack)
-    model.compile("rmsprop", "binary_crossentropy", ["accuracy"])
+    model.compile("rmsprop", "binary_crossentropy", metrics=["accuracy"])
     model.optimizer.learning_rate = 1e-4
     data = keras.utils.image_dataset_from_directory(
         folder, label_mode="binary", image_size=(150, 150), batch_size=32, verbose=False

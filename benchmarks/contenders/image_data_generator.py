@@ -25,7 +25,7 @@ def main(folder: str, epochs: str) -> None:
         layers.Dense(1, activation="sigmoid"),
     ]
     model = keras.Sequential(stack)
-    model.compile("rmsprop", "binary_crossentropy", ["accuracy"])
+    model.compile("rmsprop", "binary_crossentropy", metrics=["accuracy"])
     model.optimizer.learning_rate = 1e-4
     data = ImageDataGenerator(rescale=1 / 255).flow_from_directory(
         folder, target_size=(150, 150), batch_size=32, class_mode="binary"
