@@ -361,10 +361,21 @@ class _Session:
             if self.recipe.gradient_clip:
                 scale = self._optimizer.dynamic_scale if self._loss_is_scaled else 1.0
                 gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.gradient_clip * scale)
-            self._optimizer.apply(gradients, variables)
+            self._update(gradients, variables)
             return tf.stack([tf.reduce_sum(loss * weights), tf.reduce_sum(correct * weights)])
 
         return self._strategy.run(step, args=batch)
+
+    def _update(self, gradients: list[Any], variables: list[Any]) -> None:
+        def update(gradients: list[Any]) -> None:
+            self._optimizer.apply(gradients, variables)
+
+        # Keras writes an update as a dozen operations, each of which goes through all weights; XLA
+        # makes one of them: 17 to 6 ms for the seed (measured), as long as computing four images.
+        # Not under a strategy, whose variables it cannot compile.
+        if not self._tf.distribute.has_strategy():
+            update = self._tf.function(update, jit_compile=True)
+        update(gradients)
 
     def _validation_step(self, pixels: Any, classes: Any, weights: Any, total: Any) -> Any:
         del total
