@@ -20,11 +20,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install ## the whole story on drawn pictures, in minutes
 	$(BIN)/catdog demo
 
-test: install ## the tests
-	$(BIN)/python -m pytest -m "not long"
+test: install ## the tests; what is skipped is said at the end, with the reason
+	$(BIN)/python -m pytest -rs -m "not long"
 
 test-all: install ## the tests, and each further fault on a cluster of many nodes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
 
 test-fast: install ## the tests that need neither Ray nor TensorFlow, under a minute
 	$(BIN)/python -m pytest -m "not slow"

@@ -4,7 +4,7 @@
 
 Every contender runs as a whole process, one after the other, in each round; a ratio is formed
 within a round, so that a machine whose speed drifts does not favour anyone. Writes
-`benchmarks/results.json` and `docs/benchmark.png`, prints the table.
+`benchmarks/results.json`, `docs/benchmark.png` and the estimates of `docs/scale.md`, prints the table.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import bookkeeping
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -221,6 +223,7 @@ def main() -> None:
     }
     (HERE / "results.json").write_text(json.dumps(record, indent=2) + "\n")
     plot(rounds, ROOT / "docs" / "benchmark.png", arguments.images)
+    bookkeeping.write_tables()  # those of docs/scale.md that follow from these rates
     print("| ratio | median | rounds |\n| --- | --- | --- |")
     for key, value in median.items():
         each = ", ".join(f"{table[key]:.2f}" for table in tables)

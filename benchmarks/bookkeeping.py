@@ -10,8 +10,8 @@ folders, and of a tar and a zip with so many members. `--requests`: S3 requests 
 
 Every measurement runs in a process of its own. What is found goes to `benchmarks/bookkeeping.json`
 as soon as it is there, beside what was found before, and from there into the tables of
-`docs/scale.md`; without arguments only the tables are written. A hundred million images take about
-5 GB of disk in `--scratch`.
+`docs/scale.md`, with the rates of `benchmarks/results.json`; without arguments only the tables are
+written. A hundred million images take about 5 GB of disk in `--scratch`.
 """
 
 # ruff: noqa: SLF001 - it measures and replaces parts of the package
@@ -26,6 +26,7 @@ import os
 import platform
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -45,8 +46,23 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 FOUND = Path(__file__).with_suffix(".json")
 DOCUMENT = ROOT / "docs" / "scale.md"
+RESULTS = Path(__file__).with_name("results.json")  # of `python -m benchmarks`
 REQUEST_IMAGES = 2048
 REQUEST_BYTES = 22_000  # of an image: as the photos of the other benchmarks
+COLLECTIONS = {"ImageNet (train)": 1_281_167, "LAION-400M": 407_000_000, "LAION-5B": 5_850_000_000}
+CORES = 256
+# Assumptions, which docs/scale.md names.
+CORE_HOUR_DOLLARS = 0.045
+REQUEST_DOLLARS = 0.40e-6
+# What the contenders are called, in the order of the table.
+CONTENDERS = {
+    "catdog, shipped model": "catdog, the model that ships, bfloat16",
+    "catdog": "catdog, seed, bfloat16",
+    "catdog float32": "catdog, seed, float32",
+    "tf.data + predict": "tf.data + `model.predict`, seed, float32",
+    "daft": "Daft, seed, float32",
+    "ray read_images": "Ray Data `read_images`, seed, float32",
+}
 
 
 def in_process(*arguments: str) -> dict[str, Any]:
@@ -385,17 +401,70 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
     if "requests" in found:
         steps = [step for step in found["requests"]["tar"] if step not in ("images", "shards")]
         kinds = found["requests"].items()
-        per_image = [
-            f"{sum(told[step] for step in steps) / told['images']:.3f}" for _, told in kinds
-        ]
+        per_image = {
+            kind: sum(told[step] for step in steps) / told["images"] for kind, told in kinds
+        }
         written["requests"] = _table(
             [
                 ["requests", *(kind for kind, _ in kinds)],
                 *([step, *(f"{told[step]:,}" for _, told in kinds)] for step in steps),
-                ["all, an image", *per_image],
+                ["all, an image", *(f"{requests:.3f}" for requests in per_image.values())],
+            ]
+        )
+        rates = _rates()
+        written["rates"] = _table(
+            [
+                ["here", "images/s a core", "LAION-400M, core hours"],
+                *(
+                    [shown, f"{rates[name]:,.0f}", f"{_core_hours('LAION-400M', rates[name]):,.0f}"]
+                    for name, shown in CONTENDERS.items()
+                    if name in rates
+                ),
+            ]
+        )
+        columns = ["images, millions", "core hours", f"on {CORES} cores", "computing"]
+        columns += ["requests, single objects", "requests, in tars"]
+        written["estimates"] = _table(
+            [
+                ["", *columns],
+                *(
+                    _estimate(name, rates["catdog"], per_image["objects"], per_image["tar"])
+                    for name in COLLECTIONS
+                ),
             ]
         )
     return written
+
+
+def _rates() -> dict[str, float]:
+    """Images a second and core of each contender, start-up left out."""
+    record = json.loads(RESULTS.read_text())
+    rounds, workers = record["rounds"], record["workers"]
+    return {
+        name: statistics.median(each[name]["images_per_s"] for each in rounds) / workers
+        for name in CONTENDERS
+        if all(name in each for each in rounds)
+    }
+
+
+def _core_hours(collection: str, rate: float) -> float:
+    return COLLECTIONS[collection] / rate / 3600
+
+
+def _estimate(collection: str, rate: float, objects: float, tars: float) -> list[str]:
+    """The row of a collection, from images a second and core, and requests an image."""
+    from catdog import terminal
+
+    images, hours = COLLECTIONS[collection], _core_hours(collection, rate)
+    dollars = [hours * CORE_HOUR_DOLLARS]
+    dollars += [images * requests * REQUEST_DOLLARS for requests in (objects, tars)]
+    return [
+        collection,
+        f"{images / 1e6:,.1f}",
+        f"{hours:,.1f}",
+        terminal.duration(hours * 3600 / CORES),
+        *(f"${each:,.2f}" for each in dollars),
+    ]
 
 
 def _rate(job: dict[str, Any], key: str) -> str:
@@ -415,6 +484,12 @@ def with_tables(text: str, found: dict[str, Any]) -> str:
             pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.DOTALL
         )
     return text
+
+
+def write_tables() -> None:
+    """Write the document's tables anew, from what has been found until now."""
+    found = json.loads(FOUND.read_text())
+    DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), found))
 
 
 def _record(path: Path, key: str, value: dict[str, Any]) -> None:
@@ -453,7 +528,7 @@ def main() -> None:
     found = json.loads(arguments.found.read_text())
     print("\n".join(tables(found).values()))
     if arguments.found == FOUND:
-        DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), found))
+        write_tables()
 
 
 if __name__ == "__main__":

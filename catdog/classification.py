@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from catdog.images import Preprocessing
     from catdog.plans import Plan
 
-_MAX_RESTARTS = 4
 _MAX_SHARD_BYTES = 96 * 2**20
 _PLAN_FIRST_S = 0.5
+_TRIES = 3  # each with new workers, where one of the last ones hangs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +206,7 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
                 planning.result()
             with ray_runtime.connect(config.address, minimum_cpus=config.workers):
                 plan, finished = planning.result()
-                todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
-                tally = _run(config, plan, finished, todo, model, observer)
+                tally = _run(config, plan, finished, model, observer)
                 return _finish(plan, model, tally, started_at, started)
     except UserInputError:
         if recorded is None and plans.read(output) is None:
@@ -343,28 +342,53 @@ def _run(
     config: ClassifyConfig,
     plan: Plan,
     finished: dict[int, results.PartCounts],
-    todo: Sequence[int],
     model: models.Model,
     observer: Observer,
 ) -> _Tally:
+    """Do what is left; with new workers, where one of them hangs."""
+    from ray.exceptions import ActorUnavailableError
+
     tally = _Tally()
-    if not todo:
-        return tally
+    with ray_runtime.plain_errors():
+        for tries_left in reversed(range(_TRIES)):
+            todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
+            try:
+                if todo:
+                    _work(config, plan, finished, todo, model, observer, tally)
+                break
+            except ActorUnavailableError:
+                # Its process is there and does not answer: Ray goes on neither with nor without it.
+                if not tries_left:
+                    raise
+                observer.phase("a worker does not answer; going on with new ones")
+                finished = results.count_parts(plan)
+    return tally
+
+
+def _work(
+    config: ClassifyConfig,
+    plan: Plan,
+    finished: dict[int, results.PartCounts],
+    todo: Sequence[int],
+    model: models.Model,
+    observer: Observer,
+    tally: _Tally,
+) -> None:
+    """One Ray Data job over the shards of `todo`."""
     repeated = set(todo)
     before = [counts for shard, counts in finished.items() if shard not in repeated]
     done = sum(counts.images for counts in before)
     rejected = sum(sum(counts.errors.values()) for counts in before)
-    with ray_runtime.plain_errors():
-        ray_runtime.wait_for_room(1, cpus=1, on_wait=observer.phase)
-        gpu = ray_runtime.cluster_resources()[1] > 0
-        batches = _pipeline(config, plan, todo, model, observer, gpu=gpu)
-        watch = ray_runtime.NodeWatch(1, gpus=1) if gpu else ray_runtime.NodeWatch(1, cpus=1)
-        for batch in ray_runtime.watched(batches, watch):
-            for told in batch.to_pylist():
-                tally.add(told)
-                rejected += told["rejected"]
-                observer.progress(done + tally.images, plan.images, rejected, tally.images_per_s)
-    return tally
+    ray_runtime.wait_for_room(1, cpus=1, on_wait=observer.phase)
+    gpu = ray_runtime.cluster_resources()[1] > 0
+    batches = _pipeline(config, plan, todo, model, observer, gpu=gpu)
+    watch = ray_runtime.NodeWatch(1, gpus=1) if gpu else ray_runtime.NodeWatch(1, cpus=1)
+    for batch in ray_runtime.watched(batches, watch):
+        for told in batch.to_pylist():
+            tally.add(told)
+            done += told["images"]
+            rejected += told["rejected"]
+            observer.progress(done, plan.images, rejected, tally.images_per_s)
 
 
 def _pipeline(
@@ -390,10 +414,11 @@ def _pipeline(
         ray_runtime.wait_for_room(needed, **shape, on_wait=observer.phase)
     workers = min(config.workers or max(1, ray_runtime.room(**shape)), len(todo))
     observer.phase(f"starting {workers} workers")
-    # Ray's default restarts a dying actor, and its task, for ever.
-    bounded = {"max_restarts": _MAX_RESTARTS, "max_task_retries": _MAX_RESTARTS}
     stage = functools.partial(
-        ray.data.Dataset.map_batches, batch_size=1, batch_format="pyarrow", **bounded
+        ray.data.Dataset.map_batches,
+        batch_size=1,
+        batch_format="pyarrow",
+        **ray_runtime.BOUNDED_RESTARTS,
     )
     shards = ray.data.from_arrow(
         [pa.table({"shard": pa.array(task, pa.int64())}) for task in plan.tasks(todo, workers)]

@@ -39,12 +39,26 @@ _DRIVER_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
     "RAY_TRAIN_V2_ENABLED": "1",
+    # Ray Data divides the CPUs of each node among the jobs that it knows of, in whole ones: of one
+    # CPU two jobs get none. A driver that was killed counts as a job for so long (180 is Ray's
+    # default), and the job that goes on from its results gets no node that joins meanwhile.
+    "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "40",
+    # A training worker that does not answer is given up after so long (600 is Ray's default). It
+    # answers beside its work, so that only one that is stopped or stuck is silent.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
 }
+
+# Ray's default restarts a dying actor of Ray Data, and its task, for ever.
+BOUNDED_RESTARTS = {"max_restarts": 4, "max_task_retries": 4}
 
 # A cloud's machine, its start-up and the container's image, where an autoscaler brings nodes.
 _NODES_COME_WITHIN_S = 900.0
 # A worker that is started again by hand or by Kubernetes, where none does.
 _NODES_RETURN_WITHIN_S = 60.0
+# Ray aborts a process whose head has been away for 60 s, without a word to anybody: say it sooner.
+_HEAD_RETURNS_WITHIN_S = 45.0
+
+_GO_ON = "run the same command again (`train` with --resume): it goes on from what is written"
 
 
 @contextlib.contextmanager
@@ -99,7 +113,8 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         _quiet_data_context()
         yield
     finally:
-        ray.shutdown()
+        if ray.is_initialized() and _head_answers():  # else Ray would wait to say goodbye to it
+            ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
@@ -119,6 +134,21 @@ def _check_answers(address: str) -> None:
             f"--address {address}: no Ray cluster answers ({error.strerror or error}); "
             "leave it out to use this machine alone"
         ) from error
+
+
+def _head_answers() -> bool:
+    """Whether something listens where the head of the cluster was. Ray's own calls wait for it."""
+    import ray
+    from ray.util.client import ray as client
+
+    if client.is_connected():  # through the head's client server, which notices by itself
+        return True
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _quiet_data_context() -> None:
@@ -236,7 +266,9 @@ def wait_for_room(
 
 
 class NodeWatch:
-    """Gives up when a job has had no nodes to run on for too long: Ray waits for ever.
+    """Gives up when a job has had no head, or no nodes to run on, for too long.
+
+    Ray waits for nodes for ever, and ends the process where the head is gone.
 
     Args:
         workers: without room for so many the job cannot go on.
@@ -247,18 +279,26 @@ class NodeWatch:
     def __init__(self, workers: int, *, cpus: int = 0, gpus: int = 0) -> None:
         self._workers, self._shape = workers, {"cpus": cpus, "gpus": gpus}
         self._patience_s = _NODES_COME_WITHIN_S if autoscales() else _NODES_RETURN_WITHIN_S
-        self._last_look = self._last_seen = time.monotonic()
+        self._last_look = self._last_seen = self._head_seen = time.monotonic()
 
     def check(self) -> None:
         """Call it often.
 
         Raises:
-            CatdogError: the nodes have been away for too long.
+            CatdogError: the nodes or the head have been away for too long.
         """
         now = time.monotonic()
         if now - self._last_look < 2:
             return
         self._last_look = now
+        if not _head_answers():
+            if now - self._head_seen > _HEAD_RETURNS_WITHIN_S:
+                raise CatdogError(
+                    f"the head of the cluster has been away for {_HEAD_RETURNS_WITHIN_S:.0f} s; "
+                    f"start a cluster and {_GO_ON}"
+                )
+            return
+        self._head_seen = now
         found = room(**self._shape)
         if found >= self._workers:
             self._last_seen = now
@@ -269,10 +309,7 @@ class NodeWatch:
                 if found == 0
                 else f"the nodes have had room for {found} of {self._workers} workers only"
             )
-            raise CatdogError(
-                f"{lack} for {self._patience_s:.0f} s; start nodes and run the same command again: "
-                "it goes on from what is written"
-            )
+            raise CatdogError(f"{lack} for {self._patience_s:.0f} s; start nodes and {_GO_ON}")
 
 
 def watched(batches: Iterator[T], watch: NodeWatch) -> Iterator[T]:
@@ -376,5 +413,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except CatdogError:
         raise
+    except ray.exceptions.ActorUnavailableError as error:
+        raise CatdogError(f"a worker does not answer; look at its node, then {_GO_ON}") from error
     except ray.exceptions.RayError as error:
         raise CatdogError(root_cause(error)) from error

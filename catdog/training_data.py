@@ -129,12 +129,17 @@ def decode_all(
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(actors, len(shards))),
         num_cpus=1,
+        **ray_runtime.BOUNDED_RESTARTS,
     )
-    with ray_runtime.plain_errors():
-        decoded = pipeline.materialize()
     summarize = ray.remote(num_cpus=1)(_summary)  # with 0, Ray starts a process for each block
-    unordered = decoded.to_arrow_refs()
-    summaries = ray.get([summarize.remote(block) for block in unordered])
+
+    def decode() -> Iterator[tuple[list[Any], list[pa.Table]]]:
+        blocks = pipeline.materialize().to_arrow_refs()
+        yield blocks, ray.get([summarize.remote(block) for block in blocks])
+
+    with ray_runtime.plain_errors():
+        watch = ray_runtime.NodeWatch(1, cpus=1)
+        ((unordered, summaries),) = ray_runtime.watched(decode(), watch)
     # Blocks arrive as actors finish; the order of the images must not depend on that.
     order = sorted(range(len(unordered)), key=lambda block: summaries[block]["index"][0].as_py())
     blocks = tuple(unordered[block] for block in order)

@@ -62,3 +62,16 @@ def test_watched_job_hands_on_what_the_job_gives(ray_cluster):
     assert [next(batches), next(batches)] == [1, 2]
     with pytest.raises(CatdogError, match="the job's own"):
         next(batches)
+
+
+@pytest.mark.slow
+def test_ray_reads_the_settings_of_the_driver(ray_cluster):
+    """Under these names: Ray passes over a variable that it does not know without a word."""
+    from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler
+    from ray.train.v2._internal import constants
+
+    expires = ray_runtime._DRIVER_SETTINGS["RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"]
+    assert int(expires) == RateBasedClusterAutoscaler.AUTOSCALING_REQUEST_EXPIRE_TIME_S
+    names = {constants.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR, constants.V2_ENABLED_ENV_VAR}
+    assert names <= set(ray_runtime._DRIVER_SETTINGS)
+    assert names <= constants.ENV_VARS_TO_PROPAGATE  # also to where they are read
