@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import io
+import itertools
 import json
 import os
 import re
@@ -83,7 +84,7 @@ class _Classify(ClassifyConfig, _Json):
 
 @dataclass(frozen=True, kw_only=True)
 class _Demo(DemoConfig, _Json):
-    """The whole story on drawn pictures, in minutes: train, classify an archive, look.
+    """The whole story on drawn pictures: train, classify an archive, measure, look.
 
     Example: catdog demo
     """
@@ -104,7 +105,7 @@ class _Evaluate(EvaluateConfig, _Json):
     Example: catdog evaluate photos/ --model runs/first --part test --output evaluation
 
     Attributes:
-        no_report: write no page to look at at the end.
+        no_report: write no page to look at.
     """
 
     no_report: bool = False
@@ -337,8 +338,9 @@ class _Completion:
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
 
 
-# tyro's function offers file names after some flags only, and an empty word where it has nothing.
-_BASH_COMPLETION = """
+# What tyro's scripts lack: file names where any may stand. In bash they take the place of an empty
+# word, which is what tyro offers where it has nothing.
+_BASH_FILES = """
 _catdog_or_files() {
   _tyro_catdog "$@"
   if [[ ${#COMPREPLY[@]} -eq 1 && -z ${COMPREPLY[0]} ]]; then COMPREPLY=(); fi
@@ -346,13 +348,30 @@ _catdog_or_files() {
 }
 complete -o bashdefault -o default -o filenames -F _catdog_or_files catdog
 """
+_FISH_FILES = "\ncomplete --command catdog --force-files\n"
+_ZSH_DESCRIBE = "  _describe 'catdog completions' completion_array\n"
+_ZSH_FILES = """\
+  local found=1
+  [[ -n "$completions" ]] && _describe 'catdog completions' completion_array && found=0
+  [[ $CURRENT -gt 2 && "${words[CURRENT]}" != -* ]] && _files && found=0
+  return found
+"""
 
 
 def _completion(command: _Completion) -> int:
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
         _call_parser(["--tyro-write-completion", command.shell, "-"])
-    sys.stdout.write(script.getvalue() + (_BASH_COMPLETION if command.shell == "bash" else ""))
+    # A description of two lines would be two words to complete.
+    text = re.sub(
+        r"^COMPLETION_SPEC = .*$",
+        lambda found: re.sub(r"\\+n", " ", found[0]),
+        script.getvalue(),
+        flags=re.MULTILINE,
+    )
+    if command.shell == "zsh":
+        text = text.replace(_ZSH_DESCRIBE, _ZSH_FILES)
+    sys.stdout.write(text + {"bash": _BASH_FILES, "fish": _FISH_FILES, "zsh": ""}[command.shell])
     return 0
 
 
@@ -458,6 +477,9 @@ def _parse(arguments: list[str]) -> Any:
     if arguments[0] == "submit":
         own, job = submission.split(arguments[1:])
         arguments = ["submit", *own]
+    for flag, value in itertools.pairwise([*arguments, "-"]):
+        if flag.startswith("--") and (value == "" or flag.endswith("=")):
+            raise UserInputError(f"{flag.rstrip('=')}: its value is empty")
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -537,7 +559,8 @@ def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
         return f"{verb}: no such command{_meant(verb, _COMMANDS) or _one_of(_COMMANDS)}"
     flags = _flags(verb)
     given = [each.split("=", 1)[0].replace("_", "-") for each in rest if each.startswith("--")]
-    for flag in given:
+    short = [each for each in rest if re.fullmatch(r"-[a-z][a-z-]+", each)]
+    for flag in (*given, *short):
         if flag not in flags:
             said = _meant(flag, flags)
             return f"{flag}: no such flag{said}; `catdog {verb} --help` shows all"

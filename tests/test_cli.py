@@ -130,6 +130,8 @@ WRONG = [
     ("classify flat --output", "--output: its value is missing"),
     (f"{JOB} --ouptut o", "--ouptut", "did you mean --output?", "catdog classify --help"),
     (f"{JOB} --bogus", "--bogus: no such flag", "catdog classify --help"),
+    ("classify flat -output o", "-output: no such flag; did you mean --output?"),
+    ("classify flat --output=", "--output: its value is empty"),
     (f"{JOB} more", "more: not expected here", "before the flags"),
     (f"{JOB} --batch-size many", "--batch-size many: is no whole number"),
     (f"{JOB} --batch-size 0", "--batch-size must be at least 1"),
@@ -243,6 +245,7 @@ COMPLETED = [
     ("train --resi", "--resize"),
     ("report --thumb", "--thumbnails"),
 ]
+A_FILE = ("classify more/ phot", "photos.zip")
 
 
 def complete(words, folder):
@@ -276,7 +279,8 @@ def test_completion_in_bash(tmp_path):
 def test_completion_in_fish(tmp_path):
     """What fish itself would offer, for the same as in bash."""
     (tmp_path / "catdog.fish").write_text(said_by(main, ["completion", "fish"])[1])
-    for typed, expected in COMPLETED:
+    (tmp_path / "photos.zip").touch()
+    for typed, expected in (*COMPLETED, A_FILE):
         script = f"source catdog.fish; complete --do-complete 'catdog {typed}'"
         command = ["fish", "--no-config", "-c", script]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -285,9 +289,10 @@ def test_completion_in_fish(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh on this machine")
-@pytest.mark.parametrize(("typed", "expected"), COMPLETED)
+@pytest.mark.parametrize(("typed", "expected"), [*COMPLETED, A_FILE])
 def test_completion_in_zsh(typed, expected, tmp_path):
     """Typed at a terminal and completed by Tab, it is the whole word."""
+    (tmp_path / "photos.zip").touch()
     (tmp_path / "_catdog").write_text(said_by(main, ["completion", "zsh"])[1])
     setup = "PS1='> '; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D"
     setup += "; catdog() { print -r -- RAN $* }; print READY\n"
@@ -328,6 +333,8 @@ def test_completion_scripts_are_scripts(shell):
     code, script = said_by(main, ["completion", shell])
     assert code == 0
     assert "catdog" in script
+    (offered,) = re.findall("^COMPLETION_SPEC = (.*)$", script, re.MULTILINE)
+    assert "\\n" not in offered  # or a description's second line is a word to complete
     if shutil.which(shell):
         check = [shell, "--no-execute" if shell == "fish" else "-n"]
         subprocess.run(check, input=script, text=True, check=True)
