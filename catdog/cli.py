@@ -219,6 +219,15 @@ def _evaluate(command: _Evaluate) -> int:
     return 0
 
 
+def _advice(result: Evaluation) -> str:
+    """What to do so that as many labels are right as was wanted."""
+    if result.threshold is None:
+        return "no threshold is high enough"
+    if result.threshold == 0:
+        return "no threshold is needed"
+    return f"--min-probability {result.threshold:g} keeps {result.kept:.1%} of the labels"
+
+
 _SHOWN_CLASSES = 20
 
 
@@ -230,12 +239,7 @@ def print_evaluated(result: Evaluation) -> None:
         ("images", f"{result.images:,}, and {result.rejected:,} rejected"),
         ("accuracy", f"{result.accuracy:.1%} (95% interval {interval})"),
         ("calibration error", f"{result.ece:.3f}"),
-        (wanted, "no threshold is high enough")
-        if result.threshold is None
-        else (
-            wanted,
-            f"--min-probability {result.threshold:g} keeps {result.kept:.1%} of the labels",
-        ),
+        (wanted, _advice(result)),
     ]
     for number, label in enumerate(result.labels[:_SHOWN_CLASSES]):
         numbers = result.classes[label]
@@ -243,9 +247,8 @@ def print_evaluated(result: Evaluation) -> None:
         others = zip(result.confusion[number], result.labels, strict=True)
         taken = sorted((pair for pair in others if pair[0] and pair[1] != label), reverse=True)
         if taken:
-            said += "; taken for " + ", ".join(
-                f"{other} {count:,} times" for count, other in taken[:3]
-            )
+            many = ", ".join(f"{count:,} for {other}" for count, other in taken[:3])
+            said += "; " + many.replace(" for ", " taken for ", 1)
         rows.append((label, said))
     if (more := len(result.labels) - _SHOWN_CLASSES) > 0:
         rows.append((f"{more:,} more classes", "in metrics.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,8 +12,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics
 
-from catdog import evaluation, sources, storage
-from catdog.cli import main
+from catdog import cli, evaluation, sources, storage
 from catdog.errors import UserInputError
 from catdog.evaluation import (
     EvaluateConfig,
@@ -88,12 +88,12 @@ def test_command_writes_json_plots_and_a_page(tiny_run, drawings, tmp_path, capf
     (tmp_path / "in" / "cat" / "empty.jpg").touch()
     out = tmp_path / "out"
     command = ["evaluate", str(tmp_path / "in"), "--model", tiny_run.output, "--output", str(out)]
-    assert main([*command, "--no-report", "--json"]) == 0
+    assert cli.main([*command, "--no-report", "--json"]) == 0
     said = json.loads(capfd.readouterr().out)
     assert said == json.loads((out / "metrics.json").read_text())
     assert (said["images"], said["rejected"]) == (160, 1)
     assert not (out / "report.html").exists()
-    assert main([*command, "--max-rejected", "0"]) == 1
+    assert cli.main([*command, "--max-rejected", "0"]) == 1
     printed = capfd.readouterr()
     assert "1 of 161 images were rejected (1%), more than --max-rejected 0%" in printed.err
     assert "95% interval" in printed.out
@@ -151,6 +151,52 @@ def test_metrics_are_read_as_they_were_written(tmp_path):
     (tmp_path / "metrics.json").write_bytes(evaluation._json(result))
     assert evaluation.read(tmp_path.as_uri()) == result
     assert '"recall": [0.0, 0.5, 1e-05]' in (tmp_path / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept", "said"),
+    [
+        (0.9133, 0.835, "--min-probability 0.9133 keeps 83.5% of the labels"),
+        (0.0, 1.0, "no threshold is needed"),
+        (None, None, "no threshold is high enough"),
+    ],
+)
+def test_table_says_what_to_do_and_stays_short(threshold, kept, said, capsys):
+    """The advice for the wanted precision; of many classes the first, and their worst confusions."""
+    labels = tuple(f"class {number}" for number in range(100))
+    confusion = np.eye(100, dtype=int) * 7
+    confusion[3, 5:12] = range(1, 8)
+    numbers = {"precision": 0.5, "recall": 0.25}
+    cli.print_evaluated(
+        evaluation.Evaluation(
+            output="file:///x",
+            model="f",
+            part=None,
+            images=700,
+            rejected=0,
+            accuracy=0.9,
+            accuracy_low=0.8,
+            accuracy_high=0.95,
+            labels=labels,
+            confusion=confusion.tolist(),
+            classes=dict.fromkeys(labels, numbers),
+            ece=0.1,
+            log_loss=0.5,
+            reliability=[],
+            precision_wanted=0.995,
+            threshold=threshold,
+            kept=kept,
+            mistakes=[],
+            curves={},
+        )
+    )
+    text = capsys.readouterr().out
+    assert re.search(rf"for 99.5% right +{said}", text)
+    assert "recall 0.250; 7 taken for class 11, 6 for class 10, 5 for class 9\n" in (
+        re.sub(" +\n", "\n", text)
+    )
+    assert "80 more classes" in text
+    assert len(text.splitlines()) < 35
 
 
 def test_lowest_threshold_reaches_what_is_wanted():
