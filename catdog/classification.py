@@ -42,7 +42,7 @@ from catdog.splits import Part
 from catdog.tensorflow_runtime import Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from catdog.images import Preprocessing
     from catdog.plans import Plan
@@ -165,8 +165,18 @@ class ClassifySummary:
     already_complete: bool = False
 
 
-def classify(config: ClassifyConfig, observer: Observer | None = None) -> ClassifySummary:
+def classify(
+    config: ClassifyConfig,
+    observer: Observer | None = None,
+    check: Callable[[pa.RecordBatch, tuple[str, ...]], pa.RecordBatch] | None = None,
+) -> ClassifySummary:
     """Classify as configured; runs on the driver, connects to Ray and disconnects.
+
+    Args:
+        config: what to do.
+        observer: sees how far it is.
+        check: is given the listed entries and the model's classes, batch by batch before anything
+            is classified, and returns the entries or refuses them with a `UserInputError`.
 
     Raises:
         UserInputError: the input or the model is wrong, or the output belongs to another job.
@@ -199,7 +209,7 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
     # has the thread, since Ray's processes end with the thread that started them.
     try:
         with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
-            planning = pool.submit(_plan, config, output, model, observer)
+            planning = pool.submit(_plan, config, output, model, observer, check)
             # A misspelt input is known at once; Ray need not start for it.
             concurrent.futures.wait([planning], timeout=_PLAN_FIRST_S)
             if planning.done():
@@ -216,7 +226,11 @@ def classify(config: ClassifyConfig, observer: Observer | None = None) -> Classi
 
 
 def _plan(
-    config: ClassifyConfig, output: str, model: models.Model, observer: Observer
+    config: ClassifyConfig,
+    output: str,
+    model: models.Model,
+    observer: Observer,
+    check: Callable[[pa.RecordBatch, tuple[str, ...]], pa.RecordBatch] | None,
 ) -> tuple[Plan, dict[int, results.PartCounts]]:
     """The plan, written now or by an earlier run, and what of it is done."""
     plan = plans.read(output)
@@ -229,6 +243,8 @@ def _plan(
             validation, test = recipe["validation"], recipe["test"]
             batches = _of_part(batches, config.part, validation, test)
             where = f" in the {config.part} part (--validation {validation:g} --test {test:g})"
+        if check is not None:
+            batches = (check(batch, model.metadata.labels) for batch in batches)
         # Before the plan is written: a job without images is no job, and leaves nothing.
         first = next((batch for batch in batches if batch.num_rows), None)
         if first is None:

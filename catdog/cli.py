@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import io
+import itertools
 import json
 import os
 import re
@@ -34,7 +35,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from catdog import storage, submission, terminal
 from catdog.classification import ClassifyConfig, ClassifySummary
-from catdog.demo import DemoConfig
+from catdog.demo import DemoConfig, DemoResult
 from catdog.errors import CatdogError, UserInputError
 from catdog.evaluation import EvaluateConfig, Evaluation
 from catdog.report import ReportConfig, ReportSummary
@@ -83,7 +84,7 @@ class _Classify(ClassifyConfig, _Json):
 
 @dataclass(frozen=True, kw_only=True)
 class _Demo(DemoConfig, _Json):
-    """The whole story on drawn pictures, in minutes: train, classify an archive, look.
+    """The whole story on drawn pictures: train, classify an archive, measure, look.
 
     Example: catdog demo
     """
@@ -102,7 +103,12 @@ class _Evaluate(EvaluateConfig, _Json):
     """Measure a model on labelled images: accuracy, confusion, calibration, mistakes.
 
     Example: catdog evaluate photos/ --model runs/first --part test --output evaluation
+
+    Attributes:
+        no_report: write no page to look at.
     """
+
+    no_report: bool = False
 
 
 def _train(command: _Train) -> int:
@@ -137,23 +143,29 @@ def _classify(command: _Classify) -> int:
     with terminal.Progress("catdog-classify") as progress:
         summary = classification.classify(config, progress)
         page = None if command.no_report else _page(summary.output, progress)
-    if command.json:
-        _print_json(dataclasses.asdict(summary))
-    else:
-        print_classified(summary)
-        if page is not None:
-            print_reported(page)
-    share = summary.rejected / summary.planned
-    if share > config.max_rejected:
-        raise CatdogError(
-            f"{summary.rejected} of {summary.planned} images were rejected ({share:.0%}), more "
-            f"than --max-rejected {config.max_rejected:.0%}; all results are written"
-        )
+    _show(command, summary, print_classified)
+    if page is not None and not command.json:
+        print_reported(page)
+    _refuse_rejected(summary.rejected, summary.planned, config.max_rejected)
     return 0
 
 
+def _refuse_rejected(rejected: int, images: int, limit: float) -> None:
+    """Fail where more than the fraction `limit` was rejected; all that can be is done by then.
+
+    Raises:
+        CatdogError: says so.
+    """
+    share = rejected / images
+    if share > limit:
+        raise CatdogError(
+            f"{rejected:,} of {images:,} images were rejected ({share:.0%}), more than "
+            f"--max-rejected {limit:.0%}; all results are written"
+        )
+
+
 def _page(output: str, progress: terminal.Progress) -> ReportSummary | None:
-    """The report of finished results; that it cannot be made does not undo them."""
+    """The page of finished results or of an evaluation; without it they are none the worse."""
     from catdog import report
 
     try:
@@ -196,28 +208,50 @@ def print_classified(summary: ClassifySummary) -> None:
 def _evaluate(command: _Evaluate) -> int:
     from catdog import evaluation
 
+    config = _plain(EvaluateConfig, command)
     with terminal.Progress("catdog-evaluate") as progress:
-        result = evaluation.evaluate(_plain(EvaluateConfig, command), progress)
+        result = evaluation.evaluate(config, progress)
+        page = None if command.no_report else _page(result.output, progress)
     _show(command, result, print_evaluated)
+    if page is not None and not command.json:
+        print_reported(page)
+    _refuse_rejected(result.rejected, result.images + result.rejected, config.max_rejected)
     return 0
+
+
+def _advice(result: Evaluation) -> str:
+    """What to do so that as many labels are right as was wanted."""
+    if result.threshold is None:
+        return "no threshold is high enough"
+    if result.threshold == 0:
+        return "no threshold is needed"
+    return f"--min-probability {result.threshold:g} keeps {result.kept:.1%} of the labels"
+
+
+_SHOWN_CLASSES = 20
 
 
 def print_evaluated(result: Evaluation) -> None:
     """The tables at the end of an evaluation."""
-    interval = f"{result.accuracy_low:.2%} to {result.accuracy_high:.2%}"
+    interval = f"{result.accuracy_low:.1%} to {result.accuracy_high:.1%}"
+    wanted = f"for {100 * result.precision_wanted:g}% right"
     rows: list[tuple[str, Any]] = [
         ("images", f"{result.images:,}, and {result.rejected:,} rejected"),
-        ("accuracy", f"{result.accuracy:.2%} (95 % interval {interval})"),
+        ("accuracy", f"{result.accuracy:.1%} (95% interval {interval})"),
         ("calibration error", f"{result.ece:.3f}"),
+        (wanted, _advice(result)),
     ]
-    for number, label in enumerate(result.labels):
+    for number, label in enumerate(result.labels[:_SHOWN_CLASSES]):
         numbers = result.classes[label]
-        said = ", ".join(
-            f"{count:,} {other}"
-            for count, other in zip(result.confusion[number], result.labels, strict=True)
-        )
-        quality = f"precision {numbers['precision']:.3f}, recall {numbers['recall']:.3f}"
-        rows.append((label, f"{quality}; classified as {said}"))
+        said = f"precision {numbers['precision']:.3f}, recall {numbers['recall']:.3f}"
+        others = zip(result.confusion[number], result.labels, strict=True)
+        taken = sorted((pair for pair in others if pair[0] and pair[1] != label), reverse=True)
+        if taken:
+            many = ", ".join(f"{count:,} for {other}" for count, other in taken[:3])
+            said += "; " + many.replace(" for ", " taken for ", 1)
+        rows.append((label, said))
+    if (more := len(result.labels) - _SHOWN_CLASSES) > 0:
+        rows.append((f"{more:,} more classes", "in metrics.json"))
     terminal.table("evaluated", [*rows, ("details", result.output)])
 
 
@@ -226,16 +260,20 @@ def _demo(command: _Demo) -> int:
 
     with terminal.Progress("catdog-demo") as progress:
         result = demo.run(_plain(DemoConfig, command), progress)
-        page = _page(result.classified.output, progress)
-    if command.json:
-        _print_json(dataclasses.asdict(result))
-    else:
-        print_trained(result.trained)
-        print_classified(result.classified)
-        demo.print_result(result)
-        if page is not None:
-            print_reported(page)
+        page = _page(result.evaluated.output, progress)
+    _show(command, result, _print_demo)
+    if page is not None and not command.json:
+        print_reported(page)
     return 0
+
+
+def _print_demo(result: DemoResult) -> None:
+    print_trained(result.trained)
+    print_classified(result.classified)
+    terminal.table(
+        "rejected", [(name, f"{error}: {text}") for name, error, text in result.rejected]
+    )
+    print_evaluated(result.evaluated)
 
 
 def _report(command: _Report) -> int:
@@ -303,8 +341,9 @@ class _Completion:
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
 
 
-# tyro's function offers file names after some flags only, and an empty word where it has nothing.
-_BASH_COMPLETION = """
+# What tyro's scripts lack: file names where any may stand. In bash they take the place of an empty
+# word, which is what tyro offers where it has nothing.
+_BASH_FILES = """
 _catdog_or_files() {
   _tyro_catdog "$@"
   if [[ ${#COMPREPLY[@]} -eq 1 && -z ${COMPREPLY[0]} ]]; then COMPREPLY=(); fi
@@ -312,13 +351,30 @@ _catdog_or_files() {
 }
 complete -o bashdefault -o default -o filenames -F _catdog_or_files catdog
 """
+_FISH_FILES = "\ncomplete --command catdog --force-files\n"
+_ZSH_DESCRIBE = "  _describe 'catdog completions' completion_array\n"
+_ZSH_FILES = """\
+  local found=1
+  [[ -n "$completions" ]] && _describe 'catdog completions' completion_array && found=0
+  [[ $CURRENT -gt 2 && "${words[CURRENT]}" != -* ]] && _files && found=0
+  return found
+"""
 
 
 def _completion(command: _Completion) -> int:
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
         _call_parser(["--tyro-write-completion", command.shell, "-"])
-    sys.stdout.write(script.getvalue() + (_BASH_COMPLETION if command.shell == "bash" else ""))
+    # A description of two lines would be two words to complete.
+    text = re.sub(
+        r"^COMPLETION_SPEC = .*$",
+        lambda found: re.sub(r"\\+n", " ", found[0]),
+        script.getvalue(),
+        flags=re.MULTILINE,
+    )
+    if command.shell == "zsh":
+        text = text.replace(_ZSH_DESCRIBE, _ZSH_FILES)
+    sys.stdout.write(text + {"bash": _BASH_FILES, "fish": _FISH_FILES, "zsh": ""}[command.shell])
     return 0
 
 
@@ -424,6 +480,9 @@ def _parse(arguments: list[str]) -> Any:
     if arguments[0] == "submit":
         own, job = submission.split(arguments[1:])
         arguments = ["submit", *own]
+    for flag, value in itertools.pairwise([*arguments, "-"]):
+        if flag.startswith("--") and (value == "" or flag.endswith("=")):
+            raise UserInputError(f"{flag.rstrip('=')}: its value is empty")
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -503,7 +562,8 @@ def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
         return f"{verb}: no such command{_meant(verb, _COMMANDS) or _one_of(_COMMANDS)}"
     flags = _flags(verb)
     given = [each.split("=", 1)[0].replace("_", "-") for each in rest if each.startswith("--")]
-    for flag in given:
+    short = [each for each in rest if re.fullmatch(r"-[a-z][a-z-]+", each)]
+    for flag in (*given, *short):
         if flag not in flags:
             said = _meant(flag, flags)
             return f"{flag}: no such flag{said}; `catdog {verb} --help` shows all"

@@ -1,4 +1,4 @@
-"""The whole story on drawn pictures, with no network and no data: train, classify, look."""
+"""The whole story on drawn pictures, with no network and no data: train, classify, measure, look."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catdog import ray_runtime, terminal
+from catdog import ray_runtime, results, storage
+from catdog.classification import ClassifySummary
 from catdog.errors import UserInputError
 
 if TYPE_CHECKING:
-    from catdog.classification import ClassifySummary
+    from catdog.evaluation import Evaluation
     from catdog.observer import Observer
     from catdog.training import TrainResult
 
@@ -51,19 +53,19 @@ class DemoResult:
 
     Attributes:
         trained: of the training run.
-        classified: of the classify job.
-        accuracy: of the classified unseen pictures, by the folder they lie in.
+        classified: of the classify job on unseen pictures.
+        evaluated: how many of them were given the label of the folder that they lie in.
         rejected: name, reason and sentence of each rejected file.
     """
 
     trained: TrainResult
     classified: ClassifySummary
-    accuracy: float
+    evaluated: Evaluation
     rejected: tuple[tuple[str, str, str], ...]
 
 
 def run(config: DemoConfig, observer: Observer) -> DemoResult:
-    """Draw, train on data-parallel workers, classify archives with broken files among them.
+    """Draw, train on data-parallel workers, classify archives with broken files in them, measure.
 
     Run again on the same output, it goes on where it stopped.
 
@@ -72,7 +74,7 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
         CatdogError: a job failed.
     """
     from catdog import drawings
-    from catdog.classification import ClassifyConfig, classify
+    from catdog.evaluation import RESULTS_FOLDER, EvaluateConfig, evaluate
     from catdog.training import TrainConfig, train
 
     folder = Path(config.output)
@@ -101,43 +103,33 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
             ),
             observer,
         )
-        classified = classify(
-            ClassifyConfig(
+        evaluated = evaluate(
+            EvaluateConfig(
                 images=(str(archives.tar), str(archives.zip)),
-                output=str(folder / "results"),
+                output=str(folder),
                 model=str(folder / "run"),
                 workers=config.workers,
                 max_rejected=1.0,
             ),
             observer,
         )
-    accuracy, rejected = _look(folder / "results")
-    return DemoResult(trained, classified, accuracy, rejected)
+    classified = results.read_json(
+        storage.join(evaluated.output, RESULTS_FOLDER), results.SUMMARY_FILE
+    )
+    assert classified is not None  # noqa: S101 - `evaluate` came to its end
+    return DemoResult(
+        trained, ClassifySummary(**classified), evaluated, _rejected(folder / RESULTS_FOLDER)
+    )
 
 
-def _look(results: Path) -> tuple[float, tuple[tuple[str, str, str], ...]]:
-    """Accuracy by the folder in the archive, and the rejected files, from the Parquet files."""
-    right = known = 0
-    rejected = []
-    for row in pq.read_table(
-        results, columns=["uri", "label", "error", "error_detail"]
-    ).to_pylist():
-        member = row["uri"].split("::")[0]
-        if row["error"] is not None:
-            rejected.append((member, row["error"], row["error_detail"]))
-            continue
-        truth = {"cat", "dog"} & set(member.split("/"))
-        known += 1
-        right += truth == {row["label"]}
-    return right / known if known else 0.0, tuple(sorted(rejected))
-
-
-def print_result(result: DemoResult) -> None:
-    """The table at the end."""
-    terminal.table(
-        "on pictures it never saw",
-        [
-            ("accuracy", f"{result.accuracy:.1%} of {result.classified.classified:,}"),
-            *((name, f"{error}: {detail}") for name, error, detail in result.rejected),
-        ],
+def _rejected(folder: Path) -> tuple[tuple[str, str, str], ...]:
+    """Name, reason and sentence of each rejected file, from the Parquet files."""
+    rows = pq.read_table(
+        folder, columns=["uri", "error", "error_detail"], filters=pc.field("error").is_valid()
+    )
+    return tuple(
+        sorted(
+            (row["uri"].split("::")[0], row["error"], row["error_detail"])
+            for row in rows.to_pylist()
+        )
     )

@@ -15,8 +15,10 @@ class Observer:
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
         """So many of all images are done, the rejected among them."""
 
-    def steps(self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float) -> None:
-        """So many steps of this epoch are done."""
+    def steps(
+        self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
+    ) -> None:
+        """So many steps of this epoch are done, by so many workers at this rate together."""
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
         """An epoch ended; `row` has the columns of `metrics.csv`."""

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro.conf
 
-from catdog import models, plans, results, storage
+from catdog import evaluation, models, plans, results, storage
 from catdog.decoding import Decoder
 from catdog.errors import CatdogError, ErrorCode, UserInputError
 from catdog.images import DecodeLimits, Preprocessing
@@ -49,10 +49,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from catdog.decoding import DecodedBatch
+    from catdog.evaluation import Evaluation
     from catdog.plans import Plan
 
 REPORT_FILE = "_report.html"
 """With an underscore: readers that take the results folder as a dataset skip such files."""
+EVALUATION_REPORT_FILE = "report.html"
+"""Of an evaluation, whose folder is no dataset but holds one."""
 
 _READ_THREADS = 8
 _STEPS = 200  # of the threshold, from 0 to 1
@@ -76,8 +79,9 @@ class ReportConfig:
     """Which results to show, and where the page goes.
 
     Attributes:
-        results: folder that `catdog classify` wrote; local or S3.
-        output: the HTML file; by default `_report.html` in the results folder.
+        results: folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
+        output: the HTML file; by default `_report.html` in the folder of results, `report.html` in
+            that of an evaluation.
         thumbnails: most pictures of a label.
     """
 
@@ -125,21 +129,20 @@ def write(config: ReportConfig, observer: Observer | None = None) -> ReportSumma
     started = time.monotonic()
     observer = observer or Observer()
     uri = _uri("RESULTS", config.results)
-    output = _uri("--output", config.output) if config.output else storage.join(uri, REPORT_FILE)
-    plan = plans.read(uri)
-    if plan is None:
-        raise UserInputError(
-            f"RESULTS {config.results}: no results there; name the --output folder of a "
-            "`catdog classify` job"
-        )
-    run = results.read_json(uri, results.RUN_FILE) or {}
-    summary = results.read_json(uri, results.SUMMARY_FILE)
+    plan, evaluated = _find(config.results, uri)
+    name = REPORT_FILE if plan.output == uri else EVALUATION_REPORT_FILE
+    output = _uri("--output", config.output) if config.output else storage.join(uri, name)
+    run = results.read_json(plan.output, results.RUN_FILE) or {}
+    summary = results.read_json(plan.output, results.SUMMARY_FILE)
     observer.phase("reading the results")
-    tally = _tally(plan, run, config.thumbnails, observer)
+    advised = evaluated.threshold if evaluated is not None else None
+    tally = _tally(plan, run, advised or 0.0, config.thumbnails, observer)
+    if evaluated is not None and evaluated.images != tally.classified:
+        evaluated = None  # rejected images were tried again since: its figures are of others
     chosen = _choose(tally, config.thumbnails)
     rows = _read_rows(plan, chosen.all())
     pictures = _fetch_thumbnails(plan, run, chosen.pictured(), observer)
-    page = _Page(config, plan, run, summary, tally, chosen, rows, pictures)
+    page = _Page(config, plan, run, summary, evaluated, tally, chosen, rows, pictures)
     html = page.render().encode("utf-8", "replace")
     try:
         storage.write_atomic(output, html)
@@ -162,6 +165,24 @@ def _uri(flag: str, text: str) -> str:
         return storage.to_uri(text)
     except ValueError as error:
         raise UserInputError(f"{flag} {text}: {error}") from error
+
+
+def _find(text: str, uri: str) -> tuple[Plan, Evaluation | None]:
+    """The plan of results, or of an evaluation's results, and what that measured.
+
+    Raises:
+        UserInputError: it is neither.
+    """
+    plan = plans.read(uri)
+    if plan is not None:
+        return plan, None
+    plan = plans.read(storage.join(uri, evaluation.RESULTS_FOLDER))
+    if plan is not None:
+        return plan, evaluation.read(uri)
+    raise UserInputError(
+        f"RESULTS {text}: no results there; name the --output folder of a `catdog classify` or "
+        "`catdog evaluate` job"
+    )
 
 
 # --------------------------------------------------------------------------------------------
@@ -340,21 +361,27 @@ class _Part:
     rejected: _Candidates
 
 
-def _thresholds(classes: int, min_probability: float) -> npt.NDArray[np.float32]:
-    """Where a histogram's bins start: 0, then from chance upwards, and what the job asked for."""
+def _thresholds(classes: int, others: Iterable[float]) -> npt.NDArray[np.float32]:
+    """Where a histogram's bins start: 0, then from chance upwards, and others of interest."""
     lowest = _STEPS // max(classes, 1)
-    steps = {0.0, min_probability, *(k / _STEPS for k in range(lowest, _STEPS + 1))}
+    steps = {0.0, *others, *(k / _STEPS for k in range(lowest, _STEPS + 1))}
     # float32 as the probabilities are: 0.7 is to be on the same side as in `results.build_rows`.
     return np.unique(np.array(sorted(steps), np.float32))
 
 
-def _tally(plan: Plan, run: dict[str, Any], thumbnails: int, observer: Observer) -> _Tally:
+def _tally(
+    plan: Plan,
+    run: dict[str, Any],
+    advised: float,
+    thumbnails: int,
+    observer: Observer,
+) -> _Tally:
     """Read all part files, each once, several at a time."""
     names = set(storage.list_names(plan.output))
     shards = [
         shard for shard in range(plan.shards) if results.part_name(plan.identifier, shard) in names
     ]
-    reader = _PartReader(plan, shards, run, thumbnails)
+    reader = _PartReader(plan, shards, run, advised, thumbnails)
     started = time.monotonic()
     for part in _in_order(reader.read, shards, _READ_THREADS):
         if part is not None:
@@ -385,7 +412,12 @@ class _PartReader:
     """Reads part files into what the tally adds up."""
 
     def __init__(
-        self, plan: Plan, shards: Sequence[int], run: dict[str, Any], thumbnails: int
+        self,
+        plan: Plan,
+        shards: Sequence[int],
+        run: dict[str, Any],
+        advised: float,
+        thumbnails: int,
     ) -> None:
         self._plan = plan
         self._plan_lock = threading.Lock()  # one reader of a Parquet file is not for many threads
@@ -394,7 +426,7 @@ class _PartReader:
         thumbnails = min(thumbnails, _MAX_THUMBNAILS)
         self.tally = _Tally(
             labels=labels,
-            thresholds=_thresholds(len(labels), minimum),
+            thresholds=_thresholds(len(labels), (minimum, advised)),
             min_probability=minimum,
             truth=self._find_truth(shards, labels),
             certain=_Best(thumbnails),
@@ -874,14 +906,42 @@ def _histogram_plot(
 
 
 def _trust_plot(
-    shares: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], name: str
+    known: npt.NDArray[np.int64],
+    right: npt.NDArray[np.int64],
+    edges: npt.NDArray[np.float64],
+    name: str,
 ) -> _Plot:
     """The share of right answers by probability, and where it would be were they the same."""
     canvas = _Canvas(420, 220, edges[0], edges[-1])
-    middles = (edges[:-1] + edges[1:]) / 2
-    some = ~np.isnan(shares)
-    canvas.axes.plot(middles[some], shares[some], color=_ACCENT, linewidth=2, marker="o")
+    some = known > 0
+    middles = ((edges[:-1] + edges[1:]) / 2)[some]
+    shares = right[some] / known[some]
+    intervals = [
+        evaluation.wilson_interval(successes, trials)
+        for successes, trials in zip(right[some].tolist(), known[some].tolist(), strict=True)
+    ]
     canvas.axes.plot(edges, edges, color=_QUIET, linewidth=1.2, linestyle=(0, (4, 3)))
+    canvas.axes.vlines(middles, *np.transpose(intervals), color=_ACCENT, linewidth=6, alpha=0.2)
+    # No line from dot to dot: it would be seen most where there is least to see.
+    sizes = 14 + 130 * known[some] / known.sum()
+    canvas.axes.scatter(middles, shares, sizes, color=_ACCENT, linewidth=0, clip_on=False, zorder=3)
+    canvas.axes.set_ylim(0, 1.02)
+    canvas.shares(canvas.axes.xaxis)
+    canvas.shares(canvas.axes.yaxis)
+    return canvas.plot(name)
+
+
+def _curves_plot(
+    lines: Sequence[tuple[Sequence[float], Sequence[float]]], coloured: int, name: str
+) -> _Plot:
+    """Curves from 0 to 1, quiet ones behind the coloured one; of ROC curves also that of chance."""
+    canvas = _Canvas(420, 260, -0.01, 1.01)
+    if name == "roc_auc":
+        canvas.axes.plot((0, 1), (0, 1), color=_QUIET, linewidth=1.2, linestyle=(0, (4, 3)))
+    for number, (x, y) in enumerate(lines):
+        if number != coloured:
+            canvas.axes.plot(x, y, color=_QUIET, linewidth=1.2)
+    canvas.axes.plot(*lines[coloured], color=_ACCENT, linewidth=2)
     canvas.axes.set_ylim(0, 1.02)
     canvas.shares(canvas.axes.xaxis)
     canvas.shares(canvas.axes.yaxis)
@@ -970,12 +1030,14 @@ class _Page:
         plan: Plan,
         run: dict[str, Any],
         summary: dict[str, Any] | None,
+        evaluated: Evaluation | None,
         tally: _Tally,
         chosen: _Chosen,
         rows: dict[_Place, dict[str, Any]],
         pictures: dict[_Place, _Picture],
     ) -> None:
         self._config, self._plan, self._run, self._summary = config, plan, run, summary
+        self._evaluated = evaluated
         self._tally, self._chosen, self._rows, self._pictures = tally, chosen, rows, pictures
         by_label = tally.histogram.sum(axis=1)
         self._order = [int(label) for label in np.argsort(-by_label, kind="stable")]
@@ -999,6 +1061,7 @@ class _Page:
         environment.filters.update(
             shown=shown,
             number=_number,
+            images=_images,
             percent=_percent,
             size=_size,
             duration=_duration,
@@ -1021,7 +1084,8 @@ class _Page:
         speed = _speed(timings)
         speed_plot = _speed_plot(speed, "speed") if speed is not None else None
         return {
-            "title": _title(tally, self._plan),
+            "title": _title(tally, self._plan, self._evaluated),
+            "evaluated": self._measured(self._evaluated) if self._evaluated else None,
             "complete": tally.images == self._plan.images,
             "planned": self._plan.images,
             "tally": tally,
@@ -1060,7 +1124,8 @@ class _Page:
             "provenance": self._provenance(),
             "limits": _flat(run.get("question", {})),
             "data": {
-                "thresholds": [round(float(edge), 6) for edge in tally.thresholds],
+                # The shortest decimals that are these float32: what compares equal in a browser.
+                "thresholds": [float(str(edge)) for edge in tally.thresholds],
                 "start": tally.start,
                 "labels": [
                     {
@@ -1138,7 +1203,7 @@ class _Page:
         support, predicted = tally.confusion.sum(axis=1), tally.confusion.sum(axis=0)
         hits = np.diag(tally.confusion)
         order = [int(i) for i in np.argsort(-support, kind="stable") if support[i] or predicted[i]]
-        matrix = order[:_MATRIX_LABELS]
+        matrix = sorted(order[:_MATRIX_LABELS])
         wrong = tally.confusion.copy()
         np.fill_diagonal(wrong, 0)
         pairs = [
@@ -1148,9 +1213,8 @@ class _Page:
         starts = tally.thresholds.astype(np.float64)
         edges = np.linspace(self._edges[0], 1, 11)
         bins = np.clip(np.searchsorted(edges, starts + 1e-6, side="right") - 1, 0, 9)
-        known = np.bincount(bins, tally.known.sum(axis=0), minlength=10)
-        right = np.bincount(bins, tally.right.sum(axis=0), minlength=10)
-        shares = np.divide(right, known, out=np.full(10, np.nan), where=known > 0)
+        known = np.bincount(bins, tally.known.sum(axis=0), minlength=10).astype(np.int64)
+        right = np.bincount(bins, tally.right.sum(axis=0), minlength=10).astype(np.int64)
         return {
             "source": tally.truth,
             "known": int(tally.known.sum()),
@@ -1187,18 +1251,49 @@ class _Page:
                 for i, j in pairs
                 if wrong[i, j]
             ],
-            "trust_plot": _trust_plot(shares, edges, "trust"),
+            "trust_plot": _trust_plot(known, right, edges, "trust"),
             "trust": [
                 {
                     "low": float(edges[i]),
                     "high": float(edges[i + 1]),
                     "images": int(known[i]),
-                    "share": float(shares[i]) if known[i] else None,
+                    "share": float(right[i] / known[i]) if known[i] else None,
                 }
                 for i in range(10)
             ],
             "mistakes": [self._item(row) for row in self._chosen.mistakes],
             "wrong": int(tally.known.sum() - tally.right.sum()),
+        }
+
+    def _measured(self, evaluated: Evaluation) -> dict[str, Any]:
+        """What an evaluation knows beyond the counts: curves, their areas, thresholds."""
+        classes = evaluated.classes
+        drawn = evaluation.drawn_classes(evaluated)
+
+        def plot(labels: Sequence[str], x: str, y: str, area: str) -> dict[str, Any] | None:
+            if not labels:
+                return None
+            worst = min(labels, key=lambda label: classes[label][area] or 0.0)
+            lines = [(evaluated.curves[label][x], evaluated.curves[label][y]) for label in labels]
+            return {
+                "plot": _curves_plot(lines, labels.index(worst), area),
+                "label": worst,
+                "area": classes[worst][area],
+                "of": len(labels),
+            }
+
+        # Of two classes, the one's ROC curve is the other's mirror image.
+        of_roc = [label for label in drawn if label != evaluated.labels[0] or len(classes) > 2]
+        largest = list(classes)
+        if len(classes) > _MATRIX_LABELS:
+            largest.sort(key=lambda label: -(classes[label]["images"] or 0))
+        return {
+            "all": evaluated,
+            "plots": {
+                "roc": plot(of_roc, "false_positive_rate", "true_positive_rate", "roc_auc"),
+                "recall": plot(drawn, "recall", "precision", "average_precision"),
+            },
+            "classes": [{"label": label, **classes[label]} for label in largest[:_SHOWN_LABELS]],
         }
 
     def _sorted_reasons(self) -> list[tuple[str, _Candidates]]:
@@ -1251,6 +1346,7 @@ class _Page:
         pairs: list[tuple[str, Sequence[Any]]] = [
             ("Results", [self._plan.output]),
             ("Images from", _first(question.get("images", []), 20)),
+            ("Part of the model's data", [question.get("part")]),
             ("Started", [_moment(run["started_at"])] if "started_at" in run else []),
             ("Model", [config.get("model") or "the one that ships with catdog", fingerprint]),
             *_about_model(config.get("model"), fingerprint),
@@ -1296,10 +1392,11 @@ _STAGES = {
 }
 
 
-def _title(tally: _Tally, plan: Plan) -> str:
+def _title(tally: _Tally, plan: Plan, evaluated: Evaluation | None) -> str:
+    if evaluated is not None:
+        return f"{_percent(evaluated.accuracy)} of {_images(evaluated.images)} right"
     done, of = tally.classified, plan.images
-    noun = "image" if of == 1 else "images"
-    return f"{done:,} {noun} classified" if done == of else f"{done:,} of {of:,} {noun} classified"
+    return f"{_images(of)} classified" if done == of else f"{done:,} of {_images(of)} classified"
 
 
 def _coarse(
@@ -1375,6 +1472,10 @@ def _file_name(uri: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image" if count == 1 else f"{count:,} images"
 
 
 def _percent(share: float, digits: int = 1) -> str:

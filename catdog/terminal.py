@@ -50,6 +50,8 @@ class Progress(Observer):
         self._phase: Text | None = None  # stays as a line when the next one begins
         self._doing = ""
         self._share: float | None = None
+        self._first_steps: tuple[float, int] | None = None  # when the first steps were seen
+        self._epochs_shown = False
         self._spinner = Spinner("dots", style="cyan")
 
     def __enter__(self) -> Progress:
@@ -80,7 +82,9 @@ class Progress(Observer):
         self._end_phase()
         if self._console.is_terminal:
             self._live.stop()
-        if error is not None and not isinstance(error, (UserInputError, SystemExit)):
+        if error is None or isinstance(error, (UserInputError, SystemExit)):
+            self.log_file.unlink(missing_ok=True)  # nobody will look for it
+        else:
             with self.log_file.open("a", encoding="utf-8", errors="replace") as log:
                 print_exception(kind, error, traceback, file=log)  # people get one line
             self.line(f"the libraries' log is in {self.log_file}")
@@ -116,7 +120,7 @@ class Progress(Observer):
             self._console.print(self._phase)
             self._phase = None
         # Text and not markup: file names must not be able to change the terminal's state.
-        self._console.print(Text(self._stamp(), "dim") + Text(safe(text)))
+        self._console.print(Text.assemble((self._stamp(), "dim"), safe(text)))
 
     def _status(self, text: str, share: float | None = None) -> None:
         """The line that changes, and how much is done where that is known."""
@@ -130,7 +134,7 @@ class Progress(Observer):
         """A new phase begins."""
         self._end_phase()
         if self._console.is_terminal:
-            self._phase = Text(self._stamp(), "dim") + Text(safe(text))
+            self._phase = Text.assemble((self._stamp(), "dim"), safe(text))
             self._doing = text
         else:
             self.line(text)
@@ -148,19 +152,34 @@ class Progress(Observer):
             done / max(total, 1),
         )
 
-    def steps(self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float) -> None:
+    def steps(
+        self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
+    ) -> None:
         """Steps done of an epoch."""
+        now, done, total = time.monotonic(), (epoch - 1) * steps + step, epochs * steps
+        if self._first_steps is None:
+            self._first_steps = now, done
+        began, before = self._first_steps
+        # By the clock and not by `images_per_s`: validation and checkpoints take time, too.
+        left = ""
+        if before < done < total:
+            left = f"{duration((total - done) * (now - began) / (done - before))} left, "
+        each = f" ({images_per_s / workers:,.0f} a worker)" if workers > 1 else ""
         self._status(
-            f"epoch {epoch} of {epochs}: step {step} of {steps}, {images_per_s:,.0f} images/s",
-            step / max(steps, 1),
+            f"epoch {epoch} of {epochs}: step {step} of {steps}, {left}"
+            f"{images_per_s:,.0f} images/s{each}",
+            done / max(total, 1),
         )
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
-        """An epoch ended."""
+        """An epoch ended: a row of a table."""
+        if not self._epochs_shown:
+            self.line("epoch    loss  accuracy  val_loss   val_acc  images/s     time")
+        self._epochs_shown = True
         self.line(
-            f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
-            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
-            f"{row['images_per_s']:,.0f} images/s  {duration(row['seconds'])}{'  best' if best else ''}"
+            f"{row['epoch']:>5}  {row['loss']:>6.4f}  {row['accuracy']:>8.2%}  {row['val_loss']:>8.4f}  "
+            f"{row['val_accuracy']:>8.2%}  {row['images_per_s']:>8,.0f}  {duration(row['seconds']):>7}"
+            f"{'  best' if best else ''}"
         )
 
 
@@ -190,7 +209,9 @@ def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     for name, value in rows:
         shown.add_row(Text(name, "dim"), Text(safe(str(value))))
     # Whoever reads it from a file or a pipe wants one line each.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(shown)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    console.print()
+    console.print(shown)
 
 
 def command_line(command: str) -> None:
@@ -202,5 +223,5 @@ def error_line(verb: str, message: str) -> None:
     """Print one line on standard error."""
     text = " ".join(message.split())
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        Text(f"catdog {verb}".rstrip() + ": ", "bold red") + Text(safe(text))
+        Text.assemble((f"catdog {verb}".rstrip() + ": ", "bold red"), safe(text))
     )

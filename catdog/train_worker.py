@@ -98,7 +98,7 @@ def train_worker(loop: dict[str, Any]) -> None:
 
     def publish(epoch: int, step: int, images_per_s: float) -> None:
         if worker == 0:
-            progress = (epoch, recipe.epochs, step, steps, images_per_s)
+            progress = (epoch, recipe.epochs, step, steps, images_per_s, workers)
             loop["board"].write.remote(progress, history)
 
     training = _read_ahead(

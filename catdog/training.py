@@ -364,7 +364,7 @@ def _curves(history: Any, best: dict[str, float]) -> bytes:
 
 @dataclass(frozen=True)
 class _BoardState:
-    progress: tuple[int, int, int, int, float] | None
+    progress: tuple[int, int, int, int, float, int] | None
     history: list[dict[str, float]]
 
 
@@ -375,7 +375,9 @@ class _Board:
         self._state = _BoardState(None, [])
 
     def write(
-        self, progress: tuple[int, int, int, int, float] | None, history: list[dict[str, float]]
+        self,
+        progress: tuple[int, int, int, int, float, int] | None,
+        history: list[dict[str, float]],
     ) -> None:
         """Replace the whole state: a restarted worker repeats epochs, each must stand once."""
         self._state = _BoardState(progress, history)

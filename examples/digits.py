@@ -16,7 +16,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import catdog
-from catdog.evaluation import EvaluateConfig, Evaluation, evaluate
 
 
 def write_images(folder: Path) -> None:
@@ -28,7 +27,7 @@ def write_images(folder: Path) -> None:
         Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(path)
 
 
-def main(folder: str, epochs: int = 30) -> Evaluation:
+def main(folder: str, epochs: int = 30) -> catdog.Evaluation:
     """Write, train, measure."""
     images, run = Path(folder) / "images", Path(folder) / "run"
     write_images(images)
@@ -46,12 +45,13 @@ def main(folder: str, epochs: int = 30) -> Evaluation:
             workers=1,
         )
     )
-    result = evaluate(
-        EvaluateConfig(
+    result = catdog.evaluate(
+        catdog.EvaluateConfig(
             images=(str(images),), model=str(run), part="test", output=str(Path(folder) / "test")
         )
     )
-    print(f"{result.accuracy:.2%} of {result.images} digits")
+    page = catdog.write_report(catdog.ReportConfig(results=result.output))
+    print(f"{result.accuracy:.1%} of {result.images} digits; look at {page.output}")
     return result
 
 

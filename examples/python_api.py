@@ -95,8 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     for row in table.filter(pc.field("error").is_valid()).to_pylist():
         print(f"  {row['uri'].split('::')[0]}: {row['error']}: {row['error_detail']}")
 
-    page = catdog.write_report(catdog.ReportConfig(results=str(folder / "results")))
-    print(f"look at {page.output}")
+    for results in (summary.output, evaluation.output):
+        page = catdog.write_report(catdog.ReportConfig(results=results))
+        print(f"look at {page.output}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,23 @@ def run(*arguments):
     )
 
 
+def said_by(call, *arguments):
+    """Exit code and standard output of a function that may exit, in this process: fast."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        try:
+            code = call(*arguments)
+        except SystemExit as error:
+            code = error.code
+    return code, output.getvalue()
+
+
+@pytest.fixture
+def eighty(monkeypatch):
+    """A narrow terminal's width."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.mark.parametrize("module", ["catdog", "catdog.cli"])
 def test_import_is_light(module):
     """Neither the package nor the command line imports Ray, TensorFlow, Keras or an S3 client."""
@@ -33,19 +54,36 @@ def test_import_is_light(module):
 
 
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in cli._COMMANDS)])
-def test_help_shows_an_example(verb):
-    """Every command explains itself and shows how it is called; it speaks of no Python types."""
-    result = run(*verb, "--help")
+def test_help_shows_an_example(verb, eighty):
+    """Every command explains itself and shows how it is called; it speaks of no Python types.
+
+    It fits 80 columns, but for an example, which is to be copied as it stands, and the usage.
+    """
+    code, text = said_by(main, [*verb, "--help"])
+    assert code == 0
+    assert "Example: catdog" in text
+    assert "None" not in text
+    assert "[STR" not in text
+    unwrapped = ("Example: ", "usage: ")
+    assert [
+        line for line in text.splitlines() if len(line) > 80 and not line.startswith(unwrapped)
+    ] == []
+
+
+def test_help_of_a_process():
+    """The same in a process of its own, which ends with 0 and says nothing else."""
+    result = run("classify", "--help")
     assert result.returncode == 0
-    assert "Example: catdog" in result.stdout
-    assert "None" not in result.stdout
-    assert "[STR" not in result.stdout
+    assert result.stderr == ""
+    assert "Example: catdog classify" in result.stdout
 
 
 @pytest.mark.parametrize("verb", ["train", "classify", "evaluate", "report", "submit"])
-def test_examples_in_the_help_are_commands(verb):
+def test_examples_in_the_help_are_commands(verb, monkeypatch):
     """The parser takes them as they stand."""
-    (example,) = re.findall(r"^Example: catdog (.+)$", run(verb, "--help").stdout, re.MULTILINE)
+    monkeypatch.setenv("COLUMNS", "1000")
+    _, text = said_by(main, [verb, "--help"])
+    (example,) = re.findall(r"^Example: catdog (.+)$", text, re.MULTILINE)
     assert type(cli._parse(example.split())) is cli._COMMANDS[verb][0]
 
 
@@ -92,6 +130,8 @@ WRONG = [
     ("classify flat --output", "--output: its value is missing"),
     (f"{JOB} --ouptut o", "--ouptut", "did you mean --output?", "catdog classify --help"),
     (f"{JOB} --bogus", "--bogus: no such flag", "catdog classify --help"),
+    ("classify flat -output o", "-output: no such flag; did you mean --output?"),
+    ("classify flat --output=", "--output: its value is empty"),
     (f"{JOB} more", "more: not expected here", "before the flags"),
     (f"{JOB} --batch-size many", "--batch-size many: is no whole number"),
     (f"{JOB} --batch-size 0", "--batch-size must be at least 1"),
@@ -121,7 +161,11 @@ WRONG = [
     ("train two --output o --epochs many", "--epochs many: is no whole number"),
     ("train two --output o --validation 1.5", "--validation"),
     ("train two --output o --resize squash", "--resize squash: choose one of stretch"),
-    ("evaluate flat --output o --model model", "no image is labelled cat or dog", "no labels"),
+    ("evaluate flat --output o --model model", "flat/1.jpg has no label", "one folder for each"),
+    ("evaluate two --output o --precision-wanted 99", "--precision-wanted must be a fraction"),
+    ("evaluate two --output o --mistakes -1", "--mistakes must not be negative"),
+    ("evaluate two --output o --min-probability 0.9", "--min-probability: no such flag"),
+    ("evaluate two --output file --model model", "--output file: is a file; name a folder"),
     ("report", "RESULTS: missing", "for example: catdog report"),
     ("report no-such", "RESULTS no-such: no results there", "catdog classify"),
     ("report used", "RESULTS used: no results there"),
@@ -201,6 +245,7 @@ COMPLETED = [
     ("train --resi", "--resize"),
     ("report --thumb", "--thumbnails"),
 ]
+A_FILE = ("classify more/ phot", "photos.zip")
 
 
 def complete(words, folder):
@@ -223,22 +268,76 @@ def complete(words, folder):
 
 def test_completion_in_bash(tmp_path):
     """Commands, flags and values are completed, and file names where any may stand."""
-    (tmp_path / "completion").write_text(run("completion", "bash").stdout)
+    (tmp_path / "completion").write_text(said_by(main, ["completion", "bash"])[1])
     for typed, expected in COMPLETED:
         assert complete(typed.split(), tmp_path) == [expected], typed
     assert set(complete([""], tmp_path)) >= set(cli._COMMANDS)
     assert complete(["classify", "comple"], tmp_path) in ([], ["completion"])
 
 
+@pytest.mark.skipif(not shutil.which("fish"), reason="no fish on this machine")
+def test_completion_in_fish(tmp_path):
+    """What fish itself would offer, for the same as in bash."""
+    (tmp_path / "catdog.fish").write_text(said_by(main, ["completion", "fish"])[1])
+    (tmp_path / "photos.zip").touch()
+    for typed, expected in (*COMPLETED, A_FILE):
+        script = f"source catdog.fish; complete --do-complete 'catdog {typed}'"
+        command = ["fish", "--no-config", "-c", script]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        offered = [line.split("\t")[0] for line in done.stdout.splitlines()]
+        assert expected in offered, typed
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh on this machine")
+@pytest.mark.parametrize(("typed", "expected"), [*COMPLETED, A_FILE])
+def test_completion_in_zsh(typed, expected, tmp_path):
+    """Typed at a terminal and completed by Tab, it is the whole word."""
+    (tmp_path / "photos.zip").touch()
+    (tmp_path / "_catdog").write_text(said_by(main, ["completion", "zsh"])[1])
+    setup = "PS1='> '; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D"
+    setup += "; catdog() { print -r -- RAN $* }; print READY\n"
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "dumb", "ZDOTDIR": str(tmp_path), "HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    os.close(follower)
+
+    def answer(keys, wanted):
+        os.write(leader, keys.encode())
+        shown, deadline = "", time.monotonic() + 20
+        while not re.search(wanted, shown) and time.monotonic() < deadline:
+            shown += os.read(leader, 65536).decode(errors="replace")
+        return shown
+
+    try:
+        answer(setup, r"[^ ]READY")
+        before = typed.rpartition(" ")[0]
+        ran = " ".join(["RAN", *before.split(), expected])
+        assert ran in answer(f"catdog {typed}\t\n", r"RAN .*\n")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_scripts(shell):
     """Each shell that is there can read its own."""
-    result = run("completion", shell)
-    assert result.returncode == 0
-    assert "catdog" in result.stdout
+    code, script = said_by(main, ["completion", shell])
+    assert code == 0
+    assert "catdog" in script
+    (offered,) = re.findall("^COMPLETION_SPEC = (.*)$", script, re.MULTILINE)
+    assert "\\n" not in offered  # or a description's second line is a word to complete
     if shutil.which(shell):
         check = [shell, "--no-execute" if shell == "fish" else "-n"]
-        subprocess.run(check, input=result.stdout, text=True, check=True)
+        subprocess.run(check, input=script, text=True, check=True)
 
 
 SHOW = """
@@ -265,11 +364,50 @@ def test_piped_output_is_plain():
 
 def test_terminal_shows_the_time_left():
     """At a terminal one line lives: how much is done, and for how long it will go on."""
+    shown = at_a_terminal(SHOW.replace("print(", "__import__('time').sleep(0.5); print("))
+    assert "30 of 120 images (25%), 2 rejected, 15 images/s, 6.0s left" in shown
+    assert "\x1b[31mred" not in shown
+
+
+EPOCHS = """
+import time
+from catdog import terminal
+with terminal.Progress("catdog-test") as progress:
+    row = {"loss": 0.6931, "val_loss": 10.5, "accuracy": 0.5, "val_accuracy": 1.0}
+    progress.steps(1, 30, 10, 100, 250.0, 2)
+    time.sleep(1)
+    progress.steps(1, 30, 20, 100, 250.0, 2)
+    time.sleep(0.5)
+    for epoch in (1, 12):
+        progress.epoch(row | {"epoch": epoch, "images_per_s": 1234.5, "seconds": 200}, best=True)
+"""
+
+
+def test_training_shows_a_table_and_the_time_left():
+    """Images/s of all and of each worker, the time to the last epoch's end; a row an epoch."""
+    shown = at_a_terminal(EPOCHS)
+    step = r"epoch 1 of 30: step 20 of 100, (\dm \d\ds) left, 250 images/s \(125 a worker\)"
+    # 2,980 steps are left, and ten of them took a second.
+    assert re.search(step, shown)[1] in ("4m 58s", "4m 59s", "5m 00s", "5m 01s")
+    lines = [line[9:] for line in re.split(r"[\r\n]+", plain(shown)) if "s  " in line[:9]]
+    head, *rows = [line for line in lines if "epoch  " in line or line.endswith("best")]
+    assert [row.split()[0] for row in rows] == ["1", "12"]
+    assert max(len(row) for row in rows) <= 80 - 9
+    for name, value in (("loss", "0.6931"), ("val_loss", "10.5000"), ("time", "3m 20s")):
+        assert rows[0].index(value) + len(value) == head.index(name) + len(name)
+
+
+def plain(shown):
+    """What was shown at a terminal without the control sequences."""
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
+
+
+def at_a_terminal(script):
+    """What a script shows at a terminal of 100 columns."""
     leader, follower = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
-    show = SHOW.replace("print(", "__import__('time').sleep(0.5); print(")
     process = subprocess.Popen(
-        [sys.executable, "-c", show], stdout=follower, stderr=follower, env=environment
+        [sys.executable, "-c", script], stdout=follower, stderr=follower, env=environment
     )
     os.close(follower)
     shown = b""
@@ -280,8 +418,7 @@ def test_terminal_shows_the_time_left():
         pass  # Linux's way of saying that the other end is closed
     os.close(leader)
     assert process.wait() == 0
-    assert "30 of 120 images (25%), 2 rejected, 15 images/s, 6.0s left" in shown.decode()
-    assert b"\x1b[31mred" not in shown
+    return shown.decode()
 
 
 def test_durations_are_read_at_a_glance():
@@ -296,12 +433,10 @@ def test_durations_are_read_at_a_glance():
 
 
 @pytest.mark.parametrize("verb", ["train", "classify", "evaluate"])
-def test_jobs_are_the_same_commands(verb):
+def test_jobs_are_the_same_commands(verb, monkeypatch):
     """`python jobs/VERB.py` has the flags of `catdog VERB`."""
     job = Path(__file__).parents[1] / "jobs" / f"{verb}.py"
-    result = subprocess.run(
-        [sys.executable, str(job), "--help"], capture_output=True, text=True, check=True
-    )
-    command = run(verb, "--help")
-    assert result.stdout == command.stdout
+    monkeypatch.setattr(sys, "argv", [str(job), "--help"])
+    result = said_by(runpy.run_path, str(job), None, "__main__")
+    assert result == said_by(main, [verb, "--help"])
     assert len(job.read_text().splitlines()) < 40

@@ -308,6 +308,21 @@ def test_page_works(page, reader, tmp_path):
             assert block.language == "text", f"what is a block of {block.language}?"
 
 
+@pytest.mark.slow
+def test_demo_leaves_what_its_page_says(reader):
+    """Every file of the table is there; the labels are measured and the page shows them."""
+    reader.run("catdog demo")
+    demo = reader.folder / "demo"
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "demo.md").read_text(), re.MULTILINE)
+    for name in itertools.chain.from_iterable(re.findall(r"`([^`]+)`", row) for row in table):
+        assert name.startswith("--") or (demo / name).exists(), name
+    measured = json.loads((demo / "metrics.json").read_text())
+    summary = json.loads((demo / "results" / "_summary.json").read_text())
+    assert (measured["images"], measured["rejected"]) == (20, 10)
+    assert (summary["classified"], summary["rejected"]) == (20, 10)
+    assert f"{measured['accuracy']:.1%} of 20 images right" in (demo / "report.html").read_text()
+
+
 def test_a_strange_line_is_not_passed_over():
     """A program that no rule knows, and a flag that is misspelt, fail."""
     reader = Reader(ROOT, None)

@@ -36,9 +36,19 @@ def test_python_api(made):
     """Training, classifying, evaluating and the page: each leaves what it promises."""
     assert (made / "run" / "model" / "metadata.json").is_file()
     assert (made / "evaluation" / "metrics.json").is_file()
+    assert (made / "evaluation" / "report.html").stat().st_size > 10_000
     assert (made / "results" / "_report.html").stat().st_size > 10_000
     table = pq.read_table(made / "results")
     assert {"empty", "truncated", "not-an-image"} <= set(table["error"].to_pylist())
+
+
+@pytest.mark.slow
+def test_digits(ray_cluster, tmp_path, capsys):
+    """Another recognition task, with fewer epochs than the documents state the accuracy of."""
+    result = load("digits.py")["main"](str(tmp_path), epochs=4)
+    assert len(result.labels) == 10
+    assert result.accuracy > 0.5
+    assert f"of {result.images} digits" in capsys.readouterr().out
 
 
 @pytest.mark.slow

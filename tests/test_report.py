@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from collections import Counter
@@ -18,12 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from catdog import images, plans, report, results, sources, storage
+from catdog import evaluation, images, plans, report, results, sources, storage
 from catdog.cli import main
 from catdog.decoding import OUTCOME_SCHEMA
-from catdog.errors import ImageRejected, UserInputError
+from catdog.errors import CatdogError, ImageRejected, UserInputError
+from catdog.evaluation import EvaluateConfig
 from catdog.report import ReportConfig
 from catdog.sources import SourceLimits
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+import pictures
 
 LABELS = ("cat", "dog")
 HOSTILE = (
@@ -120,20 +126,9 @@ def page(pets):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Headless Chromium on a window of 1280 by 900."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("no chromium or chromedriver on this machine")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-dev-shm-usage "
-    flags += "disable-background-networking disable-component-update disable-sync"
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    chrome = pictures.open_browser(tmp_path_factory.mktemp("chromium"))
     yield chrome
     chrome.quit()
 
@@ -281,6 +276,7 @@ def test_theme_can_be_switched(browser, page):
     for _ in range(3):
         colours.append(browser.execute_script(script))
         browser.find_element("id", "theme").click()
+    browser.execute_script("localStorage.clear()")  # it is remembered
     assert colours[0] == colours[2] != colours[1]
 
 
@@ -317,6 +313,143 @@ def test_hostile_names_do_not_run(browser, tmp_path):
     )
     time.sleep(0.2)
     assert browser.execute_script("return window.owned") is None
+
+
+def test_pictures_of_the_page(browser, page, tmp_path):
+    """At two widths, light and dark, the page can be photographed, and is not empty.
+
+    Nobody's eyes are in a test: `python docs/pictures.py` puts the pictures where people look.
+    """
+    taken = {}
+    for name, png in pictures.all_pictures(browser, page):
+        (tmp_path / name).write_bytes(png)
+        with Image.open(io.BytesIO(png)) as picture:
+            taken[name] = picture.size, picture.convert("L").resize((1, 1)).getpixel((0, 0))
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 200
+    assert {size[0] for size, _ in taken.values()} == {1280, 390}
+    assert taken["phone-light.png"][1] > 3 * taken["phone-dark.png"][1]
+
+
+def test_page_can_be_printed(browser, page):
+    """On paper there is no navigation, no slider, nothing folded, and light colours."""
+    visit(browser, page)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert not browser.find_element("tag name", "nav").is_displayed()
+    assert not browser.find_element("id", "threshold").is_displayed()
+    assert browser.find_elements("css selector", "details:not([open])") == []
+    script = "return getComputedStyle(document.documentElement).backgroundColor"
+    assert browser.execute_script(script) == "rgb(255, 255, 255)"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+# --------------------------------------------------------------------------------------------
+# Of an evaluation
+
+
+def evaluate(folder, inputs, scores_of, rejected=0, thumbnails=0, **options):
+    """What was measured, in an evaluation's folder with its page, as `catdog evaluate` does."""
+    classify((folder / "results").as_uri(), inputs, scores_of, **options)
+    config = EvaluateConfig(images=tuple(inputs), output=str(folder), precision_wanted=0.86)
+    result = evaluation._measure_results(config, folder.as_uri(), "f" * 64, rejected)
+    report.write(ReportConfig(results=str(folder), thumbnails=thumbnails))
+    return result
+
+
+@pytest.fixture(scope="module")
+def evaluated(pets, tmp_path_factory):
+    """The pictures of `pets`, evaluated: the folder and what was measured."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    result = evaluate(folder, [str(pets.parent / "in")], score, rejected=5, thumbnails=6)
+    return folder, result
+
+
+def test_evaluation_has_a_page(evaluated):
+    """Beside the figures, out of the dataset's way; with accuracy, interval, areas, pictures."""
+    folder, result = evaluated
+    html = (folder / "report.html").read_text()
+    assert f"{result.accuracy:.1%} of 120 images right" in html
+    for share in (result.accuracy_low, result.accuracy_high, result.kept):
+        assert f"{share:.1%}" in html
+    assert f"--min-probability {result.threshold:g}" in html
+    for label in LABELS:
+        assert f"{result.classes[label]['average_precision']:.3f}" in html
+    mistakes = html.split('id="mistakes"')[1].split("</ul>")[0]
+    assert mistakes.count("data:image/webp") == 6
+    assert pq.read_table(folder / "results").num_rows == 125
+    assert list((folder / "results").glob("*.html")) == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_of_an_evaluation_in_a_browser(browser, evaluated, width):
+    """No error, no request, no sideways scrolling; the curves are there."""
+    visit(browser, evaluated[0] / "report.html", width)
+    assert browser.get_log("browser") == []
+    assert {url for url in requests(browser) if not url.startswith("data:")} == {
+        (evaluated[0] / "report.html").as_uri()
+    }
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    curves = browser.find_elements("css selector", "#truth .plots svg")
+    assert len(curves) == 2
+    assert all(curve.size["height"] > 100 for curve in curves)
+
+
+def test_wanted_precision_can_be_seen(browser, evaluated):
+    """The button takes the slider to the threshold that was measured, and the counts agree."""
+    folder, result = evaluated
+    visit(browser, folder / "report.html")
+    browser.find_element("css selector", "[data-threshold]").click()
+    effect = browser.find_element("id", "threshold-effect").text
+    kept, right = re.fullmatch(
+        r"(\d+) of 120 images keep their label, ([\d.]+)% of them right", effect
+    ).groups()
+    assert int(kept) / 120 == pytest.approx(result.kept)
+    assert int(kept) == 72
+    assert float(right) == pytest.approx(100 * 62 / 72, abs=0.05)
+
+
+def test_evaluation_that_is_not_finished_has_a_page_without_figures(evaluated, tmp_path):
+    """No `metrics.json`, or one of other rows: the page shows the results, and no more."""
+    folder = tmp_path / "unfinished"
+    shutil.copytree(evaluated[0], folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"images": 119}))
+    for _ in range(2):
+        assert report.write(ReportConfig(results=str(folder), thumbnails=0)).images == 125
+        html = (folder / "report.html").read_text()
+        assert "120 of 125 images classified" in html
+        assert "ROC" not in html
+        (folder / "metrics.json").unlink(missing_ok=True)
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(CatdogError, match="evaluate again"):
+        report.write(ReportConfig(results=str(folder)))
+
+
+def test_evaluation_of_many_classes_or_of_one(browser, tmp_path):
+    """More classes than curves can be told apart; and images of one class, which have no curve."""
+    labels = tuple(f"class {number}" for number in range(30))
+
+    def scores_of(name):
+        scores = np.full(30, 0.2 / 29, np.float32)
+        scores[int(name.split("/")[-1].removesuffix(".jpg"))] = 0.8
+        return scores
+
+    for number in range(24):
+        path = tmp_path / "in" / f"class {number // 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg())
+    result = evaluate(tmp_path / "many", [str(tmp_path / "in")], scores_of, labels=labels)
+    assert result.accuracy == 1 / 24
+    assert result.threshold is None
+    visit(browser, tmp_path / "many" / "report.html", 390)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert "At no threshold 86% of the labels are right." in browser.page_source
+    (tmp_path / "one" / "in" / "class 3").mkdir(parents=True)
+    (tmp_path / "one" / "in" / "class 3" / "3.jpg").write_bytes(jpeg())
+    result = evaluate(tmp_path / "one", [str(tmp_path / "one" / "in")], scores_of, labels=labels)
+    assert (result.accuracy, result.curves) == (1.0, {})
+    visit(browser, tmp_path / "one" / "report.html")
+    assert browser.get_log("browser") == []
 
 
 # --------------------------------------------------------------------------------------------
@@ -509,6 +642,7 @@ def test_results_and_pictures_in_s3(s3, tmp_path):
         (["no-such-folder"], "no-such-folder"),
         (["ftp://x/y"], "ftp://"),
         (["x", "--thumbnails", "-1"], "--thumbnails"),
+        (["x", "--thumbnails", "301"], "--thumbnails"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, named, tmp_path, monkeypatch, capsys):
@@ -555,6 +689,61 @@ def test_throughput_adds_up_and_leaves_out_pauses():
     assert speed.edges_s[-1] == pytest.approx(50)
     assert speed.stops_s == [pytest.approx(30)]
     assert (speed.images_per_s * np.diff(speed.edges_s)).sum() == pytest.approx(700)
+
+
+MEASURE = """
+import resource, sys
+from catdog import report
+for results in sys.argv[1:]:
+    summary = report.write(report.ReportConfig(results=results, thumbnails=0))
+    print(summary.images, summary.bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_and_page_do_not_grow_with_the_rows(tmp_path):
+    """A hundred thousand rows take little more memory than two thousand, and no larger page."""
+    labels = np.resize(LABELS, 2048)
+    best = 0.5 + np.random.default_rng(0).random((2048, 1), np.float32) / 2
+    outcome = (40, 30, "JPEG", 900, None, None)
+    outcomes = pa.Table.from_pylist(
+        [dict(zip(OUTCOME_SCHEMA.names, outcome, strict=True))] * 2048, OUTCOME_SCHEMA
+    )
+    for shards in (1, 64):
+        folder = tmp_path / str(shards)
+        batches = (entries(labels, first) for first in range(0, shards * 2048, 2048))
+        plan = plans.write(folder.as_uri(), batches)
+        run = {"question": {"images": [], "model": "f" * 64}, "config": {"model": None}}
+        results.write_json(plan.output, results.RUN_FILE, run)
+        for shard, count in enumerate(plan.shard_images):
+            rows = results.build_rows(
+                plan.read_shard(shard)["uri"],
+                outcomes.slice(0, count),
+                np.hstack([best, 1 - best])[:count],
+                labels=LABELS,
+                min_probability=0.0,
+                model="f" * 64,
+            )
+            results.write_part(plan, shard, rows, LABELS)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "1"), str(tmp_path / "64")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    few, many = ([int(number) for number in line.split()] for line in done.stdout.splitlines())
+    assert (few[0], many[0]) == (2048, 64 * 2048)
+    assert many[1] < 1.5 * few[1]
+    assert many[2] < few[2] + 60
+
+
+def entries(labels, first):
+    """Plan entries of images with these labels, numbered from `first` on."""
+    names = [f"{label}/{number}.jpg" for number, label in enumerate(labels, start=first)]
+    columns = {
+        "uri": [f"file:///photos/{name}" for name in names],
+        "name": names,
+        "label": labels,
+        "codec": ["file"] * len(names),
+    }
+    nothing = [None] * len(names)
+    schema = sources.PLAN_SCHEMA
+    return pa.RecordBatch.from_pydict({n: columns.get(n, nothing) for n in schema.names}, schema)
 
 
 def test_template_is_in_the_package():

@@ -107,6 +107,13 @@
       sortGalleries(threshold);
     };
     slider.addEventListener("input", () => requestAnimationFrame(update));
+    for (const button of all("[data-threshold]")) {
+      button.hidden = false;
+      button.addEventListener("click", () => {
+        slider.value = data.thresholds.findIndex((each) => each >= Number(button.dataset.threshold));
+        update();
+      });
+    }
     const order = document.getElementById("order");
     if (order) {
       order.hidden = false;
