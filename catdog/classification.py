@@ -191,7 +191,8 @@ def classify(
         output = storage.to_uri(config.output)
         recorded = results.read_json(output, results.RUN_FILE)
         if recorded is None:
-            if storage.list_names(output):
+            # Of a command whose mistake was found while it listed, part of a plan may be left.
+            if set(storage.list_names(output)) - {f"{plans.PLAN_FOLDER}/"}:
                 raise UserInputError(
                     f"--output {config.output}: the folder is not empty; name another one"
                 )

@@ -280,6 +280,15 @@ def test_a_folder_with_other_things_is_left_alone(mixed_config, tmp_path):
         classify(dataclasses.replace(mixed_config, output=str(tmp_path)))
 
 
+def test_part_of_a_plan_is_nothing_in_the_way(mixed_config, tmp_path):
+    """What a command leaves whose mistake was found in the middle of its listing."""
+    (tmp_path / "_plan").mkdir()
+    (tmp_path / "_plan" / "0-00000.parquet").write_bytes(b"of an older command")
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(UserInputError, match="nowhere"):
+        classify(dataclasses.replace(mixed_config, images=(nowhere,), output=str(tmp_path)))
+
+
 def test_counters_are_those_of_the_summary(mixed_config, mixed_summary, tmp_path):
     """What Prometheus reads on a node's metrics port after a job is what the summary says."""
     before = exported()
