@@ -342,18 +342,25 @@ class RayCluster:
                 node.kill()
                 node.start()
         for node in self.workers:
-            self.wait_for(node)
+
+            def up(node: RayNode = node) -> bool:
+                if not node.running:  # a busy machine takes longer than Ray grants a start
+                    node.kill()
+                    node.start()
+                return self._is_alive(node)
+
+            wait_until(f"{node.host.name} is alive for the head", up, 300)
+
+    def _is_alive(self, node: RayNode) -> bool:
+        address = node.host.address
+        return any(each["ip"] == address and each["state"] == "ALIVE" for each in self.nodes())
 
     def wait_for(self, node: RayNode, *, alive: bool = True, timeout_s: float = 180) -> None:
         """Wait until the head counts a node as alive, or as not."""
-
-        def reached() -> bool:
-            address = node.host.address
-            found = [each for each in self.nodes() if each["ip"] == address]
-            return alive == any(each["state"] == "ALIVE" for each in found)
-
         wait_until(
-            f"{node.host.name} is {'alive' if alive else 'dead'} for the head", reached, timeout_s
+            f"{node.host.name} is {'alive' if alive else 'dead'} for the head",
+            lambda: self._is_alive(node) == alive,
+            timeout_s,
         )
 
     def nodes(self) -> list[dict[str, Any]]:
