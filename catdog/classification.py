@@ -419,6 +419,8 @@ def _pipeline(
 ) -> Iterator[pa.Table]:
     """The Ray Data job; yields what the workers tell of finished shards.
 
+    All of it happens as it is iterated over, also what asks the cluster: to be watched.
+
     No operator needs more logical CPUs than there are, and the last one of the GPU form needs none:
     no size of cluster can stall for want of a CPU.
     """
@@ -469,10 +471,7 @@ def _pipeline(
             compute=pool,
             num_cpus=1,
         )
-    batches: Iterator[pa.Table] = iter(
-        told.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    )
-    return batches
+    yield from told.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 def _finish(

@@ -33,7 +33,7 @@ from typing import (
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from catdog import storage, submission, terminal
+from catdog import models, storage, submission, terminal
 from catdog.classification import ClassifyConfig, ClassifySummary
 from catdog.demo import DemoConfig, DemoResult
 from catdog.errors import CatdogError, UserInputError
@@ -43,7 +43,7 @@ from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig, TrainResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Config = TypeVar(
     "Config", TrainConfig, ClassifyConfig, EvaluateConfig, DemoConfig, ReportConfig, SubmitConfig
@@ -305,14 +305,20 @@ def print_reported(summary: ReportSummary) -> None:
 class _Submit(SubmitConfig):
     """Run a command as a job on a remote Ray cluster; ends with the job's exit code.
 
-    Example: catdog submit classify s3://b/photos --output s3://b/results --address http://head:8265
+    Example: catdog submit classify s3://bucket/in --output s3://bucket/out --address http://h:8265
     """
 
 
 def _submit(command: _Submit) -> int:
-    # The command's own parser and checks, before anything is sent.
-    job = None if command.attach else _parse(_job_arguments(command.command))
-    return submission.submit(_plain(SubmitConfig, command), job)
+    if not command.attach:
+        # The command's own parser and checks, before anything is sent.
+        job = _parse(_job_arguments(command.command))
+        for _, flag, place in _places(job):
+            submission.check_reachable(flag, place)
+            _uri(
+                flag, place
+            )  # with credentials in it, it would stand in the cluster's list of jobs
+    return submission.submit(_plain(SubmitConfig, command))
 
 
 def _job_arguments(arguments: Sequence[str]) -> list[str]:
@@ -436,24 +442,38 @@ def _what_and_where(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
+# What is no place but a name.
+_NAMES = {"model": (models.SHIPPED,), "weights": ("imagenet", "none")}
+
+
+def _places(command: Any) -> Iterator[tuple[str, str, str]]:
+    """Every path or URI among a command's arguments: its field, flag and text."""
+    for field in ("images", "results", "output", "model", "weights"):
+        value = getattr(command, field, None)
+        flag = field.upper() if field in _POSITIONAL else f"--{field}"
+        for text in value if isinstance(value, tuple) else (value,):
+            if text is not None and text not in _NAMES.get(field, ()):
+                yield field, flag, text
+
+
 def _check_places(command: Any) -> None:
     """Refuse what is no path or URI, and an output that no folder can be, before anything starts.
 
     Raises:
         UserInputError: names the flag.
     """
-    for field in ("images", "results", "output", "model"):
-        value = getattr(command, field, None)
-        flag = f"--{field}" if field in ("output", "model") else field.upper()
-        for text in value if isinstance(value, tuple) else (value,):
-            if text is None:
-                continue
-            try:
-                uri = storage.to_uri(text)
-            except ValueError as error:
-                raise UserInputError(f"{flag} {text}: {error}") from error
-            if field == "output" and storage.is_local(uri):
-                _check_output(text, Path(storage.local_path(uri)), isinstance(command, _Report))
+    for field, flag, text in _places(command):
+        uri = _uri(flag, text)
+        if field == "output" and storage.is_local(uri):
+            _check_output(text, Path(storage.local_path(uri)), isinstance(command, _Report))
+
+
+def _uri(flag: str, text: str) -> str:
+    try:
+        return storage.to_uri(text)
+    except ValueError as error:
+        named = flag if "@" in text else f"{flag} {text}"  # a password is not for the screen
+        raise UserInputError(f"{named}: {error}") from error
 
 
 def _check_output(text: str, path: Path, is_file: bool) -> None:

@@ -1,7 +1,7 @@
 """`catdog submit`: a command as a Ray job on a remote cluster, followed from here to its exit code.
 
-The flow: the command line has checked the command's arguments with the command's own parser;
-`submit` checks that the cluster can reach what they name, sends the package as the job's working
+The flow: the command line has checked the command's arguments with the command's own parser, and
+that the cluster can reach what they name; `submit` sends the package as the job's working
 directory, and follows the job's log until the job ends. The job lives in the cluster: losing the
 connection, or ending this process, does not end it.
 """
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import tyro.conf
 
-from catdog import __version__, models, terminal
+from catdog import __version__, terminal
 from catdog.errors import CatdogError, UserInputError
 
 if TYPE_CHECKING:
@@ -112,24 +112,21 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, command
 
 
-def submit(config: SubmitConfig, job_config: Any) -> int:
+def submit(config: SubmitConfig) -> int:
     """Submit and follow, or attach; returns the exit code of the job's own process.
 
     Args:
-        config: as parsed by the command line.
-        job_config: the command's own configuration, parsed and checked; None with `attach`.
+        config: as parsed by the command line, its command as well.
 
     Raises:
-        UserInputError: no job server answers, it refuses the token, or the arguments name files
-            that the cluster cannot see.
-        CatdogError: contact was lost for good, or the cluster could not run the job.
+        UserInputError: no job server answers, it refuses the token, or knows no job to attach to.
+        CatdogError: contact or the cluster was lost for good, or it could not run the job.
     """
     if config.attach is not None:
         if config.command or config.dry_run or config.send_aws_credentials:
             raise UserInputError("--attach: follows a job as it is; leave out the rest")
         address = _address(config)
-        return _follow_to_end(_connect(address), config.attach, address, as_json=False)
-    check_reachable(job_config)
+        return _follow_to_end(_connect(address), config.attach, address)
     job = plan_job(config.command, os.environ if config.send_aws_credentials else {})
     with tempfile.TemporaryDirectory(prefix="catdog-submit-") as folder:
         files, size = stage(Path(folder))
@@ -140,15 +137,12 @@ def submit(config: SubmitConfig, job_config: Any) -> int:
         client = _connect(address)
         _say(f"sending {files} files ({size / 1000:,.0f} kB) as job {job.identifier}")
         _send(client, job, folder)
-    return _follow_to_end(client, job.identifier, address, as_json="--json" in config.command)
+    as_json = "--json" in config.command
+    return _follow_to_end(client, job.identifier, address, as_json=as_json, submitted=True)
 
 
-# What is no place but a name.
-_NAMES = {"weights": ("imagenet", "none"), "model": (models.SHIPPED,)}
-
-
-def check_reachable(job_config: Any) -> None:
-    """Refuse arguments that mean something here and something else, or nothing, on the cluster.
+def check_reachable(flag: str, uri: str) -> None:
+    """Refuse an argument that means something here and something else, or nothing, on the cluster.
 
     A plain path is a file of this machine. `file:///...` says that every node of the cluster has
     that path, as with a shared file system, and is taken at its word.
@@ -156,25 +150,13 @@ def check_reachable(job_config: Any) -> None:
     Raises:
         UserInputError: names the flag and the value.
     """
-    for field in ("images", "output", "model", "weights"):
-        value = getattr(job_config, field, None)
-        values = value if isinstance(value, tuple) else (value,)
-        flag = "IMAGES" if field == "images" else f"--{field}"
-        for uri in values:
-            if not uri or uri in _NAMES.get(field, ()):
-                continue
-            if "://" not in uri:
-                raise UserInputError(
-                    f"{flag} {uri}: the cluster cannot see files of this machine; use s3://..., "
-                    "or file:///... for a path that every node of the cluster has"
-                )
-            if uri.startswith("file://") and not uri.startswith("file:///"):
-                raise UserInputError(f"{flag} {uri}: write file:/// and an absolute path")
-            if "@" in uri.split("://", 1)[1].split("/", 1)[0] and not uri.startswith("file://"):
-                # Arguments stay readable in the cluster's list of jobs.
-                raise UserInputError(
-                    f"{flag}: credentials do not belong into a URI; they come from the environment"
-                )
+    if "://" not in uri:
+        raise UserInputError(
+            f"{flag} {uri}: the cluster cannot see files of this machine; use s3://..., "
+            "or file:///... for a path that every node of the cluster has"
+        )
+    if uri.startswith("file://") and not uri.startswith("file:///"):
+        raise UserInputError(f"{flag} {uri}: write file:/// and an absolute path")
 
 
 def plan_job(command: Sequence[str], environment: Any) -> Job:
@@ -302,11 +284,13 @@ def _send(client: Any, job: Job, folder: str) -> None:
     raise CatdogError(f"the job server went away while the job was sent: {_first_line(lost)}")
 
 
-def _follow_to_end(client: Any, identifier: str, address: str, *, as_json: bool) -> int:
+def _follow_to_end(
+    client: Any, identifier: str, address: str, *, as_json: bool = False, submitted: bool = False
+) -> int:
     """Follow the job's log; the first Ctrl-C detaches, the second one stops the job."""
     come_back = shlex.join(["catdog", "submit", "--attach", identifier, "--address", address])
     output = _Output(as_json=as_json)
-    follower = _Follower(client, identifier, output.write)
+    follower = _Follower(client, identifier, output.write, known=submitted)
     try:
         details = follower.run()
     except KeyboardInterrupt:
@@ -322,13 +306,19 @@ def _follow_to_end(client: Any, identifier: str, address: str, *, as_json: bool)
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":
-        raise CatdogError(f"the job {identifier} was stopped; submit it again to go on")
+        raise CatdogError(f"the job {identifier} was stopped; {_go_on(identifier)}")
     code = details.driver_exit_code
     if code is not None and 0 < code < 128:
         return int(code)  # the job has said in its log what was wrong
     lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
     reason = f"ended by signal {abs(code) % 128}" if code else " ".join(lines[-1:]) or status
-    raise CatdogError(f"the job {identifier} failed: {reason}; submit it again to go on")
+    raise CatdogError(f"the job {identifier} failed: {reason}; {_go_on(identifier)}")
+
+
+def _go_on(identifier: str) -> str:
+    """What to do about a job that ended too early."""
+    again = " with --resume" if identifier.startswith("catdog-train-") else ""
+    return f"submit it again{again} to go on"
 
 
 def _detach(client: Any, identifier: str, come_back: str) -> int:
@@ -347,7 +337,7 @@ def _detach(client: Any, identifier: str, come_back: str) -> int:
                     f"the job {identifier} was told to stop and has not; look with: {come_back}"
                 ) from None
             time.sleep(0.5)
-        _say("stopped; submit it again to go on")
+        _say(f"stopped; {_go_on(identifier)}")
     return 130
 
 
@@ -359,30 +349,46 @@ class _Follower:
     # A connection that died without a word looks like a silent job: ask again after so long.
     SILENCE_S = 45.0
 
-    def __init__(self, client: Any, identifier: str, write: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: Any, identifier: str, write: Callable[[str], None], *, known: bool
+    ) -> None:
         self._client, self._identifier, self._write = client, identifier, write
+        self._known = known  # to the cluster: it has taken the job, or told of it
         self._seen = 0  # characters of the log handed on; the server can only tell all of it
         self._ended = False
+        self._last_contact = time.monotonic()
 
     def run(self) -> Any:
-        """Follow until the job has ended and its log is told; None if contact is lost."""
+        """Follow until the job has ended and its log is told; None if contact is lost.
+
+        Raises:
+            UserInputError: the cluster knows no such job, or does not take the token any more.
+            CatdogError: it knew the job and has lost it.
+        """
         import requests
         from ray.exceptions import AuthenticationError
 
-        last_contact, wait_s, told = time.monotonic(), 1.0, False
+        wait_s, told = 1.0, False
         while True:
             try:
                 self._client.get_job_info(self._identifier)
+                self._known, self._last_contact = True, time.monotonic()
                 asyncio.run(self._read())
                 details = self._client.get_job_info(self._identifier)
             except AuthenticationError as error:
                 raise UserInputError("the cluster does not take its token any more") from error
             except (RuntimeError, ConnectionError, OSError, requests.RequestException) as error:
                 if "status code 404" in str(error):
-                    raise UserInputError(
-                        f"the cluster has no job {self._identifier} (any more)"
+                    if not self._known:
+                        raise UserInputError(
+                            f"--attach {self._identifier}: the cluster has no such job (any more)"
+                        ) from error
+                    # A new head: jobs live in the memory of the one that took them.
+                    raise CatdogError(
+                        f"the cluster was started anew and has lost the job {self._identifier}; "
+                        f"{_go_on(self._identifier)}"
                     ) from error
-                if time.monotonic() - last_contact > self.PATIENCE_S:
+                if time.monotonic() - self._last_contact > self.PATIENCE_S:
                     return None
                 if not told:
                     _say(f"connection lost ({_first_line(error)}); the job goes on, reconnecting")
@@ -391,7 +397,7 @@ class _Follower:
                 continue
             if told:
                 _say("connected again")
-            last_contact, wait_s, told = time.monotonic(), 1.0, False
+            self._last_contact, wait_s, told = time.monotonic(), 1.0, False
             if details.status.is_terminal() and self._ended:
                 return details
 
@@ -403,6 +409,7 @@ class _Follower:
         try:
             while True:
                 piece = await asyncio.wait_for(anext(pieces), self.SILENCE_S)
+                self._last_contact = time.monotonic()  # one connection can last for hours
                 new = piece[max(0, self._seen - position) :]
                 position += len(piece)
                 if new:

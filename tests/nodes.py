@@ -211,7 +211,7 @@ class RayNode:
             command += ["--head", f"--port={_HEAD_PORT}", *self._cluster.head_arguments]
             command += [f"--dashboard-host={address}", f"--dashboard-port={_DASHBOARD_PORT}"]
         else:
-            command += [f"--address={self._cluster.head.host.address}:{_HEAD_PORT}"]
+            command += [f"--address={self._cluster.gcs_address}"]
         with (self._cluster.folder / f"{self.host.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self.host.command(*command),
@@ -235,6 +235,7 @@ class RayCluster:
         folder: of logs and sessions.
         environment: of every node; jobs get it from the head.
         address: URL of the job server.
+        gcs_address: where nodes and drivers connect.
     """
 
     STORE_BYTES = 100_000_000
@@ -262,6 +263,7 @@ class RayCluster:
             for number, cpus in enumerate(workers)
         ]
         self.address = f"http://{self.head.host.address}:{_DASHBOARD_PORT}"
+        self.gcs_address = f"{self.head.host.address}:{_HEAD_PORT}"
         self.head_arguments: list[str] = []
 
     def add_autoscaler(self, *, cpus: int, largest: int) -> None:
@@ -290,7 +292,7 @@ class RayCluster:
                 "disable_launch_config_check": True,
                 "launch_multiple": True,
                 "head_node_id": FAKE_HEAD_NODE_ID,
-                "gcs_address": f"{self.head.host.address}:{_HEAD_PORT}",
+                "gcs_address": self.gcs_address,
             },
             "auth": {},
             "setup_commands": [],
@@ -340,18 +342,25 @@ class RayCluster:
                 node.kill()
                 node.start()
         for node in self.workers:
-            self.wait_for(node)
+
+            def up(node: RayNode = node) -> bool:
+                if not node.running:  # a busy machine takes longer than Ray grants a start
+                    node.kill()
+                    node.start()
+                return self._is_alive(node)
+
+            wait_until(f"{node.host.name} is alive for the head", up, 300)
+
+    def _is_alive(self, node: RayNode) -> bool:
+        address = node.host.address
+        return any(each["ip"] == address and each["state"] == "ALIVE" for each in self.nodes())
 
     def wait_for(self, node: RayNode, *, alive: bool = True, timeout_s: float = 180) -> None:
         """Wait until the head counts a node as alive, or as not."""
-
-        def reached() -> bool:
-            address = node.host.address
-            found = [each for each in self.nodes() if each["ip"] == address]
-            return alive == any(each["state"] == "ALIVE" for each in found)
-
         wait_until(
-            f"{node.host.name} is {'alive' if alive else 'dead'} for the head", reached, timeout_s
+            f"{node.host.name} is {'alive' if alive else 'dead'} for the head",
+            lambda: self._is_alive(node) == alive,
+            timeout_s,
         )
 
     def nodes(self) -> list[dict[str, Any]]:

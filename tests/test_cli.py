@@ -175,8 +175,8 @@ WRONG = [
     ("demo --drawings 1", "--drawings must be at least"),
     ("submit", "name the command to run"),
     ("submit fly", "name the command to run"),
-    ("submit classify flat --output s3://b/o --model s3://b/m", "IMAGES flat", "s3://..."),
-    ("submit classify s3://b/x --output s3://b/o --model s3://b/m", "--address"),
+    ("submit classify flat --output s3://bkt/o --model s3://bkt/m", "IMAGES flat", "s3://..."),
+    ("submit classify s3://bkt/x --output s3://bkt/o --model s3://bkt/m", "--address"),
     ("completion tcsh", "tcsh: choose one of bash, zsh, fish"),
 ]
 
