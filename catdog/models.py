@@ -199,9 +199,27 @@ def export(model: Any) -> dict[str, bytes]:
     """
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / KERAS_FILE)
-        model.export(str(Path(folder) / OPENVINO_FILES[0]), format="openvino", verbose=False)
-        files = {name: (Path(folder) / name).read_bytes() for name in OPENVINO_FILES}
-        return {KERAS_FILE: _without_dates(Path(folder) / KERAS_FILE), **files}
+        xml, binary = (Path(folder) / name for name in OPENVINO_FILES)
+        model.export(str(xml), format="openvino", verbose=False)
+        _name_by_place(xml, binary)
+        return {
+            KERAS_FILE: _without_dates(Path(folder) / KERAS_FILE),
+            xml.name: xml.read_bytes(),
+            binary.name: binary.read_bytes(),
+        }
+
+
+def _name_by_place(xml: Path, binary: Path) -> None:
+    """Give operations names that do not count what else this process has converted."""
+    import openvino
+
+    network = openvino.Core().read_model(xml)
+    for place, operation in enumerate(network.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{place}")
+    renamed = [xml.with_name(f"renamed{each.suffix}") for each in (xml, binary)]
+    openvino.serialize(network, *renamed)  # not onto the file that it still reads
+    for new, old in zip(renamed, (xml, binary), strict=True):
+        new.replace(old)
 
 
 def _without_dates(path: Path) -> bytes:
