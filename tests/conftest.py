@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from catdog.training import TrainConfig, TrainResult
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts what runs in its background so, and all that it starts: no Ctrl-C would arrive.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ACCESS_KEY = "AKIACATDOGTESTS"
 SECRET_KEY = "no-one-may-read-this-in-an-error"
