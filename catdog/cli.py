@@ -315,9 +315,7 @@ def _submit(command: _Submit) -> int:
         job = _parse(_job_arguments(command.command))
         for _, flag, place in _places(job):
             submission.check_reachable(flag, place)
-            _uri(
-                flag, place
-            )  # with credentials in it, it would stand in the cluster's list of jobs
+            _uri(flag, place)  # credentials in it would stand in the cluster's list of jobs
     return submission.submit(_plain(SubmitConfig, command))
 
 

@@ -128,7 +128,7 @@ def _check_answers(address: str) -> None:
     if not host or not port.isdigit():
         return  # `auto`, or what only Ray knows
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        _knock(host, port, timeout_s=10)
     except OSError as error:
         raise UserInputError(
             f"--address {address}: no Ray cluster answers ({error.strerror or error}); "
@@ -145,10 +145,15 @@ def _head_answers() -> bool:
         return True
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        _knock(host, port, timeout_s=2)
     except OSError:
         return False
     return True
+
+
+def _knock(host: str, port: str, *, timeout_s: float) -> None:
+    """Raise the OSError of a connection that cannot be made; IPv6 addresses are in brackets."""
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
 
 
 def _quiet_data_context() -> None:
