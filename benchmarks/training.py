@@ -89,10 +89,12 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
         return found[name]["images_per_s"]
 
     two, alone = "seed, 2 workers", "seed, 1 worker on one core"
+    grown = "seed, 2 workers of 32 images each"
     return {
         "2 workers / the article's ImageDataGenerator + fit": rate(two) / rate("article"),
         "2 workers / cache() + fit, bfloat16": rate(two) / rate("cache() + fit, mixed_bfloat16"),
         "2 workers / 1 worker on one core": rate(two) / rate(alone),
+        "2 workers / 1 worker on one core, a worker's batch the same": rate(grown) / rate(alone),
         "compact: 2 workers / 1 worker on one core": rate("compact, 2 workers")
         / rate("compact, 1 worker on one core"),
         "lost between epochs / epoch": found[two]["seconds_lost_between_epochs"]
@@ -119,6 +121,7 @@ def main() -> None:
         runs = {
             "seed, 1 worker on one core": (1, *seed, *one),
             "seed, 2 workers": (2, *seed, *two),
+            "seed, 2 workers of 32 images each": (2, *seed, *two, "--batch-size-per-worker", "32"),
             "seed, 1 worker with both cores": (2, *seed, *one, "--cpus-per-worker", "2"),
             "compact, 1 worker on one core": (1, *one),
             "compact, 2 workers": (2, *two),

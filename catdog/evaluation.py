@@ -48,7 +48,7 @@ class EvaluateConfig(ClassifyConfig):
         mistakes: how many of the most confident mistakes are listed.
     """
 
-    min_probability: tyro.conf.Suppress[float] = 0.0
+    min_probability: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
     precision_wanted: float = 0.99
     mistakes: int = 50
 

@@ -110,6 +110,8 @@ class TrainConfig:
         validation_steps: global batches per validation; by default every validation image once. The
             seed's article says 800.
         batch_size: images in a global batch, over all workers; default by architecture.
+        batch_size_per_worker: images of each worker in a global batch, which then grows with the
+            workers; instead of `batch_size`. The learning rate stays what it is.
         optimizer: default by architecture.
         learning_rate: the highest one; default by architecture.
         schedule: whether the learning rate stays or falls along a cosine to 0; default by
@@ -155,6 +157,7 @@ class TrainConfig:
     steps_per_epoch: int | None = None
     validation_steps: int | None = None
     batch_size: int | None = None
+    batch_size_per_worker: int | None = None
     optimizer: Literal["rmsprop", "adamw", "sgd"] | None = None
     learning_rate: float | None = None
     schedule: Literal["constant", "cosine"] | None = None
@@ -200,11 +203,15 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "height", "width", "cpus_per_worker"):
             if getattr(recipe, name, getattr(self, name)) < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("workers", "steps_per_epoch", "validation_steps", "patience"):
+        names = ("workers", "steps_per_epoch", "validation_steps", "patience")
+        for name in (*names, "batch_size_per_worker"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.workers is not None and self.workers > recipe.batch_size:
+        if self.batch_size_per_worker is not None and self.batch_size is not None:
+            raise UserInputError("--batch-size and --batch-size-per-worker: give one of them")
+        shared = self.batch_size_per_worker is None
+        if shared and self.workers is not None and self.workers > recipe.batch_size:
             raise UserInputError(
                 f"--workers {self.workers}: more than --batch-size {recipe.batch_size} images to share"
             )
@@ -252,6 +259,23 @@ class TrainConfig:
         """How bytes become the network's pixels."""
         recipe = self.hyperparameters
         return Preprocessing(height=recipe.height, width=recipe.width, resize=self.resize)
+
+    def workers_of(self, room: int) -> int:
+        """How many workers there are by default in a cluster with room for so many."""
+        if self.batch_size_per_worker is None:
+            room = min(room, self.hyperparameters.batch_size)
+        return max(1, room)
+
+    def on_workers(self, workers: int) -> TrainConfig:
+        """The same with the number of workers known, and with it the size of the global batch."""
+        if self.batch_size_per_worker is None:
+            return dataclasses.replace(self, workers=workers)
+        return dataclasses.replace(
+            self,
+            workers=workers,
+            batch_size=self.batch_size_per_worker * workers,
+            batch_size_per_worker=None,
+        )
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result: a resumed run must have the same."""

@@ -8,6 +8,7 @@ rank 0 reports a checkpoint each epoch.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import itertools
 import json
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 TEMPERATURE_FILE = "temperature.json"
 _SMALLEST_CAPACITY = 4096  # of the sums that are not gradients: losses, statistics
+STEP_TIMEOUT_S = 600.0  # longer than workers wait for each other, which says more
 _AVERAGE_STEPS = 8  # between two updates of the average weights: each costs a copy of all of them
 
 
@@ -174,6 +176,27 @@ def _exhausted(history: list[dict[str, float]], config: TrainConfig) -> bool:
     if config.patience is None or not history:
         return False
     return history[-1]["epoch"] - best_row(history, config.monitor)["epoch"] >= config.patience
+
+
+@contextlib.contextmanager
+def _step_limit() -> Iterator[Callable[[], None]]:
+    """Within it this process ends itself where a step, or the wait for its images, has no end.
+
+    The process of a worker that is stuck answers Ray all the same; once it has ended, Ray Train starts
+    its group again. It leaves the stack of each of its threads in the worker's log.
+
+    Yields:
+        what to call at the beginning of each further step.
+    """
+
+    def begin() -> None:
+        faulthandler.dump_traceback_later(STEP_TIMEOUT_S, exit=True, file=2)
+
+    begin()
+    try:
+        yield begin
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _report(metrics: dict[str, float], worker: int, write: Any) -> None:
@@ -388,12 +411,14 @@ class _Session:
         sums = np.zeros(2)
         images = 0
         started = last = time.monotonic()
-        for number, batch in enumerate(batches, start=1):
-            sums += step(*map(self._tf.constant, batch)).numpy()
-            images += int(batch[3])
-            if publish is not None and (now := time.monotonic()) - last > 0.5:
-                last = now
-                publish(number, images / (now - started))
+        with _step_limit() as begin_step:
+            for number, batch in enumerate(batches, start=1):
+                sums += step(*map(self._tf.constant, batch)).numpy()
+                images += int(batch[3])
+                begin_step()
+                if publish is not None and (now := time.monotonic()) - last > 0.5:
+                    last = now
+                    publish(number, images / (now - started))
         loss, correct = self._global_sums(sums) / images
         return float(loss), float(correct)
 

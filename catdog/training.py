@@ -99,8 +99,7 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
         cpus, gpus = ray_runtime.cluster_resources()
         use_gpu = gpus > 0 if config.gpus_per_worker is None else config.gpus_per_worker > 0
         shape["gpus"] = int(use_gpu)
-        batch_size = config.hyperparameters.batch_size
-        workers = config.workers or max(1, min(ray_runtime.room(**shape), batch_size))
+        workers = config.workers or config.workers_of(ray_runtime.room(**shape))
         ray_runtime.wait_for_room(workers, **shape, on_wait=observer.phase)
         _write_config(config, output)  # nothing is left to say against the command
         observer.phase(f"decoding {labelled.entries.num_rows:,} images")
@@ -109,8 +108,9 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
         )
         _report_rejected(config, output, images)
         observer.phase(f"starting {workers} workers")
+        on_workers = config.on_workers(workers)
         return _fit(
-            config, output, images, labelled.labels, workers, observer, started, use_gpu=use_gpu
+            on_workers, output, images, labelled.labels, workers, observer, started, use_gpu=use_gpu
         )
 
 

@@ -273,6 +273,7 @@ def test_completion_in_bash(tmp_path):
         assert complete(typed.split(), tmp_path) == [expected], typed
     assert set(complete([""], tmp_path)) >= set(cli._COMMANDS)
     assert complete(["classify", "comple"], tmp_path) in ([], ["completion"])
+    assert complete(["evaluate", "--min-prob"], tmp_path) == []  # which it refuses
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="no fish on this machine")

@@ -354,6 +354,14 @@ def check(job, output, classified, timeout_s=BOUND_S):
     assert summary["planned"] == summary["classified"] == IMAGES
 
 
+def check_sent_again(lab, output, classified):
+    """The same command finishes what a lost job has begun, and does nothing twice."""
+    assert 0 < len(parts(output)) < SHARDS
+    job = lab.classify(output, "--json")
+    check(job, output, classified)
+    assert f'"images_this_run": {IMAGES}' not in job.log
+
+
 def metrics(output):
     """The epochs' rows of `metrics.csv`, without what depends on the clock."""
     if not storage.exists(f"{output}/metrics.csv"):
@@ -529,11 +537,7 @@ def test_classify_is_resumed_after_its_driver_was_killed(lab, classified):
     lab.kill_driver(output)
     assert job.wait(60) == 1, job.log
     assert "submit it again to go on" in job.log
-    done = len(parts(output))
-    assert 0 < done < SHARDS
-    job = lab.classify(output, "--json")
-    check(job, output, classified)
-    assert f'"images_this_run": {IMAGES}' not in job.log
+    check_sent_again(lab, output, classified)
 
 
 @pytest.mark.long
@@ -561,10 +565,7 @@ def test_classify_is_resumed_on_a_new_head(lab, classified):
     assert job.wait(60) == 1, job.log
     assert "was started anew and has lost the job" in job.log
     assert "submit it again to go on" in job.log
-    assert 0 < len(parts(output)) < SHARDS
-    job = lab.classify(output, "--json")
-    check(job, output, classified)
-    assert f'"images_this_run": {IMAGES}' not in job.log
+    check_sent_again(lab, output, classified)
 
 
 @pytest.mark.long

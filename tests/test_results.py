@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -198,3 +201,32 @@ def test_json_is_readable_whatever_the_names(tmp_path):
     """Records survive names that no encoding likes."""
     results.write_json(tmp_path.as_uri(), "_run.json", {"name": "a\udcffb é"})
     assert json.loads((tmp_path / "_run.json").read_text())["name"].startswith("a")
+
+
+PLANNING = """
+import sys
+from pathlib import Path
+from catdog import plans, sources
+plan = plans.write(sys.argv[2], sources.list_images([sys.argv[1]], sources.SourceLimits()))
+print(plan.images, Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is read from /proc")
+def test_planning_takes_flat_memory(tmp_path):
+    """Nothing of an image stays in the driver but the 8 bytes that find it again (docs/scale.md)."""
+    peaks = {}
+    for images in (50_000, 450_000):
+        uris = [f"s3://crawl/{number // 1000:06d}/{number:010d}.jpg" for number in range(images)]
+        pq.write_table(pa.table({"uri": uris}), tmp_path / f"{images}.parquet")
+        output = (tmp_path / f"plan-{images}").as_uri()
+        told = subprocess.run(
+            [sys.executable, "-c", PLANNING, str(tmp_path / f"{images}.parquet"), output],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        planned, peaks[images] = map(int, told.split())
+        assert planned == images
+    # A row of the plan takes some hundred bytes as Arrow has it, 40 MB for so many more.
+    assert peaks[450_000] - peaks[50_000] < 20 * 1024

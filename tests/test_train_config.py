@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import pytest
 
@@ -46,6 +48,15 @@ def test_what_is_asked_for_comes_before_the_recipe():
     assert asked.preprocessing.height == 64
     assert asked.recipe()["learning_rate"] == 0.5
     assert asked.recipe()["schedule"] == "cosine"
+
+
+def test_a_batch_is_shared_or_grows_with_the_workers():
+    """`--batch-size` is the global batch whatever the workers; the other one is each worker's."""
+    shared, grown = config(batch_size=48), config(batch_size_per_worker=48)
+    assert [shared.on_workers(n).hyperparameters.batch_size for n in (1, 2, 6)] == [48, 48, 48]
+    assert [grown.on_workers(n).hyperparameters.batch_size for n in (1, 2, 6)] == [48, 96, 288]
+    assert (shared.workers_of(100), grown.workers_of(100)) == (48, 100)
+    assert config(workers=1000, batch_size_per_worker=2).workers == 1000
 
 
 def test_the_learning_rate_rises_falls_and_ends_at_zero():
@@ -98,6 +109,8 @@ def test_the_monitor_decides_what_is_best():
         ({"label_smoothing": -0.1}, "--label-smoothing"),
         ({"gradient_clip": -1.0}, "--gradient-clip"),
         ({"batch_size": 0}, "--batch-size"),
+        ({"batch_size_per_worker": 0}, "--batch-size-per-worker"),
+        ({"batch_size": 32, "batch_size_per_worker": 16}, "give one of them"),
         ({"epochs": 0}, "--epochs"),
         ({"validation": 0.6, "test": 0.4}, "--validation and --test"),
     ],
@@ -107,3 +120,29 @@ def test_what_makes_no_sense_is_refused_by_name(arguments, named):
     with pytest.raises(UserInputError, match=named) as error:
         config(**arguments)
     assert "\n" not in str(error.value)
+
+
+STUCK = """
+import threading, time
+from catdog import train_worker
+train_worker.STEP_TIMEOUT_S = 0.7
+with train_worker._step_limit() as begin_step:
+    for _ in range(10):
+        time.sleep(0.1)
+        begin_step()
+print("ten steps", flush=True)
+time.sleep(1)
+print("outside", flush=True)
+with train_worker._step_limit():
+    threading.Event().wait()
+"""
+
+
+def test_a_worker_that_is_stuck_ends_itself():
+    """No step within the limit: the process ends and says where it was; a slow sum of steps may."""
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout.split("\n") == ["ten steps", "outside", ""]
+    assert "in wait" in done.stderr
