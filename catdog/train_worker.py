@@ -292,7 +292,11 @@ class _Session:
             self._model = self._build(
                 tensorflow_runtime.dtype_policy(precision), _keras_weights(config.initial_weights)
             )
-            self._augment = augmentation.Augmentation() if recipe.augmentation != "none" else None
+            self._augment = (
+                augmentation.Augmentation(compiled=tensorflow_runtime.compiled)
+                if recipe.augmentation != "none"
+                else None
+            )
             optimizer = _optimizer(keras, recipe)
             tensorflow_runtime.expect_summed_gradients(optimizer)
             if precision == "float16":
@@ -304,6 +308,7 @@ class _Session:
             self._own_sums(worker) if own_sums else tensorflow_runtime.sum_by_collectives
         )
         tensorflow_runtime.fuse_batch_norm(self._model, workers, self._sum_over_workers)
+        tensorflow_runtime.pool_before_relu(self._model)
         self.uniforms = augmentation.UNIFORMS if self._augment else 0
         self._optimizer, self._loss_is_scaled = optimizer, precision == "float16"
         self._learning_rate = recipe.learning_rate
@@ -394,7 +399,7 @@ class _Session:
             self._optimizer.apply(gradients, variables)
 
         # Keras' dozen operations each go through all weights: 17 ms for the seed, 6 ms as one.
-        tensorflow_runtime.compiled(update)(gradients)
+        tensorflow_runtime.compiled(update, assigns=True)(gradients)
 
     def _validation_step(self, pixels: Any, classes: Any, weights: Any, total: Any) -> Any:
         del total

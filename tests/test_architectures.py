@@ -169,6 +169,40 @@ def test_fused_normalisation_is_keras_normalisation(keras):
     assert np.asarray(models[1](pixels)) == pytest.approx(np.asarray(models[0](pixels)), abs=0.01)
 
 
+def test_relu_after_pooling_is_relu_before_it(keras):
+    """The seed's outputs and gradients are Keras' own to the bit, in what it computes with too.
+
+    Where a network uses the ReLU's own output elsewhere as well, it stays where it is.
+    """
+    import tensorflow as tf
+
+    preprocessing = Preprocessing(height=46, width=48, resize="stretch")
+    models = [architectures.build("seed", preprocessing, 2, "mixed_bfloat16") for _ in range(2)]
+    models[1].set_weights(models[0].get_weights())
+    tensorflow_runtime.pool_before_relu(models[1])
+    convolutions = [layer for layer in models[1].layers if "conv" in layer.name]
+    assert {layer.activation.__name__ for layer in convolutions} == {"linear"}
+    pixels = np.random.default_rng(8).integers(0, 256, (5, 46, 48, 3), np.uint8)
+    results = []
+    for model in models:
+        with tf.GradientTape() as tape:
+            scores = model(pixels, training=True)
+            loss = tf.reduce_sum(tf.square(scores - 0.3))
+        results.append([scores, *tape.gradient(loss, model.trainable_variables)])
+    for ours, theirs in zip(*results, strict=True):
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+        assert np.asarray(ours).any()
+
+    shared = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(shared)
+    pooled = keras.layers.MaxPooling2D(2)(x)
+    model = keras.Model(shared, [x, pooled])
+    before = [np.asarray(output) for output in model(np.ones((1, 8, 8, 3)))]
+    tensorflow_runtime.pool_before_relu(model)
+    for ours, theirs in zip(model(np.ones((1, 8, 8, 3))), before, strict=True):
+        assert np.array_equal(np.asarray(ours), theirs)
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 def test_calibration_finds_the_temperature_that_was_put_in(keras, classes):
     """Scores sharpened by a known factor are cooled by that factor, whatever the classes."""

@@ -114,7 +114,6 @@ def session_and_batches(worker, workers, **recipe):
         images=("photos",),
         output="run",
         weight_average=0.0,
-        augmentation="none",
         precision="float32",
         height=32,
         width=32,
@@ -136,7 +135,10 @@ def session_and_batches(worker, workers, **recipe):
         pixels = random.integers(0, 256, (8, 32, 32, 3), np.uint8)
         slices = pixels, random.integers(0, 2, 8, np.int32), np.ones(8, np.float32)
         share = [np.array_split(each, workers)[worker] for each in slices]
-        batches.append((*share, np.float32(8), np.zeros((8 // workers, 0), np.float32)))
+        uniforms = random.random((8, session.uniforms), np.float32)
+        share.append(np.float32(8))
+        share.append(np.array_split(uniforms, workers)[worker])
+        batches.append(share)
     return session, batches
 
 
