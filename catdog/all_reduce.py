@@ -28,11 +28,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BYTE = b"."
+_ALIGNED = 16  # numbers: TensorFlow takes arrays that begin at a multiple of 64 bytes as they lie
 
 
 def possible() -> bool:
     """Whether this system has what it takes (Linux)."""
     return hasattr(os, "memfd_create")
+
+
+def rounded_up(size: int) -> int:
+    """Numbers of an array with the gap behind it."""
+    return -(-size // _ALIGNED) * _ALIGNED
 
 
 class SharedMemoryAllReduce:
@@ -45,7 +51,7 @@ class SharedMemoryAllReduce:
     Args:
         worker: number of this one, from 0.
         workers: how many there are.
-        capacity: most numbers that one `sum` takes.
+        capacity: most numbers that one `sum` takes, each array's rounded up to `_ALIGNED`.
         broadcast: gives every worker what worker 0 passes; each calls it once.
         timeout_s: for how long a worker waits for another.
 
@@ -117,23 +123,27 @@ class SharedMemoryAllReduce:
         return root, descriptor
 
     def sum(self, arrays: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Each array summed over the workers.
+        """Each array summed over the workers; they lie in shared memory until the next `sum`.
 
         Raises:
             OSError: another worker ended, or did not come within the time.
         """
-        ends = np.cumsum([array.size for array in arrays]).tolist()
-        count = ends[-1]
-        np.concatenate([array.ravel() for array in arrays], out=self._slots[self._worker, :count])
+        places, count = [], 0
+        for array in arrays:
+            places.append(slice(count, count + array.size))
+            count += rounded_up(array.size)
+        if count > self._total.size:
+            raise ValueError(f"{count} numbers are more than the capacity, {self._total.size}")
+        for place, array in zip(places, arrays, strict=True):
+            self._slots[self._worker, place] = array.ravel()
         self._wait_for_all()
         shares = np.linspace(0, count, len(self._slots) + 1).astype(int)
         share = slice(*shares[self._worker : self._worker + 2])
         np.sum(self._slots[:, share], axis=0, out=self._total[share])
         self._wait_for_all()
-        total = self._total[:count].copy()  # the next sum overwrites it
         return [
-            total[end - array.size : end].reshape(array.shape)
-            for array, end in zip(arrays, ends, strict=True)
+            self._total[place].reshape(array.shape)
+            for place, array in zip(places, arrays, strict=True)
         ]
 
     def _wait_for_all(self) -> None:

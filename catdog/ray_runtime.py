@@ -111,6 +111,8 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
     try:
         importing.join()
         _quiet_data_context()
+        if address:
+            _coordinate_on_head()
         yield
     finally:
         if ray.is_initialized() and _head_answers():  # else Ray would wait to say goodbye to it
@@ -162,6 +164,35 @@ def _quiet_data_context() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+def _coordinate_on_head() -> None:
+    """Have Ray Data's coordinator of a cluster's jobs run on its head.
+
+    The first driver that uses Ray Data starts it, for good, and on its own node. Where that is not
+    the head and goes, the jobs of all other drivers fail, or wait for the coordinator without end.
+    """
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as module
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    heads = [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and "node:__internal_head__" in node["Resources"]
+    ]
+    if not heads:
+        return
+    with module._get_or_create_lock:  # noqa: SLF001 - Ray has no public way
+        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(
+            module._AutoscalingCoordinatorActor  # noqa: SLF001
+        ).options(
+            name="AutoscalingCoordinator",
+            namespace="AutoscalingCoordinator",
+            get_if_exists=True,
+            lifetime="detached",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(heads[0], soft=True),
+        ).remote()
 
 
 def cluster_resources() -> tuple[int, int]:
@@ -383,9 +414,11 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
     filesystem, path = storage.filesystem(uri)
     if uri.startswith("file://"):
         return pyarrow.fs.LocalFileSystem(), path
+    from catdog.patient_s3 import PatientS3FileSystem
+
     # The least part of a multipart upload is 5 MiB; `storage` reads in smaller blocks.
     options = filesystem.storage_options | {"default_block_size": 8 * 2**20}
-    filesystem = type(filesystem)(**options, skip_instance_cache=True)
+    filesystem = PatientS3FileSystem(**options, skip_instance_cache=True)
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path
 
 

@@ -26,8 +26,8 @@ def import_keras(threads: int) -> Any:
     `tf.keras` would want the old package. So `tf.keras` is used nowhere in this project.
 
     Args:
-        threads: operator threads of this process. Two single-threaded processes are faster than
-            one process with two threads on small CNNs (measured), so a worker gets its CPUs only.
+        threads: operator threads of this process; by default TensorFlow takes all cores, also
+            where other workers have their share of them.
     """
     prepare_environment()
     import tensorflow as tf
@@ -72,8 +72,11 @@ def dtype_policy(precision: Literal["float32", "bfloat16", "float16"]) -> str:
     return "float32" if precision == "float32" else f"mixed_{precision}"
 
 
-SumOverWorkers = Callable[[list[Any]], list[Any]]
-"""Gives each float32 tensor summed over the workers; all call it equally often, in one order."""
+SumOverWorkers = Callable[..., list[Any]]
+"""Gives each float32 tensor of a list summed over the workers; all call it equally often, in one order.
+
+With `passing=True` the sums are wanted no longer than until the next call.
+"""
 
 
 def multi_worker_strategy() -> Any:
@@ -106,10 +109,11 @@ def compiled(function: Callable[..., Any], *, assigns: bool = False) -> Callable
     return one
 
 
-def sum_by_collectives(tensors: list[Any]) -> list[Any]:
+def sum_by_collectives(tensors: list[Any], *, passing: bool = False) -> list[Any]:
     """`SumOverWorkers` by TensorFlow; to be called within `run` of `multi_worker_strategy`."""
     import tensorflow as tf
 
+    del passing  # they are TensorFlow's own
     # The identity gives a value a device, which the collective asks for.
     identities = [tf.identity(tensor) for tensor in tensors]
     summed: list[Any] = tf.distribute.get_replica_context().all_reduce("SUM", identities)
@@ -122,13 +126,18 @@ def sum_by(all_reduce: SharedMemoryAllReduce) -> SumOverWorkers:
 
     last: list[Any] = []
 
-    def sum_over_workers(tensors: list[Any]) -> list[Any]:
+    def sum_over_workers(tensors: list[Any], *, passing: bool = False) -> list[Any]:
+        def summed_arrays(*arrays: Any) -> list[Any]:
+            sums = all_reduce.sum(arrays)
+            # Copies of the seed's gradient take as long as its sum.
+            return sums if passing else [each.copy() for each in sums]
+
         # A graph runs operations that do not need each other in any order, each worker its own.
         graph = tf.compat.v1.get_default_graph()
         before = [operation for operation in last if operation.graph is graph]
         with tf.control_dependencies(before):
             summed: list[Any] = tf.numpy_function(
-                lambda *arrays: all_reduce.sum(arrays), tensors, [tf.float32] * len(tensors)
+                summed_arrays, tensors, [tf.float32] * len(tensors)
             )
         for tensor, one in zip(tensors, summed, strict=True):
             one.set_shape(tensor.shape)

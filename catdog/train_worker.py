@@ -323,7 +323,10 @@ class _Session:
             all_reduce.SharedMemoryAllReduce(
                 worker,
                 self._workers,
-                capacity=max(self._model.count_params(), _SMALLEST_CAPACITY),
+                capacity=max(
+                    sum(all_reduce.rounded_up(math.prod(w.shape)) for w in self._model.weights),
+                    _SMALLEST_CAPACITY,
+                ),
                 broadcast=ray.train.collective.broadcast_from_rank_zero,
                 timeout_s=tensorflow_runtime.COLLECTIVE_TIMEOUT_S,
             )
@@ -385,7 +388,8 @@ class _Session:
                     regularization = tf.add_n(self._model.losses)
                     share += regularization / self._workers
                 scaled = self._optimizer.scale_loss(share)
-            gradients = self._sum_over_workers(tape.gradient(scaled, variables))
+            # The next sum is the next step's, which begins when the weights are up to date.
+            gradients = self._sum_over_workers(tape.gradient(scaled, variables), passing=True)
             if self.recipe.gradient_clip:
                 scale = self._optimizer.dynamic_scale if self._loss_is_scaled else 1.0
                 gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.gradient_clip * scale)

@@ -43,7 +43,7 @@ def work(worker, workers, mailbox, told, turns, deadly=None):
             for turn in range(turns):
                 if turn == turns - 1 and deadly:
                     os.kill(os.getpid(), deadly)
-                results.append(reduce.sum(arrays_of(worker, turn)))
+                results.append([each.copy() for each in reduce.sum(arrays_of(worker, turn))])
             told.put((worker, results))
     except OSError as error:
         told.put((worker, f"{type(error).__name__}: {error}"))
@@ -107,13 +107,13 @@ def test_too_many_numbers_are_refused():
     broadcast = broadcast_by(mailbox, 2)
     made = queue.Queue()
     other = threading.Thread(
-        target=lambda: made.put(SharedMemoryAllReduce(1, 2, 4, broadcast, timeout_s=5.0))
+        target=lambda: made.put(SharedMemoryAllReduce(1, 2, 16, broadcast, timeout_s=5.0))
     )
     other.start()
     with (
-        SharedMemoryAllReduce(0, 2, 4, broadcast, timeout_s=5.0) as reduce,
-        pytest.raises(ValueError, match="wrong shape"),
+        SharedMemoryAllReduce(0, 2, 16, broadcast, timeout_s=5.0) as reduce,
+        pytest.raises(ValueError, match="32 numbers are more than the capacity, 16"),
     ):
-        reduce.sum([np.zeros(5, np.float32)])
+        reduce.sum([np.zeros(17, np.float32)])
     other.join()
     made.get().__exit__(None, None, None)

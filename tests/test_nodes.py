@@ -678,5 +678,8 @@ def test_training_waits_for_its_whole_pool(whole_lab, growing, trained):
     nodes.wait_until("the pool is at zero", lambda: not alive(growing), 120)
     output = whole_lab.new_output()
     job = whole_lab.train(output, cluster=growing)
-    check_training(job, output, trained, timeout_s=BOUND_S + 60)
+    assert job.wait(BOUND_S + 60) == 0, job.log
+    # Not to the bit: nodes that are processes of one host sum in its memory, with other roundings.
+    for ours, theirs in zip(metrics(output), metrics(trained), strict=True):
+        assert float(ours["accuracy"]) == pytest.approx(float(theirs["accuracy"]), abs=0.05)
     assert "waiting for nodes: room for 0 of 2 workers" in job.log
