@@ -6,6 +6,7 @@ import io
 import logging
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -399,6 +400,28 @@ def test_a_restart_is_ridden_out(own_server):
     assert {len(r) for r in reading} == {1000}
     storage.write_atomic(uri, b"y")
     assert storage.read_bytes(uri, 9) == b"y"
+
+
+CHECKPOINT = """
+import pickle, sys
+filesystem, path = pickle.load(sys.stdin.buffer)
+with filesystem.open_output_stream(path) as stream:
+    stream.write(b"x" * 20_000_000)
+print(filesystem.get_file_info(path).size)
+"""
+
+
+def test_a_restart_is_ridden_out_by_what_ray_train_writes(own_server):
+    """So do checkpoints, whose filesystem travels to another process."""
+    from catdog import ray_runtime
+
+    sent = pickle.dumps(ray_runtime.arrow_filesystem("s3://pictures/checkpoint"))
+    own_server.kill()
+    threading.Timer(3.0, own_server.start).start()
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKPOINT], input=sent, capture_output=True, check=False
+    )
+    assert done.stdout == b"20000000\n", done.stderr.decode()[-2000:]
 
 
 def test_a_dead_store_is_no_images_fault(own_server, monkeypatch):
