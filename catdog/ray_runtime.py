@@ -112,7 +112,7 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         importing.join()
         _quiet_data_context()
         if address:
-            _coordinate_on_head()
+            _share_on_head()
         yield
     finally:
         if ray.is_initialized() and _head_answers():  # else Ray would wait to say goodbye to it
@@ -166,14 +166,14 @@ def _quiet_data_context() -> None:
     context.print_on_execution_start = False
 
 
-def _coordinate_on_head() -> None:
-    """Have Ray Data's coordinator of a cluster's jobs run on its head.
+def _share_on_head() -> None:
+    """Have what the Ray Data jobs of a cluster share run on its head.
 
-    The first driver that uses Ray Data starts it, for good, and on its own node. Where that is not
-    the head and goes, the jobs of all other drivers fail, or wait for the coordinator without end.
+    The first driver starts three actors for good, on its own node. Where that is not the head and
+    goes, the jobs of all other drivers fail, or wait for these actors without end.
     """
     import ray
-    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as module
+    from ray.util.client import ray as client
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     heads = [
@@ -181,18 +181,21 @@ def _coordinate_on_head() -> None:
         for node in ray.nodes()
         if node["Alive"] and "node:__internal_head__" in node["Resources"]
     ]
-    if not heads:
+    if client.is_connected() or ray.get_runtime_context().get_node_id() in heads or not heads:
         return
-    with module._get_or_create_lock:  # noqa: SLF001 - Ray has no public way
-        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(
-            module._AutoscalingCoordinatorActor  # noqa: SLF001
-        ).options(
-            name="AutoscalingCoordinator",
-            namespace="AutoscalingCoordinator",
-            get_if_exists=True,
-            lifetime="detached",
-            scheduling_strategy=NodeAffinitySchedulingStrategy(heads[0], soft=True),
-        ).remote()
+    there = NodeAffinitySchedulingStrategy(heads[0], soft=True)
+    start = ray.remote(num_cpus=0, scheduling_strategy=there)(_start_shared_actors)
+    ray.get(start.remote())
+
+
+def _start_shared_actors() -> None:
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+    from ray.data._internal.execution.node_trackers import actor_location
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
+    actor_location.get_or_create_actor_location_tracker()
+    get_or_create_stats_actor()
 
 
 def cluster_resources() -> tuple[int, int]:
