@@ -122,18 +122,19 @@ def decode_all(
             rows = members[start : start + _SHARD_IMAGES]
             shard = labelled.entries.take(pa.array(rows))
             shards.append(shard.append_column("index", pa.array(rows, pa.int64())))
-    pipeline = ray.data.from_arrow(shards).map_batches(
-        DecodeEntries,
-        fn_constructor_args=(preprocessing, decode_limits, source_limits, ("index",)),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=min(actors, len(shards))),
-        num_cpus=1,
-        **ray_runtime.BOUNDED_RESTARTS,
-    )
     summarize = ray.remote(num_cpus=1)(_summary)  # with 0, Ray starts a process for each block
 
+    # All that asks the cluster happens within, to be watched.
     def decode() -> Iterator[tuple[list[Any], list[pa.Table]]]:
+        pipeline = ray.data.from_arrow(shards).map_batches(
+            DecodeEntries,
+            fn_constructor_args=(preprocessing, decode_limits, source_limits, ("index",)),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=min(actors, len(shards))),
+            num_cpus=1,
+            **ray_runtime.BOUNDED_RESTARTS,
+        )
         blocks = pipeline.materialize().to_arrow_refs()
         yield blocks, ray.get([summarize.remote(block) for block in blocks])
 
