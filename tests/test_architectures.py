@@ -145,6 +145,26 @@ def test_augmentation_in_the_middle_of_its_ranges_changes_little(keras):
     assert np.abs(flipped.astype(int) - pixels[:, :, ::-1]).max() <= 1
 
 
+def test_images_are_sampled_as_scipy_does(keras):
+    """Between four pixels linearly, mirrored at the edges, compiled or not."""
+    from scipy import ndimage
+
+    from catdog import augmentation
+
+    random = np.random.default_rng(9)
+    pixels = random.integers(0, 256, (3, 20, 30, 3), np.uint8)
+    x, y = random.uniform(-30, 60, (3, 20, 30)), random.uniform(-20, 40, (3, 20, 30))
+    places = x.astype(np.float32), y.astype(np.float32)
+    expected = [
+        ndimage.map_coordinates(image[..., colour].astype(float), [y, x], order=1, mode="reflect")
+        for image, x, y in zip(pixels, *places, strict=True)
+        for colour in range(3)
+    ]
+    expected = np.moveaxis(np.reshape(expected, (3, 3, 20, 30)), 1, -1)
+    for sampled in (augmentation._sampled, tensorflow_runtime.compiled(augmentation._sampled)):
+        assert np.asarray(sampled(pixels, *places)) == pytest.approx(expected, abs=0.02)
+
+
 def test_fused_normalisation_is_keras_normalisation(keras):
     """Outputs, gradients and moving statistics are those of Keras' own layers, up to rounding.
 
