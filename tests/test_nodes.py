@@ -99,7 +99,7 @@ class Lab:
 
     def _classify_command(self, output: str, archives: tuple[str, ...]) -> list[str]:
         images = [f"{self.root}/{name}" for name in archives]
-        return ["classify", *images, "--output", output, "--model", f"{self.root}/model"]
+        return ["classify", *images, "--output", output]
 
     def train(self, output: str, *arguments: str, cluster: nodes.RayCluster | None = None) -> Job:
         """Send the training job that the tests disturb."""
@@ -292,15 +292,15 @@ def whole_lab():
 
 @pytest.fixture(scope="module")
 def trained(whole_lab):
-    """An undisturbed training run on two of the workers; its model classifies."""
-    output = f"{whole_lab.root}/model"
+    """An undisturbed training run on two of the workers."""
+    output = whole_lab.new_output()
     job = whole_lab.train(output)
     assert job.wait(400) == 0, job.log
     return output
 
 
 @pytest.fixture(scope="module")
-def classified(whole_lab, trained):
+def classified(whole_lab):
     """The rows of an undisturbed classify job."""
     output = whole_lab.new_output()
     job = whole_lab.classify(output)
@@ -618,7 +618,7 @@ def test_a_node_that_joins_gets_work(lab, classified):
 
 
 @pytest.fixture(scope="module")
-def growing(whole_lab, trained):
+def growing(whole_lab):
     """A cluster of a head alone, whose autoscaler brings up to two nodes of one CPU."""
     folder = whole_lab.folder / "auto"
     folder.mkdir()

@@ -91,6 +91,7 @@ def assert_one_worker_follows(config, several, tmp_path, tolerance):
     assert len({row["loss"] for row in alone}) == len(alone)
 
 
+@pytest.mark.long
 def test_two_workers_follow_the_loss_of_one(ray_cluster, tiny_config, tmp_path):
     """In float32, with one global batch size, the workers' number changes rounding only.
 
