@@ -176,11 +176,7 @@ def _share_on_head() -> None:
     from ray.util.client import ray as client
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    heads = [
-        node["NodeID"]
-        for node in ray.nodes()
-        if node["Alive"] and "node:__internal_head__" in node["Resources"]
-    ]
+    heads = [node["NodeID"] for node in _heads() if node["Alive"]]
     if client.is_connected() or ray.get_runtime_context().get_node_id() in heads or not heads:
         return
     there = NodeAffinitySchedulingStrategy(heads[0], soft=True)
@@ -196,6 +192,12 @@ def _start_shared_actors() -> None:
     default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
     actor_location.get_or_create_actor_location_tracker()
     get_or_create_stats_actor()
+
+
+def _heads() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
 
 
 def cluster_resources() -> tuple[int, int]:
@@ -229,11 +231,9 @@ def autoscales(*, patience_s: float = 0.0) -> bool:
     Args:
         patience_s: how long to wait for the monitor, where there is a group.
     """
-    import ray
     from ray.experimental.internal_kv import _internal_kv_get
 
-    heads = [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
-    if not any(node["Labels"].get("ray.io/node-group") for node in heads):
+    if not any(node["Labels"].get("ray.io/node-group") for node in _heads()):
         return False
     deadline = time.monotonic() + patience_s
     while not _internal_kv_get("AutoscalerMetricsAddress"):

@@ -203,8 +203,13 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "height", "width", "cpus_per_worker"):
             if getattr(recipe, name, getattr(self, name)) < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
-        names = ("workers", "steps_per_epoch", "validation_steps", "patience")
-        for name in (*names, "batch_size_per_worker"):
+        for name in (
+            "workers",
+            "steps_per_epoch",
+            "validation_steps",
+            "batch_size_per_worker",
+            "patience",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
@@ -267,15 +272,11 @@ class TrainConfig:
         return max(1, room)
 
     def on_workers(self, workers: int) -> TrainConfig:
-        """The same with the number of workers known, and with it the size of the global batch."""
+        """The same with the size of the global batch, which may follow from the workers."""
         if self.batch_size_per_worker is None:
-            return dataclasses.replace(self, workers=workers)
-        return dataclasses.replace(
-            self,
-            workers=workers,
-            batch_size=self.batch_size_per_worker * workers,
-            batch_size_per_worker=None,
-        )
+            return self
+        batch_size = self.batch_size_per_worker * workers
+        return dataclasses.replace(self, batch_size=batch_size, batch_size_per_worker=None)
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result: a resumed run must have the same."""
