@@ -7,6 +7,7 @@ one, and a resumed run on those of an undisturbed one.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import keras
 from keras import layers, ops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 UNIFORMS = 12  # random numbers that one image needs
 
@@ -33,32 +34,43 @@ class Augmentation(layers.Layer):  # type: ignore[misc]
 
     Geometry is ONE affine resampling, whatever is asked for: each further one would blur.
     Call it on `(pixels, uniforms)`: uint8 (n, H, W, 3) and float32 (n, UNIFORMS) in [0, 1). Gives
-    uint8 (n, H, W, 3): the network sees the same kind of pixels in training and in classification.
+    uint8 (n, scale H, scale W, 3): the network sees the same kind of pixels in training and in
+    classification.
 
     Args:
+        scale: side of what comes out, in sides of what goes in.
         compiled: makes one pass of a function, where the backend can.
     """
 
     def __init__(
-        self, *, compiled: Callable[..., Any] = lambda function: function, **arguments: Any
+        self,
+        *,
+        scale: float = 1.0,
+        compiled: Callable[..., Any] = lambda function: function,
+        **arguments: Any,
     ) -> None:
         super().__init__(dtype="float32", **arguments)
-        self._compiled = compiled
+        self._scale, self._compiled = scale, compiled
 
     def call(self, inputs: tuple[Any, Any]) -> Any:
         """The changed pixels."""
         pixels, uniforms = inputs
         # One after the other: as a single function XLA writes each step out, at four times the time.
-        moved = self._compiled(_moved)(pixels, uniforms[:, :6])
+        size = self._size(pixels.shape)
+        moved = self._compiled(functools.partial(_moved, size=size))(pixels, uniforms[:, :6])
         return self._compiled(_recoloured)(moved, uniforms[:, 6:])
 
     def compute_output_spec(self, inputs: tuple[Any, Any]) -> Any:
-        """As the pixels that come in."""
-        return keras.KerasTensor(inputs[0].shape, "uint8")
+        """As `call`."""
+        shape = inputs[0].shape
+        return keras.KerasTensor((shape[0], *self._size(shape), 3), "uint8")
+
+    def _size(self, shape: Sequence[int]) -> tuple[int, int]:
+        return round(self._scale * shape[1]), round(self._scale * shape[2])
 
 
-def _moved(pixels: Any, uniforms: Any) -> Any:
-    """Flipped, rotated, cropped, stretched and shifted, in one bilinear resampling; float32."""
+def _moved(pixels: Any, uniforms: Any, size: tuple[int, int]) -> Any:
+    """Flipped, rotated, cropped, stretched, shifted and scaled, in one bilinear resampling; float32."""
     height, width = pixels.shape[1:3]
     flip, turn, crop, stretch, right, down = _columns(uniforms, 2)
     mirror = ops.where(flip < 0.5, -1.0, 1.0)
@@ -70,17 +82,19 @@ def _moved(pixels: Any, uniforms: Any) -> Any:
     shift_x = _symmetric(right) * ops.abs(1.0 - across) * (0.5 * width)
     shift_y = _symmetric(down) * ops.abs(1.0 - along) * (0.5 * height)
     cosine, sine = ops.cos(angle), ops.sin(angle)
-    # From the centre, which stays but for the shift; (n, height, width).
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    x = (ops.arange(width, dtype="float32") - centre_x)[None, None, :]
-    y = (ops.arange(height, dtype="float32") - centre_y)[None, :, None]
-    from_x = centre_x + shift_x + across * (mirror * cosine * x - sine * y)
-    from_y = centre_y + shift_y + along * (mirror * sine * x + cosine * y)
+    # From the centre, which stays but for the shift; (n, new height, new width).
+    y, x = (
+        (ops.arange(new, dtype="float32") - (new - 1) / 2) * (old / new)
+        for new, old in zip(size, (height, width), strict=True)
+    )
+    x, y = x[None, None, :], y[None, :, None]
+    from_x = (width - 1) / 2 + shift_x + across * (mirror * cosine * x - sine * y)
+    from_y = (height - 1) / 2 + shift_y + along * (mirror * sine * x + cosine * y)
     return _sampled(pixels, from_x, from_y)
 
 
 def _sampled(pixels: Any, x: Any, y: Any) -> Any:
-    """Pixels (n, H, W, 3) between those at x and y (n, H, W); the image is mirrored at its edges.
+    """Pixels between those at x and y, (n, h, w) each; the image is mirrored at its edges.
 
     `ops.image.affine_transform` does the same, but computes each place for each colour: four times
     as long as this is when compiled.

@@ -290,10 +290,14 @@ class _Session:
         )
         with self._strategy.scope():
             self._model = self._build(
-                tensorflow_runtime.dtype_policy(precision), _keras_weights(config.initial_weights)
+                tensorflow_runtime.dtype_policy(precision),
+                _keras_weights(config.initial_weights),
+                any_size=recipe.augmented_scale < 1,
             )
             self._augment = (
-                augmentation.Augmentation(compiled=tensorflow_runtime.compiled)
+                augmentation.Augmentation(
+                    scale=recipe.augmented_scale, compiled=tensorflow_runtime.compiled
+                )
                 if recipe.augmentation != "none"
                 else None
             )
@@ -332,10 +336,15 @@ class _Session:
             )
         )
 
-    def _build(self, policy: str, weights: str | None = None) -> Any:
+    def _build(self, policy: str, weights: str | None = None, *, any_size: bool = False) -> Any:
         config = self._config
         return architectures.build(
-            config.architecture, config.preprocessing, self._classes, policy, weights=weights
+            config.architecture,
+            config.preprocessing,
+            self._classes,
+            policy,
+            weights=weights,
+            any_size=any_size,
         )
 
     @property
