@@ -129,14 +129,22 @@ def test_augmentation_follows_from_its_random_numbers(keras):
     assert all((a != b).any() for a, b in zip(whole, other, strict=True))
 
 
-def test_augmentation_in_the_middle_of_its_ranges_changes_little(keras):
-    """No turn, no stretch, no change of light: what is left is a crop around the centre."""
-    from catdog.augmentation import UNIFORMS, Augmentation
+def middle_of_the_ranges():
+    """Random numbers for one image under which augmentation leaves it as it is."""
+    from catdog.augmentation import UNIFORMS
 
     uniforms = np.full((1, UNIFORMS), 0.5, np.float32)
     uniforms[0, 8] = 0.55  # the middle of the strengths of colour, beside the tenth of grey
     uniforms[0, 2] = 0.8  # a crop as large as the image
     uniforms[0, 9] = 0.0  # nothing blanked
+    return uniforms
+
+
+def test_augmentation_in_the_middle_of_its_ranges_changes_little(keras):
+    """No turn, no stretch, no change of light: what is left is a crop around the centre."""
+    from catdog.augmentation import Augmentation
+
+    uniforms = middle_of_the_ranges()
     pixels = np.random.default_rng(4).integers(0, 256, (1, 32, 32, 3), np.uint8)
     changed = np.asarray(Augmentation()((pixels, uniforms)))
     assert np.abs(changed.astype(int) - pixels).max() <= 1
@@ -147,12 +155,10 @@ def test_augmentation_in_the_middle_of_its_ranges_changes_little(keras):
 
 def test_smaller_augmented_images_show_the_same(keras):
     """At half the side each pixel is the mean of the four that it lies between."""
-    from catdog.augmentation import UNIFORMS, Augmentation
+    from catdog.augmentation import Augmentation
 
-    uniforms = np.full((1, UNIFORMS), 0.5, np.float32)
-    uniforms[0, 8], uniforms[0, 2], uniforms[0, 9] = 0.55, 0.8, 0.0  # as they were, as above
     pixels = np.random.default_rng(10).integers(0, 256, (1, 32, 48, 3), np.uint8)
-    changed = np.asarray(Augmentation(scale=0.5)((pixels, uniforms)))
+    changed = np.asarray(Augmentation(scale=0.5)((pixels, middle_of_the_ranges())))
     expected = pixels.reshape(1, 16, 2, 24, 2, 3).mean(axis=(2, 4))
     assert changed.shape == (1, 16, 24, 3)
     assert np.abs(changed - expected).max() <= 1.5
