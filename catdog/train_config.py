@@ -240,6 +240,11 @@ class TrainConfig:
             raise UserInputError("--augmented-scale must be from 0.25 to 1")
         if recipe.augmented_scale < 1 and self.architecture == "seed":
             raise UserInputError("--augmented-scale: seed takes images of one size only")
+        if self.augmented_scale is not None and recipe.augmentation == "none":
+            raise UserInputError(
+                f"--augmented-scale {self.augmented_scale}: no image is changed with "
+                "--augmentation none"
+            )
         if recipe.frozen_epochs and not self.initial_weights:
             raise UserInputError(
                 f"--frozen-epochs {recipe.frozen_epochs}: random weights must be trained; "

@@ -9,6 +9,7 @@ import pytest
 
 from catdog import architectures, tensorflow_runtime
 from catdog.images import Preprocessing
+from catdog.train_config import COMPACT
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ def test_the_seed_is_the_articles_network(keras):
 def test_compact_needs_a_quarter_of_the_seeds_arithmetic(keras):
     """Counted by the same tool, at the sizes that their recipes train at."""
     seed = architectures.build("seed", square(150), 2, "float32")
-    compact = architectures.build("compact", square(160), 2, "float32")
+    compact = architectures.build("compact", square(COMPACT.height), 2, "float32")
     assert operations(compact) <= operations(seed) / 4
     assert compact.count_params() < 1e6
 

@@ -110,6 +110,7 @@ def test_the_monitor_decides_what_is_best():
         ({"label_smoothing": -0.1}, "--label-smoothing"),
         ({"augmented_scale": 0.1}, "--augmented-scale"),
         ({"architecture": "seed", "augmented_scale": 0.8}, "one size only"),
+        ({"augmentation": "none", "augmented_scale": 0.8}, "--augmentation none"),
         ({"gradient_clip": -1.0}, "--gradient-clip"),
         ({"batch_size": 0}, "--batch-size"),
         ({"batch_size_per_worker": 0}, "--batch-size-per-worker"),
