@@ -26,8 +26,8 @@ test: install ## the tests; what is skipped is said at the end, with the reason
 test-all: install ## the tests, and each further fault on a cluster of many nodes
 	$(BIN)/python -m pytest -rs
 
-test-fast: install ## the tests that need neither Ray nor TensorFlow, under a minute
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: install ## the tests that need neither Ray nor TensorFlow, under a minute on two cores
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 lint: install ## formatting, lint rules and types
 	$(BIN)/ruff format --check .

@@ -357,6 +357,7 @@ def test_no_keys(s3, monkeypatch):
     assert [r.code for r in results(table)] == [ErrorCode.FORBIDDEN]
 
 
+@pytest.mark.slow
 def test_throttling_is_waited_out(s3, s3_server, caplog):
     """A store that answers 503 most of the time loses neither reads nor writes."""
     for i in range(10):
@@ -387,6 +388,7 @@ def own_server(tmp_path, monkeypatch, s3_server, s3):
     server.kill()
 
 
+@pytest.mark.slow
 def test_a_restart_is_ridden_out(own_server):
     """Reads and writes that meet a killed server go on when it is back."""
     uri = "s3://pictures/x.jpg"
@@ -411,6 +413,7 @@ print(filesystem.get_file_info(path).size)
 """
 
 
+@pytest.mark.slow
 def test_a_restart_is_ridden_out_by_what_ray_train_writes(own_server):
     """So do checkpoints, whose filesystem travels to another process."""
     from catdog import ray_runtime
@@ -424,6 +427,7 @@ def test_a_restart_is_ridden_out_by_what_ray_train_writes(own_server):
     assert done.stdout == b"20000000\n", done.stderr.decode()[-2000:]
 
 
+@pytest.mark.slow
 def test_a_dead_store_is_no_images_fault(own_server, monkeypatch):
     """When the store stays away, reading raises after its patience, and rejects no image."""
     uri = "s3://pictures/x.jpg"
