@@ -33,7 +33,7 @@ def prepare_photos(source: Path | None, folder: Path, count: int) -> str:
     """`count` full-size photos as plain files: the source's repeated, or drawn ones."""
     folder.mkdir()
     if source is None:
-        from catdog import drawings
+        from catdog.demo import drawings
 
         contents = [
             drawings.draw_jpeg("dog" if number % 2 else "cat", number) for number in range(300)
@@ -52,7 +52,7 @@ def prepare_model(folder: Path) -> None:
     code = """
 import sys
 from catdog import architectures, models, tensorflow_runtime
-from catdog.images import Preprocessing
+from catdog.pixels.images import Preprocessing
 keras = tensorflow_runtime.import_keras(1)
 preprocessing = Preprocessing(height=150, width=150)
 network = architectures.build("seed", preprocessing, 2, "float32")

@@ -175,17 +175,17 @@ def _without_image_work() -> type:
     """The classifying actor, whose images all have the same size and scores."""
     import numpy as np
 
-    from catdog import classify_actors
-    from catdog.decoding import OUTCOME_SCHEMA
+    from catdog.classification import actors
+    from catdog.pixels import OUTCOME_SCHEMA
 
-    class WithoutImageWork(classify_actors.ClassifyShards):
+    class WithoutImageWork(actors.ClassifyShards):
         def __init__(self, model: Any, plan: Any, config: Any) -> None:
             self._plan, self._config = plan, config
-            self._scorer = classify_actors._Scorer(model, plan, config, gpu=False)
+            self._scorer = actors._Scorer(model, plan, config, gpu=False)
 
         def _classify(self, shard: int) -> dict[str, Any]:
             now = time.time()
-            entries = classify_actors.entries_to_do(self._plan, shard, retry_rejected=False)
+            entries = actors.entries_to_do(self._plan, shard, retry_rejected=False)
             count = entries.num_rows
             chance = np.random.default_rng(shard)
             scores = chance.random((count, len(self._scorer.metadata.labels)), np.float32)
@@ -217,10 +217,11 @@ def measure_listings(count: int, scratch: Path) -> dict[str, Any]:
 
 def run_plan(source: str, output: str) -> None:
     """Lists and writes a plan; prints how long it took and what memory."""
-    from catdog import plans, sources
+    from catdog import inputs
+    from catdog.results import plans
 
     started = time.monotonic()
-    plan = plans.write(output, sources.list_images([source], sources.SourceLimits()))
+    plan = plans.write(output, inputs.list_images([source], inputs.SourceLimits()))
     seconds = time.monotonic() - started
     told = {"images": plan.images, "seconds": round(seconds, 1), "mib": peak_mib()}
     print(json.dumps(told | {"images_per_s": round(plan.images / seconds)}))
@@ -256,7 +257,8 @@ def make_zip(path: Path, count: int) -> None:
 
 def run_requests(folder: str) -> None:
     """Prints the S3 requests of a job, by step and by what holds the images."""
-    from catdog import plans, results, sources, storage
+    from catdog import inputs, storage
+    from catdog.results import part_files, plans
     from tests.conftest import S3Server
 
     server = S3Server(Path(folder))
@@ -264,7 +266,7 @@ def run_requests(folder: str) -> None:
         del os.environ[name]
     os.environ.update(server.environment)
     server.start()
-    limits = sources.SourceLimits()
+    limits = inputs.SourceLimits()
     plans._MIN_SHARD_IMAGES = REQUEST_IMAGES  # one shard, of the size that large jobs have
     found: dict[str, dict[str, int]] = {}
     try:
@@ -274,7 +276,7 @@ def run_requests(folder: str) -> None:
             counts: dict[str, int] = {}
             output = f"s3://pictures/results-{kind}"
             with counted(counts, "plan"):
-                plans.write(output, sources.list_images([f"s3://pictures/{kind}/"], limits))
+                plans.write(output, inputs.list_images([f"s3://pictures/{kind}/"], limits))
                 plan = plans.read(output)
             assert plan is not None
             assert plan.images == REQUEST_IMAGES
@@ -283,13 +285,13 @@ def run_requests(folder: str) -> None:
                 tables = [plan.read_shard(shard) for shard in range(plan.shards)]
             with counted(counts, "read the images"):
                 for table in tables:
-                    for data in sources.read_images(table, limits, threads=32):
+                    for data in inputs.read_images(table, limits, threads=32):
                         assert isinstance(data, bytes)
             with counted(counts, "write the results"):
                 for shard, table in enumerate(tables):
-                    results.write_part(plan, shard, made_up_rows(table), ("cat", "dog"))
+                    part_files.write_part(plan, shard, made_up_rows(table), ("cat", "dog"))
             with counted(counts, "final check"):
-                assert len(results.count_parts(plan)) == plan.shards
+                assert len(part_files.count_parts(plan)) == plan.shards
             found[kind] = counts | {"images": plan.images, "shards": plan.shards}
     finally:
         server.kill()
@@ -347,11 +349,11 @@ def made_up_rows(entries: pa.Table) -> pa.Table:
     """Result rows of images that nobody looked at."""
     import numpy as np
 
-    from catdog import results
-    from catdog.decoding import OUTCOME_SCHEMA
+    from catdog.pixels import OUTCOME_SCHEMA
+    from catdog.results import part_files
 
     outcome = pa.Table.from_pylist([{"width": 1}] * entries.num_rows, OUTCOME_SCHEMA)
-    return results.build_rows(
+    return part_files.build_rows(
         entries["uri"],
         outcome,
         np.full((entries.num_rows, 2), 0.5, np.float32),

@@ -30,10 +30,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from catdog import sources
-from catdog.decoding import Decoder
+from catdog import inputs
 from catdog.errors import CatdogError, ErrorCode
-from catdog.images import DecodeLimits, Preprocessing
+from catdog.pixels import DecodeLimits, Decoder, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,7 +186,7 @@ class Fuzzing:
         self.outcomes: Counter[str] = Counter()
         self.defects: list[str] = []
         self._seed, self._scratch, self._keep = seed, scratch, keep
-        self._decoder = Decoder(Preprocessing(32, 32), LIMITS, sources.SourceLimits(), 64)
+        self._decoder = Decoder(Preprocessing(32, 32), LIMITS, inputs.SourceLimits(), 64)
 
     def __enter__(self) -> Fuzzing:
         self._decoder.__enter__()
@@ -208,7 +207,7 @@ class Fuzzing:
                 | {"offset": offset, "length": len(data), "size": len(data), "codec": "tar"}
             )
             offset += len(data)
-        entries = pa.Table.from_pylist(rows, sources.PLAN_SCHEMA)
+        entries = pa.Table.from_pylist(rows, inputs.PLAN_SCHEMA)
         done = 0
         while done < count:
             try:

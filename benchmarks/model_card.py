@@ -19,9 +19,11 @@ import numpy as np
 import pyarrow.dataset
 from PIL import Image, ImageEnhance
 
-from catdog import models, ray_runtime, splits
 from catdog.classification import ClassifyConfig, classify
 from catdog.evaluation import EvaluateConfig, evaluate
+from catdog.inputs import splits
+from catdog.model import folders
+from catdog.runtime import ray_quirks
 
 OUTPUT = Path("docs/model-card.json")
 THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -131,7 +133,7 @@ def main(photos_folder: str, originals: str, odd: str, seed_run: str) -> None:
     """Measure everything; about five minutes on two cores."""
     work = Path(tempfile.mkdtemp())
     photos = list(_photos(Path(photos_folder)))
-    metadata = models.load(models.SHIPPED).metadata
+    metadata = folders.load(folders.SHIPPED).metadata
     recipe = metadata.training["recipe"]
 
     def is_test(name: str) -> bool:
@@ -139,8 +141,8 @@ def main(photos_folder: str, originals: str, odd: str, seed_run: str) -> None:
 
     test = [(name, content) for name, content in photos if is_test(name)]
     card: dict = {"fingerprint": metadata.fingerprint, "duplicates": _duplicates(photos, recipe)}
-    with ray_runtime.connect(None):
-        for title, model in (("shipped", models.SHIPPED), ("seed", seed_run)):
+    with ray_quirks.connect(None):
+        for title, model in (("shipped", folders.SHIPPED), ("seed", seed_run)):
             card[title] = {
                 part: _figures(photos_folder, model, work / title / part, part=part)
                 for part in ("train", "validation", "test")

@@ -12,23 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog import models, tensorflow_runtime
+from catdog.model import folders
+from catdog.runtime import tensorflow_quirks
 
 MAX_BYTES = 10_000_000
 
 
 def main(run: str) -> None:
     """Round, export, save; refuses what is too large."""
-    tensorflow_runtime.import_keras(2)
+    tensorflow_quirks.import_keras(2)
     import openvino
 
-    model = models.load(run)
+    model = folders.load(run)
     network = model.keras_model()
     network.set_weights([w.astype(np.float16).astype(np.float32) for w in network.get_weights()])
-    files = models.export(network)
-    xml, binary = models.OPENVINO_FILES
+    files = folders.export(network)
+    xml, binary = folders.OPENVINO_FILES
     with tempfile.TemporaryDirectory() as folder:
-        for name in models.OPENVINO_FILES:
+        for name in folders.OPENVINO_FILES:
             (Path(folder) / name).write_bytes(files[name])
         half = Path(folder) / "half.xml"
         openvino.save_model(
@@ -40,8 +41,8 @@ def main(run: str) -> None:
     training = dict(model.metadata.training)
     # Where the photos lay on the machine that trained is nobody's business.
     training["recipe"] = training["recipe"] | {"images": ["photos"]}
-    metadata = models.save(
-        models.SHIPPED_FOLDER.as_uri(),
+    metadata = folders.save(
+        folders.SHIPPED_FOLDER.as_uri(),
         files,
         labels=model.metadata.labels,
         preprocessing=model.metadata.preprocessing,

@@ -45,7 +45,7 @@ def peer(script: str, *arguments: str) -> dict[str, float]:
 
 def draw(folder: Path, images: int) -> None:
     """As many drawings as files, where there are no photos."""
-    from catdog import drawings
+    from catdog.demo import drawings
 
     for label in ("cat", "dog"):
         (folder / label).mkdir(parents=True)

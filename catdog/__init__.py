@@ -13,19 +13,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from catdog.version import __version__
+
 if TYPE_CHECKING:
     from catdog.classification import ClassifyConfig, ClassifySummary, classify
     from catdog.errors import CatdogError, UserInputError
     from catdog.evaluation import EvaluateConfig, Evaluation, evaluate
-    from catdog.images import DecodeLimits
-    from catdog.models import load as load_model
+    from catdog.inputs import SourceLimits
+    from catdog.model import load as load_model
     from catdog.observer import Observer
-    from catdog.report import ReportConfig, ReportSummary
-    from catdog.report import write as write_report
-    from catdog.sources import SourceLimits
+    from catdog.pixels import DecodeLimits
+    from catdog.reporting import ReportConfig, ReportSummary
+    from catdog.reporting import write as write_report
     from catdog.training import TrainConfig, TrainResult, train
 
-__version__ = "0.1.0"
 
 __all__ = [
     "CatdogError",
@@ -53,15 +54,15 @@ _HOMES = {
     "classification": ("ClassifyConfig", "ClassifySummary", "classify"),
     "errors": ("CatdogError", "UserInputError"),
     "evaluation": ("EvaluateConfig", "Evaluation", "evaluate"),
-    "images": ("DecodeLimits",),
+    "inputs": ("SourceLimits",),
     "observer": ("Observer",),
-    "report": ("ReportConfig", "ReportSummary"),
-    "sources": ("SourceLimits",),
+    "pixels": ("DecodeLimits",),
+    "reporting": ("ReportConfig", "ReportSummary"),
     "training": ("TrainConfig", "TrainResult", "train"),
 }
 _PLACES = {name: (module, name) for module, names in _HOMES.items() for name in names} | {
-    "load_model": ("models", "load"),  # clearer names where they stand alone
-    "write_report": ("report", "write"),
+    "load_model": ("model", "load"),  # clearer names where they stand alone
+    "write_report": ("reporting", "write"),
 }
 
 

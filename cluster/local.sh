@@ -69,7 +69,7 @@ export PATH="$bin:$PATH" # jobs say `python`
 # Head, workers and drivers must agree on how soon a silent node counts as dead.
 while IFS= read -r setting; do export "${setting?}"; done < <(
   PYTHONPATH="$root" "$bin/python" -c '
-from catdog.ray_runtime import FAULT_DETECTION_SETTINGS
+from catdog.runtime.ray_quirks import FAULT_DETECTION_SETTINGS
 for name, value in FAULT_DETECTION_SETTINGS.items(): print(f"{name}={value}")'
 )
 

@@ -38,7 +38,7 @@ def table(command: str) -> str:
 
 def recipes() -> str:
     """A Markdown table of how each architecture is trained where no flag says otherwise."""
-    from catdog.train_config import COMPACT, SEED, TRANSFER
+    from catdog.training import COMPACT, SEED, TRANSFER
 
     rows = ["| | `compact` | `seed` | keras.applications |", "| --- | --- | --- | --- |"]
     for name, compact in dataclasses.asdict(COMPACT).items():

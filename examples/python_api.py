@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import catdog
-from catdog import drawings, ray_runtime
+from catdog.demo import drawings
+from catdog.runtime import ray_quirks
 
 
 class Printer(catdog.Observer):
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     printer = Printer()
 
     # Each job starts a cluster of its own and ends it, or finds this one.
-    with ray_runtime.connect(None, minimum_cpus=2):
+    with ray_quirks.connect(None, minimum_cpus=2):
         run = catdog.train(
             catdog.TrainConfig(
                 images=(str(folder / "drawings"),),

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from catdog.training import TrainConfig, TrainResult
+    from catdog.training.job import TrainConfig, TrainResult
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in its background so, and all that it starts: no Ctrl-C would arrive.
@@ -144,16 +144,16 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A real local Ray cluster of two CPUs, which the jobs of a test find connected."""
-    from catdog import ray_runtime
+    from catdog.runtime import ray_quirks
 
-    with ray_runtime.connect(None, minimum_cpus=2):
+    with ray_quirks.connect(None, minimum_cpus=2):
         yield
 
 
 @pytest.fixture(scope="session")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 160 drawn cats and dogs, one subfolder a class."""
-    from catdog.drawings import draw_jpeg
+    from catdog.demo.drawings import draw_jpeg
 
     folder = tmp_path_factory.mktemp("drawings")
     for label in ("cat", "dog"):
@@ -167,7 +167,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A training configuration that takes seconds: the seed's layers on small pictures."""
-    from catdog.training import TrainConfig
+    from catdog.training.job import TrainConfig
 
     return TrainConfig(
         images=(str(drawings),),
@@ -187,6 +187,6 @@ def tiny_config(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
 @pytest.fixture(scope="session")
 def tiny_run(ray_cluster: None, tiny_config: TrainConfig) -> TrainResult:
     """The result of one training run on two workers."""
-    from catdog.training import train
+    from catdog.training.job import train
 
     return train(tiny_config)

@@ -20,7 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catdog.ray_runtime import FAULT_DETECTION_SETTINGS
+from catdog.runtime.ray_quirks import FAULT_DETECTION_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

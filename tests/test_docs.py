@@ -24,7 +24,8 @@ from pathlib import Path
 
 import pytest
 
-from catdog import cli, storage
+from catdog import storage
+from catdog.cli import commands as cli
 from tests.jobs import catdog
 
 ROOT = Path(__file__).parents[1]
@@ -408,10 +409,12 @@ def test_every_command_has_a_page(verb):
 
 
 def test_code_map_is_complete():
-    """Every module of the package stands in the README's map, and nothing else does."""
+    """Every room of the package stands in the README's map, and nothing else does."""
     (found,) = (block for block in blocks(ROOT / "README.md") if block.text.startswith("catdog/\n"))
     named = set(re.findall(r"\b\w+\.py\b", found.text))
     there = {path.name for path in (ROOT / "catdog").glob("*.py")}
     assert named == there - {"__init__.py", "__main__.py"}
+    rooms = set(re.findall(r"^  (\w+)/", found.text, re.MULTILINE))
+    assert rooms == {path.parent.name for path in (ROOT / "catdog").glob("*/__init__.py")}
     folders = re.findall(r"^(?:\w+/ +)*\w+/$", found.text, re.MULTILINE)[-1].split()
     assert all((ROOT / folder).is_dir() for folder in folders)

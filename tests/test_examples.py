@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import catdog
-from catdog import results
+from catdog.results import part_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -66,7 +66,7 @@ def test_read_results(made, monkeypatch, capsys):
 def test_results_are_in_types_that_spark_reads():
     """Every column has a type of Spark's; one that it lacks is noticed."""
     example = load("read_results.py")
-    assert example["spark_schema"](results.SCHEMA) == (
+    assert example["spark_schema"](part_files.SCHEMA) == (
         "uri string, label string, probability float, scores array<float>, width int, height int, "
         "format string, size bigint, error string, error_detail string, model string"
     )

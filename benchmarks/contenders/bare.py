@@ -12,10 +12,10 @@ from pathlib import Path
 def work(paths: list[str], model_folder: str, precision: str, ready, go, told) -> None:
     import numpy as np
 
-    from catdog import images, inference, models
-    from catdog.images import DecodeLimits
+    from catdog.model import folders, inference
+    from catdog.pixels import DecodeLimits, images
 
-    model = models.load(model_folder)
+    model = folders.load(model_folder)
     predict = inference.load_predictor(model, precision=precision)
     limits, preprocessing = DecodeLimits(), model.metadata.preprocessing
     batch = np.empty((16, preprocessing.height, preprocessing.width, 3), np.uint8)

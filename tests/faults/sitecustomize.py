@@ -45,10 +45,10 @@ def _with_faults(commit):
 
 
 class _PatchStorage(importlib.abc.MetaPathFinder):
-    """Has `catdog.storage` come to the faults of S3 as well."""
+    """Has `catdog.storage.files` come to the faults of S3 as well."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "catdog.storage":
+        if name != "catdog.storage.files":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         load = spec.loader.exec_module

@@ -1,0 +1,6 @@
+"""The bulk job: a `ClassifyConfig` comes in, result rows in Parquet and a summary go out."""
+
+from catdog.classification import actors
+from catdog.classification.job import ClassifyConfig, ClassifySummary, classify
+
+__all__ = ["ClassifyConfig", "ClassifySummary", "actors", "classify"]

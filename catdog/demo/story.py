@@ -1,0 +1,137 @@
+"""The whole story on drawn pictures, with no network and no data: train, classify, measure, look."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from catdog import storage
+from catdog.results import part_files
+from catdog.runtime import ray_quirks
+from catdog.classification import ClassifySummary
+from catdog.errors import UserInputError
+
+if TYPE_CHECKING:
+    from catdog.evaluation import Evaluation
+    from catdog.observer import Observer
+    from catdog.training import TrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """How large the demonstration is.
+
+    Attributes:
+        output: a new local folder for everything that the demonstration makes.
+        drawings: drawn pictures to train on.
+        unseen: drawn pictures to classify.
+        epochs: passes over the pictures.
+        seed: of drawings and training.
+        workers: training workers, and classifying ones.
+    """
+
+    output: str = "demo"
+    drawings: int = 1200
+    unseen: int = 400
+    epochs: int = 8
+    seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("drawings", 40), ("unseen", 20), ("epochs", 1), ("workers", 1)):
+            if getattr(self, name) < least:
+                raise UserInputError(f"--{name} must be at least {least}")
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came out.
+
+    Attributes:
+        trained: of the training run.
+        classified: of the classify job on unseen pictures.
+        evaluated: how many of them were given the label of the folder that they lie in.
+        rejected: name, reason and sentence of each rejected file.
+    """
+
+    trained: TrainResult
+    classified: ClassifySummary
+    evaluated: Evaluation
+    rejected: tuple[tuple[str, str, str], ...]
+
+
+def run(config: DemoConfig, observer: Observer) -> DemoResult:
+    """Draw, train on data-parallel workers, classify archives with broken files in them, measure.
+
+    Run again on the same output, it goes on where it stopped.
+
+    Raises:
+        UserInputError: the output folder holds something else.
+        CatdogError: a job failed.
+    """
+    from catdog.demo import drawings
+    from catdog.evaluation import RESULTS_FOLDER, EvaluateConfig, evaluate
+    from catdog.training import TrainConfig, train
+
+    folder = Path(config.output)
+    record, wanted = folder / "demo.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    if record.exists() and record.read_text() != wanted:
+        raise UserInputError(f"--output {config.output}: holds another demonstration")
+    if not record.exists() and folder.exists() and any(folder.iterdir()):
+        raise UserInputError(f"--output {config.output}: the folder is not empty; name another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(wanted)
+    observer.phase(f"drawing {config.drawings + config.unseen:,} cats and dogs")
+    drawings.write_dataset(folder / "drawings", config.drawings, config.seed)
+    archives = drawings.write_archives(folder / "unseen", config.unseen, config.seed + 1)
+    # One cluster for both jobs: each job connects to a running one.
+    with ray_quirks.connect(None, minimum_cpus=config.workers):
+        trained = train(
+            TrainConfig(
+                images=(str(folder / "drawings"),),
+                output=str(folder / "run"),
+                architecture="seed",
+                workers=config.workers,
+                epochs=config.epochs,
+                learning_rate=5e-4,
+                seed=config.seed,
+                resume=(folder / "run").exists(),
+            ),
+            observer,
+        )
+        evaluated = evaluate(
+            EvaluateConfig(
+                images=(str(archives.tar), str(archives.zip)),
+                output=str(folder),
+                model=str(folder / "run"),
+                workers=config.workers,
+                max_rejected=1.0,
+            ),
+            observer,
+        )
+    classified = part_files.read_json(
+        storage.join(evaluated.output, RESULTS_FOLDER), part_files.SUMMARY_FILE
+    )
+    assert classified is not None  # noqa: S101 - `evaluate` came to its end
+    return DemoResult(
+        trained, ClassifySummary(**classified), evaluated, _rejected(folder / RESULTS_FOLDER)
+    )
+
+
+def _rejected(folder: Path) -> tuple[tuple[str, str, str], ...]:
+    """Name, reason and sentence of each rejected file, from the Parquet files."""
+    rows = pq.read_table(
+        folder, columns=["uri", "error", "error_detail"], filters=pc.field("error").is_valid()
+    )
+    return tuple(
+        sorted(
+            (row["uri"].split("::")[0], row["error"], row["error_detail"])
+            for row in rows.to_pylist()
+        )
+    )

@@ -1,0 +1,21 @@
+"""Metrics: labelled images and a model come in, an `Evaluation` and its result rows go out."""
+
+from catdog.evaluation.job import (
+    RESULTS_FOLDER,
+    EvaluateConfig,
+    Evaluation,
+    drawn_classes,
+    evaluate,
+    read,
+    wilson_interval,
+)
+
+__all__ = [
+    "RESULTS_FOLDER",
+    "EvaluateConfig",
+    "Evaluation",
+    "drawn_classes",
+    "evaluate",
+    "read",
+    "wilson_interval",
+]

@@ -1,0 +1,11 @@
+"""Which images there are: what the user names comes in, entries (URI, name, label, byte range) go out.
+
+Entries come as record batches of `PLAN_SCHEMA`; `read_images` takes such entries and gives their
+bytes. Neither Ray nor TensorFlow is loaded here.
+"""
+
+from catdog.inputs import splits
+from catdog.inputs.listing import PLAN_SCHEMA, SourceLimits, list_images, read_images
+from catdog.inputs.splits import Part
+
+__all__ = ["PLAN_SCHEMA", "Part", "SourceLimits", "list_images", "read_images", "splits"]

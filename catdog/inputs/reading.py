@@ -1,0 +1,447 @@
+"""The bytes of plan entries: files, members of archives, rows of tables; local and on S3.
+
+Reading runs ahead in threads and gives results in order. On S3, neighbours in an archive come in
+one request. Every trouble of one image is an `ImageRejected` in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+from catdog import storage
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs import archives
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import pyarrow as pa
+
+    from catdog.inputs.listing import SourceLimits
+
+T = TypeVar("T")
+
+# One unit of reading. On S3 a request costs about as much as the transfer of a megabyte, so
+# neighbours are read together, over gaps too; locally a unit only spreads the cost of a task.
+_LOCAL_UNIT_IMAGES = 16
+_LOCAL_UNIT_BYTES = 4 << 20
+_REMOTE_UNIT_IMAGES = 512
+_REMOTE_UNIT_BYTES = 8 << 20
+_REMOTE_GAP_BYTES = 256 << 10
+# What a file of unknown size may bring at once; the rest of a larger one is read when its turn
+# comes, one file at a time, so that unknown sizes cannot fill the memory.
+_UNKNOWN_BYTES = 4 << 20
+
+
+_Result: TypeAlias = "bytes | ImageRejected"
+# Where the bytes of one entry lie: path or URI, offset, length and size where known.
+_Span: TypeAlias = "tuple[str, int, int, int | None]"
+
+
+def read_images(
+    entries: pa.Table, limits: SourceLimits, threads: int
+) -> Iterator[bytes | ImageRejected]:
+    """The bytes of plan entries, or why there are none: one for each, in order.
+
+    Args:
+        entries: rows of PLAN_SCHEMA.
+        limits: the largest image, and how many bytes may wait.
+        threads: reading ahead at the same time.
+
+    Raises:
+        StorageDownError: a store as a whole is unreachable, which is no image's fault.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="catdog-read")
+    waiting: deque[_Unit] = deque()
+    in_flight = 0
+    try:
+        for unit in _units(entries, limits):
+            while waiting and (
+                in_flight + unit.estimate > limits.bytes_in_flight or len(waiting) >= 4 * threads
+            ):
+                first = waiting.popleft()
+                yield from _results(first)
+                in_flight -= first.estimate
+            if not unit.stream:
+                unit.future = pool.submit(unit.read)
+            waiting.append(unit)
+            in_flight += unit.estimate
+        while waiting:
+            yield from _results(waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class _Unit:
+    """Consecutive entries that are read together."""
+
+    read: Callable[[], Iterable[_Result | Callable[[], _Result]]]
+    estimate: int  # bytes
+    stream: bool  # read when its turn comes, one image after the other
+    future: Future[Any] | None = None
+
+
+def _results(unit: _Unit) -> Iterator[_Result]:
+    results = unit.read() if unit.future is None else unit.future.result()
+    unit.future = None
+    for result in results:
+        yield result() if callable(result) else result
+
+
+def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
+    """The entries, in order, as units of reading."""
+    names = ["uri", "container", "offset", "length", "size", "codec", "error", "error_detail"]
+    for batch in entries.select(names).to_batches(max_chunksize=4096):
+        specs: list[_Span | ImageRejected] = []
+        current: tuple[str, str] | None = None  # codec and container
+        estimate = start = end = 0
+
+        for uri, container, offset, length, size, codec, error, detail in zip(
+            *(column.to_pylist() for column in batch.columns), strict=True
+        ):
+            rejected = _known_rejection(size, codec, error, detail, limits)
+            if rejected is not None:
+                specs.append(rejected)  # in whatever unit comes along
+                if len(specs) >= _REMOTE_UNIT_IMAGES:
+                    yield _unit(current, specs, estimate, limits)
+                    specs, current, estimate = [], None, 0
+                continue
+            where = container or uri
+            local = storage.is_local(where)
+            cost = (size if length is None else length) if size is not None else _UNKNOWN_BYTES
+            key = (codec, "" if codec == "file" and local else where)
+            first = offset or 0
+            if codec in {"tar.gz", "row"}:
+                fits = True
+                cost = 0
+            elif local:
+                fits = len(specs) < _LOCAL_UNIT_IMAGES and estimate + cost <= _LOCAL_UNIT_BYTES
+            else:
+                fits = (
+                    codec != "file"
+                    and len(specs) < _REMOTE_UNIT_IMAGES
+                    and start <= first <= end + _REMOTE_GAP_BYTES
+                    and first + cost - start <= _REMOTE_UNIT_BYTES
+                )
+            if specs and not (current is None or (key == current and fits)):
+                yield _unit(current, specs, estimate, limits)
+                specs, current, estimate = [], None, 0
+            if current is None:
+                current, start, end = key, first, first
+            specs.append((where, first, length or 0, size))
+            end = max(end, first + cost)
+            estimate = estimate + cost if local or codec == "file" else end - start
+        if specs:
+            yield _unit(current, specs, estimate, limits)
+
+
+def _unit(
+    current: tuple[str, str] | None,
+    specs: list[_Span | ImageRejected],
+    estimate: int,
+    limits: SourceLimits,
+) -> _Unit:
+    codec, container = current or ("file", "")
+    read = partial(_READERS[codec], container, specs, limits)
+    return _Unit(read, estimate, stream=codec in {"tar.gz", "row"})
+
+
+def _known_rejection(
+    size: int | None, codec: str | None, error: str | None, detail: str | None, limits: SourceLimits
+) -> ImageRejected | None:
+    """Why an entry is not even tried."""
+    if error is not None:
+        return ImageRejected(ErrorCode(error), detail or "")
+    if codec not in _READERS:
+        return ImageRejected(ErrorCode.UNSUPPORTED, f"The plan's codec {codec} is not known.")
+    if size == 0 and codec != "file":
+        return _EMPTY
+    if size is not None and size > limits.max_bytes:
+        return _too_large(size, limits)
+    return None
+
+
+_EMPTY = ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
+
+
+def _too_large(size: int, limits: SourceLimits) -> ImageRejected:
+    return ImageRejected(
+        ErrorCode.TOO_LARGE, f"It has {size:,} bytes, more than the limit of {limits.max_bytes:,}."
+    )
+
+
+def _attempt(read: Callable[[], T]) -> T | ImageRejected:
+    """What `read` returns, or why it raised."""
+    try:
+        return read()
+    except storage.StorageDownError:
+        raise
+    except Exception as error:
+        return storage.rejection(error)
+
+
+def _read_files(
+    _: str, specs: list[_Span | ImageRejected], limits: SourceLimits
+) -> Iterable[_Result | Callable[[], _Result]]:
+    read = _read_local_file if storage.is_local(_uri_of(specs)) else _read_remote_file
+    return [
+        spec if isinstance(spec, ImageRejected) else _attempt(partial(read, spec, limits))
+        for spec in specs
+    ]
+
+
+def _uri_of(specs: list[_Span | ImageRejected]) -> str:
+    return next((spec[0] for spec in specs if not isinstance(spec, ImageRejected)), "")
+
+
+def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
+    uri, _, _, known = spec
+    descriptor = storage.open_local(storage.local_path(uri))
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > limits.max_bytes:
+            return _too_large(size, limits)
+        if size > max(_UNKNOWN_BYTES, known or 0):
+            return lambda: _attempt(lambda: storage.read_bytes(uri, limits.max_bytes))
+        return storage.pread(descriptor, 0, size) or _EMPTY
+    finally:
+        os.close(descriptor)
+
+
+def _read_remote_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
+    uri, _, _, known = spec
+    data, total = storage.s3_range(uri, 0, max(_UNKNOWN_BYTES, known or 0))
+    if total > limits.max_bytes:
+        return _too_large(total, limits)
+    if total > len(data):
+        return lambda: _attempt(
+            lambda: data + storage.read_range(uri, len(data), total - len(data))
+        )
+    return data or _EMPTY
+
+
+def _read_members(
+    codec: str, container: str, specs: list[_Span | ImageRejected], limits: SourceLimits
+) -> list[_Result]:
+    """Members of one archive by offset: locally one by one, on S3 all in one request."""
+    spans = [spec for spec in specs if not isinstance(spec, ImageRejected)]
+    if not spans:
+        return cast("list[_Result]", specs)
+    descriptor = -1
+    try:
+        if storage.is_local(container):
+            descriptor = storage.open_local(storage.local_path(container))
+
+            def read(offset: int, length: int) -> bytes:
+                return storage.pread(descriptor, offset, length)
+
+        else:
+            start = min(offset for _, offset, _, _ in spans)
+            end = max(offset + length for _, offset, length, _ in spans)
+            block = memoryview(storage.read_range(container, start, end - start))
+
+            def read(offset: int, length: int) -> bytes:
+                if offset + length <= end:
+                    return bytes(block[offset - start : offset - start + length])
+                return storage.read_range(container, offset, length)
+
+        return [
+            spec
+            if isinstance(spec, ImageRejected)
+            else _attempt(partial(_read_member, codec, read, spec, limits))
+            for spec in specs
+        ]
+    except storage.StorageDownError:
+        raise
+    except Exception as error:  # of the archive: all members share it
+        shared = storage.rejection(error)
+        return [spec if isinstance(spec, ImageRejected) else shared for spec in specs]
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _read_member(
+    codec: str, read: Callable[[int, int], bytes], spec: _Span, limits: SourceLimits
+) -> _Result:
+    _, offset, length, known = spec
+    size = length if known is None else known
+    if codec == "zip":
+        if length > limits.max_bytes + archives.ZIP_LONGEST_HEADER_BYTES:
+            return _too_large(length, limits)
+        data = read(offset, length)
+        try:
+            return archives.extract_zip_member(data, size)
+        except ImageRejected as error:
+            # Its own header can be longer than the archive's directory lets expect.
+            longer = read(offset, length + archives.ZIP_LONGEST_HEADER_BYTES)
+            if error.code != ErrorCode.TRUNCATED or len(longer) <= len(data):
+                raise
+            return archives.extract_zip_member(longer, size)
+    data = read(offset, size)
+    if len(data) < size:
+        return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
+    return data or _EMPTY
+
+
+class _OpenStreams:
+    """Readers that only go forward, kept between calls.
+
+    The entries of a `.tar.gz` and the rows of a Parquet row group are reached by going through
+    everything before them. Shards come in order, so the next call mostly goes on where the last
+    one stopped, and a process goes through an archive once in all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: OrderedDict[tuple[str, SourceLimits], Any] = OrderedDict()
+
+    def take(self, container: str, limits: SourceLimits) -> Any:
+        """The stream that was put back last, or None. Nobody else has it then."""
+        with self._lock:
+            return self._streams.pop((container, limits), None)
+
+    def put_back(self, container: str, limits: SourceLimits, stream: Any) -> None:
+        """Keep it for the next call."""
+        with self._lock:
+            closed = [self._streams.pop((container, limits), None)]
+            self._streams[container, limits] = stream
+            while len(self._streams) > 2:
+                closed.append(self._streams.popitem(last=False)[1])
+        for old in closed:
+            if old is not None:
+                old.close()
+
+
+_open_streams = _OpenStreams()
+
+
+def _forget_after_fork() -> None:
+    # Readers of remote files have threads, which a forked child has not.
+    global _open_streams  # noqa: PLW0603
+    _open_streams = _OpenStreams()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class _TarGzStream:
+    """Members of a `.tar.gz`, read in the order in which they lie there."""
+
+    def __init__(self, container: str, limits: SourceLimits) -> None:
+        self._file = archives.FileBytes(container)
+        self._stream = archives.GzipBytes(self._file, limits.max_expansion)
+
+    @property
+    def position(self) -> int:
+        return self._stream.position
+
+    def read(self, spec: _Span, limits: SourceLimits) -> _Result:  # noqa: ARG002 - as _TableStream
+        _, offset, length, _ = spec
+        data = self._stream.read_at(offset, length)
+        if len(data) < length:
+            return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
+        return data or _EMPTY
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _TableStream:
+    """The column `bytes` of a Parquet table, read in order; row groups before it are skipped."""
+
+    def __init__(self, container: str, _: SourceLimits) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = storage.open_input(container)
+        self._table = pq.ParquetFile(self._file, buffer_size=1 << 20, pre_buffer=False)
+        self.position = 0
+        self._group = -1
+        self._group_end = 0
+        self._values: Iterator[Any] = iter(())
+
+    def read(self, spec: _Span, limits: SourceLimits) -> _Result:
+        row = spec[1]
+        while row >= self._group_end:
+            self._group += 1
+            if self._group >= self._table.num_row_groups:
+                return ImageRejected(ErrorCode.MISSING, "The table has no such row.")
+            self.position = self._group_end
+            self._group_end += self._table.metadata.row_group(self._group).num_rows
+            self._values = iter(())
+            if row < self._group_end:
+                self._values = self._rows_of_group()
+        value = None
+        while self.position <= row:
+            value = next(self._values)
+            self.position += 1
+        if value is None or not value.is_valid:
+            return ImageRejected(ErrorCode.EMPTY, "The table has no bytes in this row.")
+        size = value.as_buffer().size
+        if size > limits.max_bytes:
+            return _too_large(size, limits)
+        return cast("bytes", value.as_py()) or _EMPTY
+
+    def _rows_of_group(self) -> Iterator[Any]:
+        batches = self._table.iter_batches(
+            16, row_groups=[self._group], columns=["bytes"], use_threads=False
+        )
+        for batch in batches:
+            yield from batch.column(0)
+
+    def close(self) -> None:
+        self._table.close()
+        self._file.close()
+
+
+def _read_stream(
+    open_stream: Callable[[str, SourceLimits], Any],
+    container: str,
+    specs: list[_Span | ImageRejected],
+    limits: SourceLimits,
+) -> Iterator[_Result]:
+    stream = _open_streams.take(container, limits)
+    broken: ImageRejected | None = None
+    try:
+        for spec in specs:
+            if isinstance(spec, ImageRejected):
+                yield spec
+                continue
+            result: _Result | ImageRejected
+            try:
+                if stream is not None and stream.position > spec[1]:
+                    stream.close()
+                    stream = broken = None
+                if broken is not None:
+                    result = broken
+                else:
+                    if stream is None:
+                        stream = open_stream(container, limits)
+                    result = stream.read(spec, limits)
+            except storage.StorageDownError:
+                raise
+            except Exception as error:
+                # Nothing after a damage can be reached.
+                result = broken = storage.rejection(error)
+            yield result
+    finally:
+        if stream is not None and broken is None:
+            _open_streams.put_back(container, limits, stream)
+        elif stream is not None:
+            stream.close()
+
+
+_READERS: dict[str, Callable[..., Iterable[_Result | Callable[[], _Result]]]] = {
+    "file": _read_files,
+    "tar": partial(_read_members, "tar"),
+    "zip": partial(_read_members, "zip"),
+    "tar.gz": partial(_read_stream, _TarGzStream),
+    "row": partial(_read_stream, _TableStream),
+}

@@ -1,0 +1,20 @@
+"""Networks: uint8 pixels come in, scores of every class go out.
+
+`architectures` builds them, `folders` is the model on disk where training and classification meet,
+`inference` makes a function from pixels to scores of it. Keras is loaded when it is needed.
+"""
+
+from catdog.model import architectures, folders, inference
+from catdog.model.architectures import APPLICATIONS, ARCHITECTURES
+from catdog.model.folders import load
+from catdog.model.inference import Engine
+
+__all__ = [
+    "APPLICATIONS",
+    "ARCHITECTURES",
+    "Engine",
+    "architectures",
+    "folders",
+    "inference",
+    "load",
+]

@@ -1,0 +1,236 @@
+"""A model on disk: the folder where training and classification meet.
+
+    model.keras      the Keras model, float32, with its rescaling inside
+    model.xml, .bin  the same network for OpenVINO, so that workers classify without TensorFlow
+    metadata.json    labels, preprocessing, training record, the files' digests; written last
+
+Everything that decides a score is in this folder and under one fingerprint, so classification has
+no preprocessing flags. A folder whose metadata is missing, or whose files are not the ones that
+the metadata names, is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catdog import storage
+from catdog.errors import CatdogError, UserInputError
+from catdog.pixels import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT_VERSION = 1
+KERAS_FILE = "model.keras"
+OPENVINO_FILES = ("model.xml", "model.bin")
+METADATA_FILE = "metadata.json"
+RUN_SUBFOLDER = "model"  # where a training run's folder holds its model
+SHIPPED = "cats-and-dogs"  # the name of the model that comes with the package
+SHIPPED_FOLDER = Path(__file__).parents[1] / "weights" / SHIPPED
+_MAX_FILE_BYTES = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What a model folder says of itself.
+
+    Attributes:
+        labels: the classes in the order of the scores.
+        preprocessing: how bytes become the network's pixels.
+        architecture: the network's name, for people; the network itself is in `model.keras`.
+        files: SHA-256 of each file of the folder, by name.
+        training: the record of the training run: configuration, best epoch, versions.
+        format_version: of this folder's layout.
+    """
+
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    architecture: str
+    files: Mapping[str, str]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over everything that decides a score: weights, preprocessing, labels."""
+        identity = {
+            "format_version": self.format_version,
+            "labels": list(self.labels),
+            "preprocessing": self.preprocessing.to_json_dict(),
+            "files": dict(sorted(self.files.items())),
+        }
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of `metadata.json`."""
+        content = dataclasses.asdict(self) | {
+            "preprocessing": self.preprocessing.to_json_dict(),
+            "fingerprint": self.fingerprint,
+        }
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelMetadata:
+        """Read `metadata.json`.
+
+        Raises:
+            CatdogError: the text is not metadata of this version, or its fingerprint does not fit.
+        """
+        try:
+            content = json.loads(text)
+            version = content["format_version"]
+            if version != FORMAT_VERSION:
+                raise CatdogError(
+                    f"the model's format version is {version}; this catdog reads {FORMAT_VERSION}"
+                )
+            metadata = cls(
+                labels=tuple(str(label) for label in content["labels"]),
+                preprocessing=Preprocessing.from_json_dict(content["preprocessing"]),
+                architecture=str(content["architecture"]),
+                files={str(name): str(digest) for name, digest in content["files"].items()},
+                training=dict(content["training"]),
+            )
+            recorded = content["fingerprint"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CatdogError(f"{METADATA_FILE} is damaged: {error!r}") from error
+        if len(metadata.labels) < 2 or KERAS_FILE not in metadata.files:
+            raise CatdogError(f"{METADATA_FILE} is damaged: labels or files are missing")
+        if recorded != metadata.fingerprint:
+            raise CatdogError(f"{METADATA_FILE} was changed: its fingerprint does not fit")
+        return metadata
+
+
+@dataclass(frozen=True)
+class Model:
+    """A verified model folder, its files held as bytes so that it can travel to any worker.
+
+    Attributes:
+        uri: where it was read from.
+        metadata: what it says of itself.
+        files: the content of each file by name, digests checked.
+    """
+
+    uri: str
+    metadata: ModelMetadata
+    files: Mapping[str, bytes]
+
+    def keras_model(self) -> Any:
+        """The Keras model, loaded in safe mode. Import Keras through `tensorflow_runtime` first."""
+        import keras
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / KERAS_FILE
+            path.write_bytes(self.files[KERAS_FILE])
+            # Safe mode refuses Lambda layers: a stranger's model must not run code.
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def save(
+    folder_uri: str,
+    files: Mapping[str, bytes],
+    *,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    architecture: str,
+    training: Mapping[str, Any],
+) -> ModelMetadata:
+    """Write a model folder (local or S3), the metadata last: without it there is no model."""
+    metadata = ModelMetadata(
+        labels=labels,
+        preprocessing=preprocessing,
+        architecture=architecture,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        training=training,
+    )
+    for name, content in files.items():
+        storage.write_atomic(storage.join(folder_uri, name), content)
+    storage.write_atomic(storage.join(folder_uri, METADATA_FILE), metadata.to_json().encode())
+    return metadata
+
+
+def load(path_or_uri: str) -> Model:
+    """Read and verify a model folder, or the one of a training run, or the one called `SHIPPED`.
+
+    Neither Keras nor TensorFlow is imported.
+
+    Raises:
+        UserInputError: there is no model there.
+        CatdogError: the folder is half-written, damaged or was tampered with.
+    """
+    uri = storage.to_uri(str(SHIPPED_FOLDER) if path_or_uri == SHIPPED else path_or_uri)
+    if storage.exists(storage.join(uri, RUN_SUBFOLDER, METADATA_FILE)):
+        uri = storage.join(uri, RUN_SUBFOLDER)
+    metadata_uri = storage.join(uri, METADATA_FILE)
+    if not storage.exists(metadata_uri):
+        raise UserInputError(
+            f"--model {path_or_uri}: no finished model there ({METADATA_FILE} is missing)"
+        )
+    try:
+        metadata = ModelMetadata.from_json(storage.read_bytes(metadata_uri, 64 * 2**20))
+        files: dict[str, bytes] = {}
+        for name, digest in metadata.files.items():
+            if name not in (KERAS_FILE, *OPENVINO_FILES):
+                raise CatdogError(f"{METADATA_FILE} names an unknown file {name!r}")
+            content = storage.read_bytes(storage.join(uri, name), _MAX_FILE_BYTES)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise CatdogError(f"{name} is not the file that {METADATA_FILE} names")
+            files[name] = content
+    except OSError as error:
+        raise CatdogError(f"--model {path_or_uri}: {error}") from error
+    except CatdogError as error:
+        raise type(error)(f"--model {path_or_uri}: {error}") from error
+    return Model(uri=uri, metadata=metadata, files=files)
+
+
+def export(model: Any) -> dict[str, bytes]:
+    """The files of a trained `keras.Model`: as Keras saves it, and converted for OpenVINO.
+
+    Runs where the model was trained; the model's dtype policy is to be float32.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / KERAS_FILE)
+        xml, binary = (Path(folder) / name for name in OPENVINO_FILES)
+        model.export(str(xml), format="openvino", verbose=False)
+        _name_by_place(xml, binary)
+        return {
+            KERAS_FILE: _without_dates(Path(folder) / KERAS_FILE),
+            xml.name: xml.read_bytes(),
+            binary.name: binary.read_bytes(),
+        }
+
+
+def _name_by_place(xml: Path, binary: Path) -> None:
+    """Give operations names that do not count what else this process has converted."""
+    import openvino
+
+    network = openvino.Core().read_model(xml)
+    for place, operation in enumerate(network.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{place}")
+    renamed = [xml.with_name(f"renamed{each.suffix}") for each in (xml, binary)]
+    openvino.serialize(network, *renamed)  # not onto the file that it still reads
+    for new, old in zip(renamed, (xml, binary), strict=True):
+        new.replace(old)
+
+
+def _without_dates(path: Path) -> bytes:
+    """A Keras file without the time of saving: the same weights have the same fingerprint."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as dated, zipfile.ZipFile(buffer, "w") as undated:
+        for name in dated.namelist():
+            content = dated.read(name)
+            if name == "metadata.json":
+                fields = json.loads(content)
+                fields.pop("date_saved", None)
+                content = json.dumps(fields).encode()
+            undated.writestr(zipfile.ZipInfo(name), content)  # dated 1980
+    return buffer.getvalue()

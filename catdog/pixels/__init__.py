@@ -1,0 +1,40 @@
+"""Bytes to pixels: an entry's bytes come in, RGB uint8 of the network's size goes out.
+
+`images` decodes in this process; `Decoder` does it in a child process with limits, so that no
+image can do harm; `ray_stage` is the same as a Ray Data stage. Neither Ray nor TensorFlow is loaded
+here, and each name is imported when it is first used: the decoding child starts often.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from catdog.pixels.decoder import OUTCOME_SCHEMA, DecodedBatch, Decoder
+    from catdog.pixels.images import DecodeLimits, Preprocessing
+    from catdog.pixels.ray_stage import COST_COLUMNS, DecodeEntries, as_pixels
+
+__all__ = [
+    "COST_COLUMNS",
+    "OUTCOME_SCHEMA",
+    "DecodeEntries",
+    "DecodeLimits",
+    "DecodedBatch",
+    "Decoder",
+    "Preprocessing",
+    "as_pixels",
+]
+
+_HOMES = {
+    "decoder": ("OUTCOME_SCHEMA", "DecodedBatch", "Decoder"),
+    "images": ("DecodeLimits", "Preprocessing"),
+    "ray_stage": ("COST_COLUMNS", "DecodeEntries", "as_pixels"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'catdog.pixels' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"catdog.pixels.{_HOME[name]}"), name)

@@ -1,0 +1,63 @@
+"""Files, wherever they are: a URI comes in; bytes, names, sizes and atomic files go out.
+
+Local files and S3 behave alike behind this door: the same errors, the same retries, the same
+promise that a file appears whole or not at all. It is the only room that knows fsspec.
+"""
+
+from catdog.storage.files import (
+    PAGE_KEYS,
+    CredentialsError,
+    StorageDownError,
+    blamed_on,
+    delete,
+    error_code,
+    error_detail,
+    exists,
+    filesystem,
+    is_local,
+    join,
+    list_names,
+    local_path,
+    open_atomic,
+    open_input,
+    open_local,
+    pread,
+    read_bytes,
+    read_range,
+    rejection,
+    s3_pages,
+    s3_range,
+    size_of,
+    to_uri,
+    write_atomic,
+    write_new,
+)
+
+__all__ = [
+    "PAGE_KEYS",
+    "CredentialsError",
+    "StorageDownError",
+    "blamed_on",
+    "delete",
+    "error_code",
+    "error_detail",
+    "exists",
+    "filesystem",
+    "is_local",
+    "join",
+    "list_names",
+    "local_path",
+    "open_atomic",
+    "open_input",
+    "open_local",
+    "pread",
+    "read_bytes",
+    "read_range",
+    "rejection",
+    "s3_pages",
+    "s3_range",
+    "size_of",
+    "to_uri",
+    "write_atomic",
+    "write_new",
+]

@@ -1,0 +1,486 @@
+"""`catdog submit`: a command as a Ray job on a remote cluster, followed from here to its exit code.
+
+The flow: the command line has checked the command's arguments with the command's own parser, and
+that the cluster can reach what they name; `submit` sends the package as the job's working
+directory, and follows the job's log until the job ends. The job lives in the cluster: losing the
+connection, or ending this process, does not end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import tyro.conf
+
+from catdog import terminal
+from catdog.errors import CatdogError, UserInputError
+from catdog.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Ray's own name for the job server's address.
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+
+_OWN_FLAGS = {
+    "--address": True,
+    "--attach": True,
+    "--dry-run": False,
+    "--send-aws-credentials": False,
+}
+# They name files and settings of this machine, which mean nothing on the cluster.
+_AWS_OF_THIS_MACHINE = {
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+}
+_SECOND_CTRL_C_S = 5.0
+# Above it something that is not code has slipped into the package.
+_MAX_UPLOAD_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitConfig:
+    """What to run on which cluster.
+
+    Attributes:
+        command: a command and its arguments, as without `submit`.
+        address: URL of the cluster's job server, such as http://head:8265; by default
+            `RAY_API_SERVER_ADDRESS`.
+        attach: follow this job, submitted earlier, instead of submitting one.
+        dry_run: show what would be sent, and send nothing.
+        send_aws_credentials: send this machine's `AWS_*` variables to the job. Everybody who has
+            the cluster's token can read them there: prefer credentials that the cluster has itself.
+    """
+
+    command: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="VERB ...", help_behavior_hint=""),
+    ] = ()
+    address: str | None = None
+    attach: str | None = None
+    dry_run: bool = False
+    send_aws_credentials: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is sent to the cluster.
+
+    Attributes:
+        identifier: chosen here, so that a request whose answer got lost can be repeated.
+        entrypoint: the shell command that the cluster runs in the working directory.
+        metadata: what the cluster's list of jobs shows beside it.
+        environment: variables of the job's processes; values may be secrets.
+    """
+
+    identifier: str
+    entrypoint: str
+    metadata: dict[str, str]
+    environment: dict[str, str]
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flags of `submit` itself, wherever they stand, and the command with its arguments."""
+    own: list[str] = []
+    command: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag = argument.split("=", 1)[0].replace("_", "-")
+        if flag in _OWN_FLAGS:
+            own.append(argument)
+            if _OWN_FLAGS[flag] and "=" not in argument:
+                own += [value for value in [next(rest, None)] if value is not None]
+        elif not command and argument.startswith("-"):
+            own.append(argument)  # --help, or a flag that does not exist
+        else:
+            command.append(argument)
+    return own, command
+
+
+def submit(config: SubmitConfig) -> int:
+    """Submit and follow, or attach; returns the exit code of the job's own process.
+
+    Args:
+        config: as parsed by the command line, its command as well.
+
+    Raises:
+        UserInputError: no job server answers, it refuses the token, or knows no job to attach to.
+        CatdogError: contact or the cluster was lost for good, or it could not run the job.
+    """
+    if config.attach is not None:
+        if config.command or config.dry_run or config.send_aws_credentials:
+            raise UserInputError("--attach: follows a job as it is; leave out the rest")
+        address = _address(config)
+        return _follow_to_end(_connect(address), config.attach, address)
+    job = plan_job(config.command, os.environ if config.send_aws_credentials else {})
+    with tempfile.TemporaryDirectory(prefix="catdog-submit-") as folder:
+        files, size = stage(Path(folder))
+        if config.dry_run:
+            _print_dry_run(config, job, files, size)
+            return 0
+        address = _address(config)
+        client = _connect(address)
+        _say(f"sending {files} files ({size / 1000:,.0f} kB) as job {job.identifier}")
+        _send(client, job, folder)
+    as_json = "--json" in config.command
+    return _follow_to_end(client, job.identifier, address, as_json=as_json, submitted=True)
+
+
+def check_reachable(flag: str, uri: str) -> None:
+    """Refuse an argument that means something here and something else, or nothing, on the cluster.
+
+    A plain path is a file of this machine. `file:///...` says that every node of the cluster has
+    that path, as with a shared file system, and is taken at its word.
+
+    Raises:
+        UserInputError: names the flag and the value.
+    """
+    if "://" not in uri:
+        raise UserInputError(
+            f"{flag} {uri}: the cluster cannot see files of this machine; use s3://..., "
+            "or file:///... for a path that every node of the cluster has"
+        )
+    if uri.startswith("file://") and not uri.startswith("file:///"):
+        raise UserInputError(f"{flag} {uri}: write file:/// and an absolute path")
+
+
+def plan_job(command: Sequence[str], environment: Any) -> Job:
+    """The job of a checked command; takes `AWS_*` variables from `environment`."""
+    verb = command[0]
+    return Job(
+        identifier=f"catdog-{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+        # A module and not jobs/*.py: those are no part of an installed catdog.
+        entrypoint=shlex.join(["python", "-m", "catdog", *command]),
+        metadata={"catdog": __version__, "verb": verb},
+        environment={
+            name: value
+            for name, value in environment.items()
+            if name.startswith("AWS_") and name not in _AWS_OF_THIS_MACHINE
+        },
+    )
+
+
+def stage(folder: Path) -> tuple[int, int]:
+    """Copy the package, and nothing else, to `folder`; returns the number of files and bytes.
+
+    Raises:
+        CatdogError: the package is larger than code can be.
+    """
+    package = Path(__file__).parents[1]
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    shutil.copytree(package, folder / package.name, ignore=ignored)
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    if sum(sizes) > _MAX_UPLOAD_BYTES:
+        raise CatdogError(
+            f"{package} holds {sum(sizes) / 2**20:,.0f} MiB; more than code and models, and more "
+            "than a job may send"
+        )
+    return len(sizes), sum(sizes)
+
+
+def _address(config: SubmitConfig) -> str:
+    address = config.address or os.environ.get(ADDRESS_VARIABLE)
+    if not address:
+        raise UserInputError("--address: name the cluster's job server, such as http://head:8265")
+    address = address.rstrip("/")
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserInputError(
+            f"--address {address}: not the URL of a job server, such as http://head:8265"
+        )
+    return address
+
+
+def _connect(address: str) -> Any:
+    """A client whose requests end: Ray's own waits for an answer without limit."""
+    if urlsplit(address).scheme == "http" and urlsplit(address).hostname not in (
+        "localhost",
+        "127.0.0.1",
+        "::1",
+    ):
+        _say(
+            "warning: http beyond this machine shows the token to the network; forward the port, "
+            "or use https"
+        )
+    # Ray sends a token only if told so; told so without one, it refuses to start.
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or (
+        Path("~/.ray/auth_token").expanduser().exists()
+    ):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Ray lets these two win over the address that was asked for.
+    for name in (ADDRESS_VARIABLE, "RAY_ADDRESS"):
+        os.environ.pop(name, None)
+    import logging
+
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
+            arguments.setdefault("timeout", 120 if method == "PUT" else 30)
+            return super()._do_request(method, endpoint, **arguments)
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("dashboard_sdk", "modules.job.sdk", "modules.dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.{name}").setLevel(logging.ERROR)
+    try:
+        return Client(address)
+    except AuthenticationError as error:
+        raise UserInputError(
+            f"--address {address}: the cluster asks for its token and got none, or a wrong one; "
+            "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError, requests.RequestException) as error:
+        raise UserInputError(
+            f"--address {address}: no job server answers ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _send(client: Any, job: Job, folder: str) -> None:
+    """Upload and submit; again where the answer was lost, without ever starting two jobs."""
+    import requests
+
+    runtime_env: dict[str, Any] = {"working_dir": folder}
+    if job.environment:
+        runtime_env["env_vars"] = job.environment
+    for attempt in range(4):
+        if attempt:
+            time.sleep(2**attempt)
+        try:
+            client.submit_job(
+                entrypoint=job.entrypoint,
+                submission_id=job.identifier,
+                runtime_env=runtime_env,
+                metadata=dict(job.metadata),
+            )
+        except (ConnectionError, requests.RequestException) as error:
+            lost: Exception = error
+        except RuntimeError as error:
+            if attempt and "already" in str(error):
+                return  # the request before arrived, only its answer did not
+            raise CatdogError(f"the cluster does not take the job: {_first_line(error)}") from error
+        else:
+            return
+    raise CatdogError(f"the job server went away while the job was sent: {_first_line(lost)}")
+
+
+def _follow_to_end(
+    client: Any, identifier: str, address: str, *, as_json: bool = False, submitted: bool = False
+) -> int:
+    """Follow the job's log; the first Ctrl-C detaches, the second one stops the job."""
+    come_back = shlex.join(["catdog", "submit", "--attach", identifier, "--address", address])
+    output = _Output(as_json=as_json)
+    follower = _Follower(client, identifier, output.write, known=submitted)
+    try:
+        details = follower.run()
+    except KeyboardInterrupt:
+        return _detach(client, identifier, come_back)
+    finally:
+        output.close()
+    if details is None:
+        raise CatdogError(
+            f"no contact with {address} for {_Follower.PATIENCE_S / 60:.0f} minutes; the job may "
+            f"still run, come back with: {come_back}"
+        )
+    status = str(getattr(details.status, "value", details.status))
+    if status == "SUCCEEDED":
+        return 0
+    if status == "STOPPED":
+        raise CatdogError(f"the job {identifier} was stopped; {_go_on(identifier)}")
+    code = details.driver_exit_code
+    if code is not None and 0 < code < 128:
+        return int(code)  # the job has said in its log what was wrong
+    lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
+    reason = f"ended by signal {abs(code) % 128}" if code else " ".join(lines[-1:]) or status
+    raise CatdogError(f"the job {identifier} failed: {reason}; {_go_on(identifier)}")
+
+
+def _go_on(identifier: str) -> str:
+    """What to do about a job that ended too early."""
+    again = " with --resume" if identifier.startswith("catdog-train-") else ""
+    return f"submit it again{again} to go on"
+
+
+def _detach(client: Any, identifier: str, come_back: str) -> int:
+    _say(f"detached; the job goes on. Come back with: {come_back}")
+    try:
+        # Said inside the block: whoever reads it may be quicker than the next line.
+        _say(f"Ctrl-C again within {_SECOND_CTRL_C_S:.0f} seconds stops the job")
+        time.sleep(_SECOND_CTRL_C_S)
+    except KeyboardInterrupt:
+        _say(f"stopping {identifier}")
+        client.stop_job(identifier)
+        deadline = time.monotonic() + 60
+        while not client.get_job_status(identifier).is_terminal():
+            if time.monotonic() > deadline:
+                raise CatdogError(
+                    f"the job {identifier} was told to stop and has not; look with: {come_back}"
+                ) from None
+            time.sleep(0.5)
+        _say(f"stopped; {_go_on(identifier)}")
+    return 130
+
+
+class _Follower:
+    """Hands on a job's log piece by piece, each once, over as many connections as it takes."""
+
+    # Longer than a dashboard or a virtual private network takes to come back.
+    PATIENCE_S = 600.0
+    # A connection that died without a word looks like a silent job: ask again after so long.
+    SILENCE_S = 45.0
+
+    def __init__(
+        self, client: Any, identifier: str, write: Callable[[str], None], *, known: bool
+    ) -> None:
+        self._client, self._identifier, self._write = client, identifier, write
+        self._known = known  # to the cluster: it has taken the job, or told of it
+        self._seen = 0  # characters of the log handed on; the server can only tell all of it
+        self._ended = False
+        self._last_contact = time.monotonic()
+
+    def run(self) -> Any:
+        """Follow until the job has ended and its log is told; None if contact is lost.
+
+        Raises:
+            UserInputError: the cluster knows no such job, or does not take the token any more.
+            CatdogError: it knew the job and has lost it.
+        """
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        wait_s, told = 1.0, False
+        while True:
+            try:
+                self._client.get_job_info(self._identifier)
+                self._known, self._last_contact = True, time.monotonic()
+                asyncio.run(self._read())
+                details = self._client.get_job_info(self._identifier)
+            except AuthenticationError as error:
+                raise UserInputError("the cluster does not take its token any more") from error
+            except (RuntimeError, ConnectionError, OSError, requests.RequestException) as error:
+                if "status code 404" in str(error):
+                    if not self._known:
+                        raise UserInputError(
+                            f"--attach {self._identifier}: the cluster has no such job (any more)"
+                        ) from error
+                    # A new head: jobs live in the memory of the one that took them.
+                    raise CatdogError(
+                        f"the cluster was started anew and has lost the job {self._identifier}; "
+                        f"{_go_on(self._identifier)}"
+                    ) from error
+                if time.monotonic() - self._last_contact > self.PATIENCE_S:
+                    return None
+                if not told:
+                    _say(f"connection lost ({_first_line(error)}); the job goes on, reconnecting")
+                told, wait_s = True, min(wait_s * 2, 15.0)
+                time.sleep(wait_s)
+                continue
+            if told:
+                _say("connected again")
+            self._last_contact, wait_s, told = time.monotonic(), 1.0, False
+            if details.status.is_terminal() and self._ended:
+                return details
+
+    async def _read(self) -> None:
+        """One connection: until the log ends, or is silent for long enough to doubt it."""
+        self._ended = False
+        position = 0
+        pieces = self._client.tail_job_logs(self._identifier)
+        try:
+            while True:
+                piece = await asyncio.wait_for(anext(pieces), self.SILENCE_S)
+                self._last_contact = time.monotonic()  # one connection can last for hours
+                new = piece[max(0, self._seen - position) :]
+                position += len(piece)
+                if new:
+                    self._seen = position
+                    self._write(new)
+        except StopAsyncIteration:
+            self._ended = True
+        except TimeoutError:
+            pass
+        except Exception as error:
+            # The websocket's errors are aiohttp's, which Ray hands on in several shapes.
+            raise ConnectionError(_first_line(error)) from error
+        finally:
+            await pieces.aclose()
+
+
+class _Output:
+    """The job's log on this terminal, whole lines only.
+
+    With `as_json` the summary, the one line that is a JSON object, goes to standard output and
+    everything else to standard error, as with the same command on this machine.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._rest = ""
+
+    def write(self, text: str) -> None:
+        """Print the lines that `text` completes."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._line(line)
+
+    def close(self) -> None:
+        """Print what is left of a last line."""
+        if self._rest:
+            self._line(self._rest)
+        self._rest = ""
+
+    def _line(self, line: str) -> None:
+        # What a job prints must not be able to steer the terminal; Ray colours some lines.
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+        shown = terminal.safe(plain.expandtabs().rstrip("\r"))
+        stream = sys.stderr if self._as_json and not _is_json_object(shown) else sys.stdout
+        stream.write(shown + "\n")
+        stream.flush()
+
+
+def _is_json_object(line: str) -> bool:
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _print_dry_run(config: SubmitConfig, job: Job, files: int, size: int) -> None:
+    rows = [
+        ("address", config.address or os.environ.get(ADDRESS_VARIABLE) or "not named yet"),
+        ("entrypoint", job.entrypoint),
+        ("sends", f"the package catdog {__version__}: {files} files, {size / 1000:,.0f} kB"),
+        # Names only: values are secrets.
+        ("environment", ", ".join(sorted(job.environment)) or "nothing of this machine's"),
+        ("metadata", json.dumps(job.metadata)),
+    ]
+    for name, value in rows:
+        # Whole lines, however long: the entrypoint is there to be copied.
+        sys.stdout.write(f"{name:<12}{terminal.safe(value)}\n")
+
+
+def _say(text: str) -> None:
+    """A line of this process's own, on standard error, apart from the job's log."""
+    sys.stderr.write(f"catdog submit: {terminal.safe(text)}\n")
+    sys.stderr.flush()

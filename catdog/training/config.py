@@ -1,0 +1,331 @@
+"""What to train and how: the configuration, and each architecture's recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro.conf
+
+from catdog.errors import UserInputError
+from catdog.model import APPLICATIONS, ARCHITECTURES
+from catdog.pixels import Preprocessing
+from catdog.runtime import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FINE_TUNE_FACTOR = 0.1  # of the learning rate, once pretrained layers are trained as well
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How an architecture is trained: the defaults of `TrainConfig`, described there."""
+
+    epochs: int
+    batch_size: int
+    height: int
+    width: int
+    optimizer: Literal["rmsprop", "adamw", "sgd"]
+    learning_rate: float
+    schedule: Literal["constant", "cosine"]
+    warmup_epochs: int
+    weight_decay: float
+    gradient_clip: float
+    label_smoothing: float
+    augmentation: Literal["none", "standard"]
+    augmented_scale: float
+    weight_average: float
+    calibration: Literal["none", "temperature"]
+    frozen_epochs: int
+
+
+# The article's, exactly: nothing that it does not have.
+SEED = Recipe(
+    epochs=30,
+    batch_size=32,
+    height=150,
+    width=150,
+    optimizer="rmsprop",
+    learning_rate=1e-4,
+    schedule="constant",
+    warmup_epochs=0,
+    weight_decay=0.0,
+    gradient_clip=0.0,
+    label_smoothing=0.0,
+    augmentation="none",
+    augmented_scale=1.0,
+    weight_average=0.0,
+    calibration="none",
+    frozen_epochs=0,
+)
+# docs/model-card.md says what it reaches.
+COMPACT = Recipe(
+    epochs=200,
+    batch_size=128,
+    height=160,
+    width=160,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    schedule="cosine",
+    warmup_epochs=3,
+    weight_decay=0.05,
+    gradient_clip=1.0,
+    label_smoothing=0.05,
+    augmentation="standard",
+    augmented_scale=0.8,
+    weight_average=0.998,
+    calibration="temperature",
+    frozen_epochs=0,
+)
+# Transfer learning with a network of keras.applications: the new head first, then all of it.
+TRANSFER = dataclasses.replace(
+    COMPACT,
+    epochs=10,
+    batch_size=32,
+    height=224,
+    width=224,
+    learning_rate=1e-3,
+    warmup_epochs=1,
+    augmented_scale=1.0,
+    weight_average=0.0,
+    frozen_epochs=2,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What to train, on what, and how.
+
+    Attributes:
+        images: folders with one subfolder per class, archives of such folders, or tables with a
+            label column; local or S3.
+        output: folder of the run; local or S3.
+        architecture: `compact`, `seed` (the article's CNN), or the name of a network of
+            keras.applications, such as MobileNetV2.
+        weights: initial weights of a keras.applications network: `imagenet`, or a `.weights.h5` or
+            `.keras` file, local or S3; by default `none`: random.
+        workers: data-parallel workers; by default one per GPU of the cluster, else one per CPU.
+        epochs: how often to train for `steps_per_epoch` and validate; default by architecture.
+        steps_per_epoch: global batches per epoch; by default one pass over the images. The seed's
+            article says 2000.
+        validation_steps: global batches per validation; by default every validation image once. The
+            seed's article says 800.
+        batch_size: images in a global batch, over all workers; default by architecture.
+        batch_size_per_worker: images of each worker in a global batch, which then grows with the
+            workers; instead of `batch_size`. The learning rate stays what it is.
+        optimizer: default by architecture.
+        learning_rate: the highest one; default by architecture.
+        schedule: whether the learning rate stays or falls along a cosine to 0; default by
+            architecture.
+        warmup_epochs: over which the learning rate rises from 0; default by architecture.
+        weight_decay: of AdamW, decoupled and multiplied by the learning rate; default by
+            architecture.
+        gradient_clip: largest norm of the whole gradient, 0 for any; default by architecture.
+        label_smoothing: fraction of a label that is spread over all classes; default by
+            architecture.
+        augmentation: random changes to training images: flip, crop, rotation, light, colour, a
+            blanked rectangle; default by architecture.
+        augmented_scale: side of a changed image, in sides of the input. A crop shows things larger
+            than the whole image does; made smaller, it shows them in the size in which they are
+            classified, and takes less time; default by architecture.
+        weight_average: decay per step of a running average of the weights, which is what is
+            validated and kept; 0 for none; default by architecture.
+        calibration: whether the best epoch's scores are scaled by one temperature, fitted to the
+            validation images; default by architecture.
+        frozen_epochs: epochs in which the layers with initial `weights` stay as they are and only
+            the new head is trained; default by architecture, 0 with random weights.
+        class_weights: whether rare classes weigh more, as much as they are rarer.
+        patience: stop after so many epochs without a better `monitor`; by default never.
+        monitor: which metric says what the best epoch is.
+        validation: fraction of the images for validation, chosen by a fixed rule on their names.
+        test: fraction of the images that training never sees, for `evaluate`.
+        height: of the network's input, in pixels; default by architecture.
+        width: of the network's input, in pixels; default by architecture.
+        resize: how an image becomes that size.
+        seed: of the initial weights, of the order of the images and of their changes.
+        precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
+        cpus_per_worker: logical CPUs of a worker; TensorFlow gets as many threads.
+        gpus_per_worker: 0 or 1; by default 1 where the cluster has GPUs.
+        max_rejected: the run fails if a larger fraction of the images cannot be decoded.
+        max_restarts: how often the worker group is started again after a worker died.
+        resume: go on with an interrupted run in `output`.
+        address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
+    """
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    output: str
+    architecture: str = "compact"
+    weights: str | None = None
+    workers: int | None = None
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    validation_steps: int | None = None
+    batch_size: int | None = None
+    batch_size_per_worker: int | None = None
+    optimizer: Literal["rmsprop", "adamw", "sgd"] | None = None
+    learning_rate: float | None = None
+    schedule: Literal["constant", "cosine"] | None = None
+    warmup_epochs: int | None = None
+    weight_decay: float | None = None
+    gradient_clip: float | None = None
+    label_smoothing: float | None = None
+    augmentation: Literal["none", "standard"] | None = None
+    augmented_scale: float | None = None
+    weight_average: float | None = None
+    calibration: Literal["none", "temperature"] | None = None
+    frozen_epochs: int | None = None
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: int | None = None
+    monitor: Literal["val_accuracy", "val_loss"] = "val_accuracy"
+    validation: float = 0.1
+    test: float = 0.0
+    height: int | None = None
+    width: int | None = None
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    seed: int = 0
+    precision: Precision = "auto"
+    cpus_per_worker: int = 1
+    gpus_per_worker: Literal[0, 1] | None = None
+    max_rejected: float = 0.1
+    max_restarts: int = 3
+    resume: bool = False
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserInputError("IMAGES: name at least one folder, archive, list or table")
+        if self.architecture not in (*ARCHITECTURES, *APPLICATIONS):
+            raise UserInputError(
+                f"--architecture {self.architecture}: choose {', '.join(ARCHITECTURES)} or a "
+                "network of keras.applications, such as MobileNetV2 or EfficientNetB0"
+            )
+        if self.initial_weights and self.architecture in ARCHITECTURES:
+            raise UserInputError(
+                f"--weights {self.weights}: {self.architecture} starts from random weights; "
+                "initial weights are for networks of keras.applications"
+            )
+        recipe = self.hyperparameters
+        for name in ("epochs", "batch_size", "height", "width", "cpus_per_worker"):
+            if getattr(recipe, name, getattr(self, name)) < 1:
+                raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
+        for name in (
+            "workers",
+            "steps_per_epoch",
+            "validation_steps",
+            "batch_size_per_worker",
+            "patience",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.batch_size_per_worker is not None and self.batch_size is not None:
+            raise UserInputError("--batch-size and --batch-size-per-worker: give one of them")
+        shared = self.batch_size_per_worker is None
+        if shared and self.workers is not None and self.workers > recipe.batch_size:
+            raise UserInputError(
+                f"--workers {self.workers}: more than --batch-size {recipe.batch_size} images to share"
+            )
+        if recipe.learning_rate <= 0:
+            raise UserInputError("--learning-rate must be above 0")
+        for name in ("warmup_epochs", "weight_decay", "gradient_clip", "frozen_epochs"):
+            if getattr(recipe, name) < 0:
+                raise UserInputError(f"--{name.replace('_', '-')} must not be negative")
+        for name in ("label_smoothing", "weight_average"):
+            if not 0 <= getattr(recipe, name) < 1:
+                raise UserInputError(f"--{name.replace('_', '-')} must be from 0 to below 1")
+        if not 0.25 <= recipe.augmented_scale <= 1:
+            raise UserInputError("--augmented-scale must be from 0.25 to 1")
+        if recipe.augmented_scale < 1 and self.architecture == "seed":
+            raise UserInputError("--augmented-scale: seed takes images of one size only")
+        if self.augmented_scale is not None and recipe.augmentation == "none":
+            raise UserInputError(
+                f"--augmented-scale {self.augmented_scale}: no image is changed with "
+                "--augmentation none"
+            )
+        if recipe.frozen_epochs and not self.initial_weights:
+            raise UserInputError(
+                f"--frozen-epochs {recipe.frozen_epochs}: random weights must be trained; "
+                "name initial ones with --weights"
+            )
+        if (
+            not 0 < self.validation < 1
+            or not 0 <= self.test < 1
+            or self.validation + self.test >= 1
+        ):
+            raise UserInputError(
+                "--validation and --test are fractions that leave some to train on"
+            )
+        if not 0 <= self.max_rejected <= 1:
+            raise UserInputError("--max-rejected must be a fraction from 0 to 1")
+
+    @property
+    def initial_weights(self) -> str | None:
+        """What training starts from; None is random."""
+        return None if self.weights == "none" else self.weights
+
+    @property
+    def hyperparameters(self) -> Recipe:
+        """The architecture's recipe, with what was asked for instead of its defaults."""
+        recipe = {"seed": SEED, "compact": COMPACT}.get(self.architecture, TRANSFER)
+        if not self.initial_weights:
+            recipe = dataclasses.replace(recipe, frozen_epochs=0)
+        names = [field.name for field in dataclasses.fields(Recipe)]
+        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return dataclasses.replace(recipe, **asked)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How bytes become the network's pixels."""
+        recipe = self.hyperparameters
+        return Preprocessing(height=recipe.height, width=recipe.width, resize=self.resize)
+
+    def workers_of(self, room: int) -> int:
+        """How many workers there are by default in a cluster with room for so many."""
+        if self.batch_size_per_worker is None:
+            room = min(room, self.hyperparameters.batch_size)
+        return max(1, room)
+
+    def on_workers(self, workers: int) -> TrainConfig:
+        """The same with the size of the global batch, which may follow from the workers."""
+        if self.batch_size_per_worker is None:
+            return self
+        batch_size = self.batch_size_per_worker * workers
+        return dataclasses.replace(self, batch_size=batch_size, batch_size_per_worker=None)
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the result: a resumed run must have the same."""
+        neutral = {"resume", "address", "max_restarts", "output", "patience"}
+        if self.hyperparameters.schedule == "constant":
+            neutral.add("epochs")
+        content = dataclasses.asdict(self) | dataclasses.asdict(self.hyperparameters)
+        return {name: value for name, value in content.items() if name not in neutral}
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of a step, counted from 0 over all epochs.
+
+    Constant while pretrained layers are frozen; then a linear warm-up to the highest rate, and from
+    there constant or half a cosine to 0 at the last step.
+    """
+    frozen = recipe.frozen_epochs * steps_per_epoch
+    if step < frozen:
+        return recipe.learning_rate
+    highest = recipe.learning_rate * (FINE_TUNE_FACTOR if frozen else 1.0)
+    step -= frozen
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return highest * (step + 1) / warmup
+    if recipe.schedule == "constant":
+        return highest
+    falling = recipe.epochs * steps_per_epoch - frozen - warmup
+    return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, falling))))
+
+
+def best_row(history: Sequence[dict[str, float]], monitor: str) -> dict[str, float]:
+    """The best epoch by `monitor`; of equal accuracies the one with the lower loss."""
+    if monitor == "val_loss":
+        return min(history, key=lambda row: row["val_loss"])
+    return max(history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))

@@ -1,0 +1,446 @@
+"""The command line's edges: fast to start, one line for wrong input, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pty
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from catdog import __version__, terminal
+from catdog.cli import commands as cli
+from catdog.cli.commands import main
+from catdog.model import folders
+from catdog.pixels import images
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "catdog", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def said_by(call, *arguments):
+    """Exit code and standard output of a function that may exit, in this process: fast."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        try:
+            code = call(*arguments)
+        except SystemExit as error:
+            code = error.code
+    return code, output.getvalue()
+
+
+@pytest.fixture
+def eighty(monkeypatch):
+    """A narrow terminal's width."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize("module", ["catdog", "catdog.cli"])
+def test_import_is_light(module):
+    """Neither the package nor the command line imports Ray, TensorFlow, Keras or an S3 client."""
+    code = (
+        f"import {module}, sys; heavy = {{'ray', 'tensorflow', 'keras', 'openvino', 's3fs', "
+        "'aiobotocore', 'matplotlib', 'plotly'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in cli._COMMANDS)])
+def test_help_shows_an_example(verb, eighty):
+    """Every command explains itself and shows how it is called; it speaks of no Python types.
+
+    It fits 80 columns, but for an example, which is to be copied as it stands, and the usage.
+    """
+    code, text = said_by(main, [*verb, "--help"])
+    assert code == 0
+    assert "Example: catdog" in text
+    assert "None" not in text
+    assert "[STR" not in text
+    unwrapped = ("Example: ", "usage: ")
+    assert [
+        line for line in text.splitlines() if len(line) > 80 and not line.startswith(unwrapped)
+    ] == []
+
+
+def test_help_of_a_process():
+    """The same in a process of its own, which ends with 0 and says nothing else."""
+    result = run("classify", "--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "Example: catdog classify" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["train", "classify", "evaluate", "report", "submit"])
+def test_examples_in_the_help_are_commands(verb, monkeypatch):
+    """The parser takes them as they stand."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    _, text = said_by(main, [verb, "--help"])
+    (example,) = re.findall(r"^Example: catdog (.+)$", text, re.MULTILINE)
+    assert type(cli._parse(example.split())) is cli._COMMANDS[verb][0]
+
+
+def test_version():
+    """`--version` says the package's."""
+    assert run("--version").stdout == f"catdog {__version__}\n"
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder to work in: pictures in one class and in none, other files, something like a model.
+
+    The model's files are not a network; that is found out by whoever runs it.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    for name in ("empty", "flat", "one/cat", "two/cat", "two/dog", "used", "no-model"):
+        Path(name).mkdir(parents=True)
+    pictures = [f"two/{label}/{number}.jpg" for label in ("cat", "dog") for number in range(12)]
+    for name in ("flat/1.jpg", "one/cat/1.jpg", "used/notes.txt", *pictures):
+        Path(name).write_bytes(b"not read here")
+    Path("table.csv").write_text("uri,colour\nlone.jpg,red\n")
+    Path("file").write_text("in the way")
+    folders.save(
+        Path("model").absolute().as_uri(),
+        {folders.KERAS_FILE: b"no network"},
+        labels=("cat", "dog"),
+        preprocessing=images.Preprocessing(height=8, width=8, resize="stretch"),
+        architecture="seed",
+        training={"recipe": {"validation": 0.1, "test": 0.0}},
+    )
+    return tmp_path
+
+
+JOB = "classify flat --output o --model model"
+WRONG = [
+    # What is typed, and what the line must say.
+    ("fly", "fly: no such command", "classify"),
+    ("clasify x --output o", "did you mean classify?"),
+    ("--json classify flat", "--json: name a command first"),
+    ("classify", "IMAGES and --output", "for example: catdog classify"),
+    ("classify flat", "--output", "missing"),
+    ("classify flat --output", "--output: its value is missing"),
+    (f"{JOB} --ouptut o", "--ouptut", "did you mean --output?", "catdog classify --help"),
+    (f"{JOB} --bogus", "--bogus: no such flag", "catdog classify --help"),
+    ("classify flat -output o", "-output: no such flag; did you mean --output?"),
+    ("classify flat --output=", "--output: its value is empty"),
+    (f"{JOB} more", "more: not expected here", "before the flags"),
+    (f"{JOB} --batch-size many", "--batch-size many: is no whole number"),
+    (f"{JOB} --batch-size 0", "--batch-size must be at least 1"),
+    (f"{JOB} --min-probability high", "--min-probability high: is no number"),
+    (f"{JOB} --max-rejected 2", "--max-rejected must be a fraction"),
+    (f"{JOB} --precision float64", "--precision float64: choose one of auto, float32"),
+    (f"{JOB} --timeout-s 0", "--timeout-s 0.0: must be more than 0"),
+    ("classify no-such --output o --model model", "no-such: there is no such file"),
+    ("classify empty --output o --model model", "empty: no images in it"),
+    ("classify ftp://x/y --output o --model model", "IMAGES ftp://x/y", "s3:// are"),
+    ("classify s3:// --output o --model model", "IMAGES s3://", "names a bucket"),
+    ("classify flat --output used --model model", "--output used", "name another one"),
+    ("classify flat --output file --model model", "--output file: is a file; name a folder"),
+    ("classify flat --output file/o --model model", "--output file/o", "name another place"),
+    ("classify flat --output o --model no-such", "--model no-such: no finished model there"),
+    ("classify flat --output o --model no-model", "--model no-model: no finished model there"),
+    ("classify two --output o --model model --part test", "no images found in the test part"),
+    ("train two", "--output: missing", "for example: catdog train"),
+    ("train --output o", "IMAGES"),
+    ("train no-such --output o", "no-such: there is no such file"),
+    ("train empty --output o", "empty: no images in it"),
+    ("train flat --output o", "flat: no labels", "one folder per class"),
+    ("train one --output o", "one: 1 class found", "two or more"),
+    ("train table.csv --output o", "table.csv: no labels", "label column"),
+    ("train two --output used", "--output used", "name another one"),
+    ("train two --output o --epochs 0", "--epochs must be at least 1"),
+    ("train two --output o --epochs many", "--epochs many: is no whole number"),
+    ("train two --output o --validation 1.5", "--validation"),
+    ("train two --output o --resize squash", "--resize squash: choose one of stretch"),
+    ("evaluate flat --output o --model model", "flat/1.jpg has no label", "one folder for each"),
+    ("evaluate two --output o --precision-wanted 99", "--precision-wanted must be a fraction"),
+    ("evaluate two --output o --mistakes -1", "--mistakes must not be negative"),
+    ("evaluate two --output o --min-probability 0.9", "--min-probability: no such flag"),
+    ("evaluate two --output file --model model", "--output file: is a file; name a folder"),
+    ("report", "RESULTS: missing", "for example: catdog report"),
+    ("report no-such", "RESULTS no-such: no results there", "catdog classify"),
+    ("report used", "RESULTS used: no results there"),
+    ("report used --output empty", "--output empty: is a folder; name a file"),
+    ("demo --output used", "--output used: the folder is not empty"),
+    ("demo more", "more: not expected here"),
+    ("demo --drawings 1", "--drawings must be at least"),
+    ("submit", "name the command to run"),
+    ("submit fly", "name the command to run"),
+    ("submit classify flat --output s3://bkt/o --model s3://bkt/m", "IMAGES flat", "s3://..."),
+    ("submit classify s3://bkt/x --output s3://bkt/o --model s3://bkt/m", "--address"),
+    ("completion tcsh", "tcsh: choose one of bash, zsh, fish"),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong[0])
+def test_wrong_input_is_one_line_and_exit_2(wrong, desk, capfd):
+    """Nothing starts, nothing is left, and one line names the flag or the file and what to do."""
+    before = {path: path.read_bytes() for path in desk.rglob("*") if path.is_file()}
+    arguments, *said = wrong
+    assert main(arguments.split()) == 2
+    out, err = capfd.readouterr()
+    *progress, line = err.splitlines()
+    assert out == ""
+    assert line.startswith("catdog")
+    assert all(each in line for each in said), line
+    assert all(re.fullmatch(r" +[\d.]+s  [a-z].*", each) for each in progress)
+    assert {path: path.read_bytes() for path in desk.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers (Connection refused)"),
+        ("http://127.0.0.1:8265", "catdog submit"),
+    ],
+)
+def test_wrong_address_is_found_at_once(address, said, desk, capfd):
+    """Ray itself would try for a quarter of an hour. What was planned serves the next try."""
+    assert main([*JOB.split(), "--address", address]) == 2
+    assert f"--address {address}" in (line := capfd.readouterr().err.splitlines()[-1])
+    assert said in line
+    assert main([*JOB.split(), "--address", address]) == 2
+
+
+def test_a_mended_command_is_taken(desk, capfd):
+    """A mistake leaves nothing in the output that would refuse the same command without it."""
+    assert main(["classify", "no-such", "--output", "o", "--model", "model"]) == 2
+    assert main(["train", "no-such", "--output", "o"]) == 2
+    capfd.readouterr()
+    assert main(["train", "one", "--output", "o"]) == 2
+    assert "1 class found" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_output_that_may_not_be_written(desk, capfd):
+    """Said before anything is read."""
+    (desk / "empty").chmod(0o500)
+    assert main(["classify", "flat", "--output", "empty/o", "--model", "model"]) == 2
+    assert "--output empty/o" in capfd.readouterr().err
+
+
+def test_errors_of_the_system_are_one_line(desk, capfd):
+    """What the operating system refuses is no traceback, and the line names the place."""
+    assert main(["classify", "flat", "--output", "/proc/o", "--model", "model"]) in (1, 2)
+    err = capfd.readouterr().err
+    assert "/proc/o: No such file or directory" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+COMPLETED = [
+    ("cl", "classify"),
+    ("classify photos/ --ou", "--output"),
+    ("classify photos/ --output results --precision bf", "bfloat16"),
+    ("classify --retry", "--retry-rejected"),
+    ("train --resi", "--resize"),
+    ("report --thumb", "--thumbnails"),
+]
+A_FILE = ("classify more/ phot", "photos.zip")
+
+
+def complete(words, folder):
+    """What bash offers for the last word."""
+    script = """
+        source <(cat completion)
+        COMP_WORDS=(catdog "$@"); COMP_CWORD=$#
+        _catdog_or_files catdog "${@: -1}" ""
+        printf '%s\\n' "${COMPREPLY[@]}"
+        complete -p catdog
+    """
+    command = ["bash", "--norc", "-c", script, "bash", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    *offered, registered = done.stdout.splitlines()
+    # Where the function offers nothing, bash's own completion of file names takes its place.
+    assert "-o default" in registered
+    return [each for each in offered if each]
+
+
+def test_completion_in_bash(tmp_path):
+    """Commands, flags and values are completed, and file names where any may stand."""
+    (tmp_path / "completion").write_text(said_by(main, ["completion", "bash"])[1])
+    for typed, expected in COMPLETED:
+        assert complete(typed.split(), tmp_path) == [expected], typed
+    assert set(complete([""], tmp_path)) >= set(cli._COMMANDS)
+    assert complete(["classify", "comple"], tmp_path) in ([], ["completion"])
+    assert complete(["evaluate", "--min-prob"], tmp_path) == []  # which it refuses
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="no fish on this machine")
+def test_completion_in_fish(tmp_path):
+    """What fish itself would offer, for the same as in bash."""
+    (tmp_path / "catdog.fish").write_text(said_by(main, ["completion", "fish"])[1])
+    (tmp_path / "photos.zip").touch()
+    for typed, expected in (*COMPLETED, A_FILE):
+        script = f"source catdog.fish; complete --do-complete 'catdog {typed}'"
+        command = ["fish", "--no-config", "-c", script]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        offered = [line.split("\t")[0] for line in done.stdout.splitlines()]
+        assert expected in offered, typed
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh on this machine")
+@pytest.mark.parametrize(("typed", "expected"), [*COMPLETED, A_FILE])
+def test_completion_in_zsh(typed, expected, tmp_path):
+    """Typed at a terminal and completed by Tab, it is the whole word."""
+    (tmp_path / "photos.zip").touch()
+    (tmp_path / "_catdog").write_text(said_by(main, ["completion", "zsh"])[1])
+    setup = "PS1='> '; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D"
+    setup += "; catdog() { print -r -- RAN $* }; print READY\n"
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "dumb", "ZDOTDIR": str(tmp_path), "HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    os.close(follower)
+
+    def answer(keys, wanted):
+        os.write(leader, keys.encode())
+        shown, deadline = "", time.monotonic() + 20
+        while not re.search(wanted, shown) and time.monotonic() < deadline:
+            shown += os.read(leader, 65536).decode(errors="replace")
+        return shown
+
+    try:
+        answer(setup, r"[^ ]READY")
+        before = typed.rpartition(" ")[0]
+        ran = " ".join(["RAN", *before.split(), expected])
+        assert ran in answer(f"catdog {typed}\t\n", r"RAN .*\n")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_scripts(shell):
+    """Each shell that is there can read its own."""
+    code, script = said_by(main, ["completion", shell])
+    assert code == 0
+    assert "catdog" in script
+    (offered,) = re.findall("^COMPLETION_SPEC = (.*)$", script, re.MULTILINE)
+    assert "\\n" not in offered  # or a description's second line is a word to complete
+    if shutil.which(shell):
+        check = [shell, "--no-execute" if shell == "fish" else "-n"]
+        subprocess.run(check, input=script, text=True, check=True)
+
+
+SHOW = """
+from catdog import terminal
+with terminal.Progress("catdog-test") as progress:
+    progress.phase("listing images")
+    progress.progress(30, 120, 2, 15.0)
+    print("a library's chatter", file=__import__("sys").stderr)
+    progress.phase("reading \\x1b[31mred.jpg")
+terminal.table("done", [("results", "file:///" + "a" * 200)])
+"""
+
+
+def test_piped_output_is_plain():
+    """No control characters, no chatter, and a path on one line however long it is."""
+    done = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stderr + done.stdout
+    lines = [line.split(maxsplit=1)[1] for line in done.stderr.splitlines()]
+    assert lines[0] == "listing images"
+    assert lines[-1] == "reading \N{REPLACEMENT CHARACTER}[31mred.jpg"
+    assert "chatter" not in done.stderr
+    assert f"file:///{'a' * 200}" in done.stdout
+
+
+def test_terminal_shows_the_time_left():
+    """At a terminal one line lives: how much is done, and for how long it will go on."""
+    shown = at_a_terminal(SHOW.replace("print(", "__import__('time').sleep(0.5); print("))
+    assert "30 of 120 images (25%), 2 rejected, 15 images/s, 6.0s left" in shown
+    assert "\x1b[31mred" not in shown
+
+
+EPOCHS = """
+import time
+from catdog import terminal
+with terminal.Progress("catdog-test") as progress:
+    row = {"loss": 0.6931, "val_loss": 10.5, "accuracy": 0.5, "val_accuracy": 1.0}
+    progress.steps(1, 30, 10, 100, 250.0, 2)
+    time.sleep(1)
+    progress.steps(1, 30, 20, 100, 250.0, 2)
+    time.sleep(0.5)
+    for epoch in (1, 12):
+        progress.epoch(row | {"epoch": epoch, "images_per_s": 1234.5, "seconds": 200}, best=True)
+"""
+
+
+def test_training_shows_a_table_and_the_time_left():
+    """Images/s of all and of each worker, the time to the last epoch's end; a row an epoch."""
+    shown = at_a_terminal(EPOCHS)
+    step = r"epoch 1 of 30: step 20 of 100, (\dm \d\ds) left, 250 images/s \(125 a worker\)"
+    # 2,980 steps are left, and ten of them took a second.
+    assert re.search(step, shown)[1] in ("4m 58s", "4m 59s", "5m 00s", "5m 01s")
+    lines = [line[9:] for line in re.split(r"[\r\n]+", plain(shown)) if "s  " in line[:9]]
+    head, *rows = [line for line in lines if "epoch  " in line or line.endswith("best")]
+    assert [row.split()[0] for row in rows] == ["1", "12"]
+    assert max(len(row) for row in rows) <= 80 - 9
+    for name, value in (("loss", "0.6931"), ("val_loss", "10.5000"), ("time", "3m 20s")):
+        assert rows[0].index(value) + len(value) == head.index(name) + len(name)
+
+
+def plain(shown):
+    """What was shown at a terminal without the control sequences."""
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
+
+
+def at_a_terminal(script):
+    """What a script shows at a terminal of 100 columns."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=follower, stderr=follower, env=environment
+    )
+    os.close(follower)
+    shown = b""
+    try:
+        while piece := os.read(leader, 65536):
+            shown += piece
+    except OSError:
+        pass  # Linux's way of saying that the other end is closed
+    os.close(leader)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_durations_are_read_at_a_glance():
+    """Two units at the most."""
+    assert [terminal.duration(s) for s in (0.04, 9.44, 42, 200, 7500)] == [
+        "0.0s",
+        "9.4s",
+        "42s",
+        "3m 20s",
+        "2h 05m",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["train", "classify", "evaluate"])
+def test_jobs_are_the_same_commands(verb, monkeypatch):
+    """`python jobs/VERB.py` has the flags of `catdog VERB`."""
+    job = Path(__file__).parents[2] / "jobs" / f"{verb}.py"
+    monkeypatch.setattr(sys, "argv", [str(job), "--help"])
+    result = said_by(runpy.run_path, str(job), None, "__main__")
+    assert result == said_by(main, [verb, "--help"])
+    assert len(job.read_text().splitlines()) < 40

@@ -1,0 +1,245 @@
+"""Evaluation measures what classification does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from sklearn import metrics
+
+from catdog import storage
+from catdog.cli import commands as cli
+from catdog.errors import UserInputError
+from catdog.evaluation import job as evaluation
+from catdog.evaluation.job import (
+    EvaluateConfig,
+    calibration_error,
+    evaluate,
+    lowest_threshold,
+    wilson_interval,
+)
+from catdog.inputs import listing as sources
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_run, drawings, tmp_path_factory):
+    config = EvaluateConfig(
+        images=(str(drawings),),
+        model=tiny_run.output,
+        output=str(tmp_path_factory.mktemp("evaluated") / "validation"),
+        part="validation",
+        workers=2,
+        precision="float32",
+    )
+    return config, evaluate(config)
+
+
+@pytest.mark.slow
+def test_validation_part_gives_the_training_runs_accuracy(evaluated, tiny_run):
+    """The images that chose the best epoch, classified in bulk, give that epoch's accuracy.
+
+    It holds only if split, pixels, labels and weights are the same in both jobs.
+    """
+    _, result = evaluated
+    assert result.images == tiny_run.images["validation"]
+    assert result.accuracy == pytest.approx(tiny_run.best["val_accuracy"], abs=1.01 / result.images)
+
+
+@pytest.mark.slow
+def test_numbers_fit_together(evaluated):
+    """Matrix, accuracy, mistakes and files tell the same story."""
+    config, result = evaluated
+    matrix = np.array(result.confusion)
+    assert matrix.sum() == result.images
+    assert matrix.trace() / result.images == pytest.approx(result.accuracy)
+    assert len(result.mistakes) == result.images - matrix.trace()
+    assert [m["probability"] for m in result.mistakes] == sorted(
+        (m["probability"] for m in result.mistakes), reverse=True
+    )
+    folder = storage.to_uri(config.output)
+    stored = json.loads(storage.read_bytes(storage.join(folder, "metrics.json"), 10**7))
+    assert stored["accuracy"] == result.accuracy
+    with Image.open(storage.local_path(storage.join(folder, "plots.png"))) as plots:
+        assert plots.size > (800, 600)
+
+
+@pytest.mark.slow
+def test_unknown_label_is_named(tiny_run, drawings, tmp_path):
+    """An image of a class that the model does not know is found before any is classified."""
+    (tmp_path / "in" / "horse").mkdir(parents=True)
+    picture = next((drawings / "cat").iterdir())
+    (tmp_path / "in" / "horse" / "1.jpg").write_bytes(picture.read_bytes())
+    config = EvaluateConfig(
+        images=(str(drawings), str(tmp_path / "in")),
+        model=tiny_run.output,
+        output=str(tmp_path / "evaluated"),
+    )
+    with pytest.raises(UserInputError, match=r"horse/1.jpg is labelled 'horse'; .*cat, dog"):
+        evaluate(config)
+    assert not list(tmp_path.glob("evaluated/**/*.parquet"))
+
+
+@pytest.mark.slow
+def test_command_writes_json_plots_and_a_page(tiny_run, drawings, tmp_path, capfd):
+    """One rejected file is counted, the page is there, and `--max-rejected` is kept to."""
+    shutil.copytree(drawings, tmp_path / "in")
+    (tmp_path / "in" / "cat" / "empty.jpg").touch()
+    out = tmp_path / "out"
+    command = ["evaluate", str(tmp_path / "in"), "--model", tiny_run.output, "--output", str(out)]
+    assert cli.main([*command, "--no-report", "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert said == json.loads((out / "metrics.json").read_text())
+    assert (said["images"], said["rejected"]) == (160, 1)
+    assert not (out / "report.html").exists()
+    assert cli.main([*command, "--max-rejected", "0"]) == 1
+    printed = capfd.readouterr()
+    assert "1 of 161 images were rejected (1%), more than --max-rejected 0%" in printed.err
+    assert "95% interval" in printed.out
+    assert (out / "report.html").as_uri() in printed.out
+    assert (out / "plots.png").stat().st_size > 10_000
+
+
+def entries(labels, errors):
+    """Plan entries of images with these labels and errors found while planning."""
+    rows = [
+        {
+            "uri": f"file:///{n}.jpg",
+            "name": f"{n}.jpg",
+            "codec": "file",
+            "label": label,
+            "error": error,
+        }
+        for n, (label, error) in enumerate(zip(labels, errors, strict=True))
+    ]
+    return pa.RecordBatch.from_pylist(rows, sources.PLAN_SCHEMA)
+
+
+def test_every_image_needs_a_label_of_the_model():
+    """The first one without is named; what cannot be read anyway, such as an archive, needs none."""
+    good = entries(["cat", "dog", None], [None, None, "unreadable"])
+    assert evaluation._check_labelled(good, ("cat", "dog")) is good
+    for label, said in ((None, "1.jpg has no label"), ("horse", "1.jpg is labelled 'horse'")):
+        with pytest.raises(UserInputError, match=said):
+            evaluation._check_labelled(entries(["dog", label], [None, None]), ("cat", "dog"))
+
+
+def test_metrics_are_read_as_they_were_written(tmp_path):
+    """Lists of numbers are one line each in the file, and strings stay what they are."""
+    result = evaluation.Evaluation(
+        output="file:///x",
+        model="f",
+        part=None,
+        images=3,
+        rejected=0,
+        accuracy=2 / 3,
+        accuracy_low=0.2,
+        accuracy_high=0.9,
+        labels=("[\n1,\n2\n]", "b"),
+        confusion=[[1, 0], [1, 1]],
+        classes={"b": {"precision": 1.0, "threshold": None}},
+        ece=1e-9,
+        log_loss=0.5,
+        reliability=[{"low": 0.0, "high": 1.0, "images": 3, "probability": 0.7, "right": 0.6}],
+        precision_wanted=0.99,
+        threshold=None,
+        kept=None,
+        mistakes=[{"uri": "x", "true": "b", "label": "a", "probability": 0.6}],
+        curves={"b": {"recall": [0.0, 0.5, 1e-05]}},
+    )
+    (tmp_path / "metrics.json").write_bytes(evaluation._json(result))
+    assert evaluation.read(tmp_path.as_uri()) == result
+    assert '"recall": [0.0, 0.5, 1e-05]' in (tmp_path / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept", "said"),
+    [
+        (0.9133, 0.835, "--min-probability 0.9133 keeps 83.5% of the labels"),
+        (0.0, 1.0, "no threshold is needed"),
+        (None, None, "no threshold is high enough"),
+    ],
+)
+def test_table_says_what_to_do_and_stays_short(threshold, kept, said, capsys):
+    """The advice for the wanted precision; of many classes the first, and their worst confusions."""
+    labels = tuple(f"class {number}" for number in range(100))
+    confusion = np.eye(100, dtype=int) * 7
+    confusion[3, 5:12] = range(1, 8)
+    numbers = {"precision": 0.5, "recall": 0.25}
+    cli.print_evaluated(
+        evaluation.Evaluation(
+            output="file:///x",
+            model="f",
+            part=None,
+            images=700,
+            rejected=0,
+            accuracy=0.9,
+            accuracy_low=0.8,
+            accuracy_high=0.95,
+            labels=labels,
+            confusion=confusion.tolist(),
+            classes=dict.fromkeys(labels, numbers),
+            ece=0.1,
+            log_loss=0.5,
+            reliability=[],
+            precision_wanted=0.995,
+            threshold=threshold,
+            kept=kept,
+            mistakes=[],
+            curves={},
+        )
+    )
+    text = capsys.readouterr().out
+    assert re.search(rf"for 99.5% right +{said}", text)
+    assert "recall 0.250; 7 taken for class 11, 6 for class 10, 5 for class 9\n" in (
+        re.sub(" +\n", "\n", text)
+    )
+    assert "80 more classes" in text
+    assert len(text.splitlines()) < 35
+
+
+def test_lowest_threshold_reaches_what_is_wanted():
+    """At it, and at no lower one, the wanted share of what it keeps is right; ties stay together."""
+    scores = np.array([0.95, 0.9, 0.8, 0.8, 0.7, 0.6], np.float32)
+    right = np.array([True, True, True, False, True, False])
+    assert lowest_threshold(scores, right, 1.0) == 0.8001
+    assert lowest_threshold(scores, right, 0.8) == 0.6001
+    assert lowest_threshold(scores, right, 0.6) == 0.0
+    assert lowest_threshold(scores, ~right, 0.9) is None
+    rng = np.random.default_rng(0)
+    scores = rng.random(5000).astype(np.float32)
+    right = rng.random(5000) < scores
+    found = lowest_threshold(scores, right, 0.9)
+    assert right[scores >= np.float32(found)].mean() >= 0.9
+    assert not any(
+        right[scores >= np.float32(lower)].mean() >= 0.9
+        for lower in np.arange(0, found - 5e-5, 1e-4)
+    )
+
+
+def test_curves_keep_their_ends_and_their_area():
+    """A hundred points of many are the same curve to the eye."""
+    rng = np.random.default_rng(1)
+    one = rng.random(4000) < 0.4
+    scores = (one + rng.normal(0, 0.8, 4000)).astype(np.float32)
+    curves = evaluation._curves(one, scores)
+    x, y = curves["false_positive_rate"], curves["true_positive_rate"]
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert len(x) <= 100
+    assert metrics.auc(x, y) == pytest.approx(metrics.roc_auc_score(one, scores), abs=2e-3)
+
+
+def test_calibration_error_of_known_tables():
+    """Nine of ten right at 0.9 is perfectly calibrated; all right at 0.5 is off by one half."""
+    right = np.array([True] * 9 + [False])
+    assert calibration_error(np.full(10, 0.9), right) == pytest.approx(0.0)
+    assert calibration_error(np.full(4, 0.5), np.full(4, True)) == pytest.approx(0.5)
+
+
+def test_wilson_interval_of_a_known_case():
+    """81 of 263 (Newcombe 1998, table I): 0.2553 to 0.3662."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)

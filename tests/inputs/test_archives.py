@@ -1,0 +1,453 @@
+"""Archives, kind and hostile, against Python's own tarfile and zipfile."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import struct
+import tarfile
+import warnings
+import zipfile
+import zlib
+from typing import TYPE_CHECKING
+
+import fsspec
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs import archives
+from catdog.inputs.listing import PLAN_SCHEMA, SourceLimits, list_images, read_images
+from catdog.training.data import list_labelled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMITS = SourceLimits()
+
+
+def planned(*inputs: object, limits: SourceLimits = LIMITS) -> pa.Table:
+    return pa.Table.from_batches(list_images([str(i) for i in inputs], limits), PLAN_SCHEMA)
+
+
+def contents(table: pa.Table, limits: SourceLimits = LIMITS) -> dict[str, bytes | str]:
+    """What each URI gives: its bytes, or the reason code."""
+    results = read_images(table, limits, threads=4)
+    return {
+        uri: result if isinstance(result, bytes) else result.code.value
+        for uri, result in zip(table["uri"].to_pylist(), results, strict=True)
+    }
+
+
+def write_archive(path: Path, files: list[tuple[str, bytes]], tar_format: int = 1) -> None:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as z, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # duplicate names
+            for at, (name, data) in enumerate(files):
+                z.writestr(name, data, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[at % 2])
+    else:
+        mode = "w" if path.suffix == ".tar" else "w:gz"
+        with tarfile.open(path, mode, format=tar_format) as t:
+            for name, data in files:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                t.addfile(info, io.BytesIO(data))
+
+
+KINDS = ["a.tar", "a.tar.gz", "a.tgz", "a.zip"]
+
+part = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/\\:"), min_size=1
+).filter(lambda p: not p.startswith(".") and p != "__MACOSX")
+names = st.lists(part, min_size=1, max_size=4).map(lambda parts: "/".join(parts) + ".jpg")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    files=st.lists(st.tuples(names, st.binary(min_size=1, max_size=3000)), min_size=1, max_size=12),
+    kind=st.sampled_from(KINDS),
+    tar_format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+def test_what_goes_in_comes_out(tmp_path_factory, files, kind, tar_format):
+    """Every member of any archive is planned once under its true name, and read back exactly.
+
+    Of members with one name the last counts, as when unpacking.
+    """
+    path = tmp_path_factory.mktemp("archive") / kind
+    write_archive(path, files, tar_format)
+    table = planned(path)
+    scheme = "zip" if kind.endswith("zip") else "tar"
+    assert contents(table) == {f"{scheme}://{n}::file://{path}": d for n, d in files}
+    assert table.num_rows == len({n for n, _ in files})
+    assert table["size"].to_pylist() == [
+        len(dict(files)[uri.split("://", 1)[1].rsplit("::", 1)[0]])
+        for uri in table["uri"].to_pylist()
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fsspec_opens_every_chained_uri(tmp_path, kind):
+    """`fsspec.open` of a member's URI gives the bytes that were read."""
+    names = ["a/1.jpg", "./b/2.jpg", "sp ace/ü #?%20+.jpg", "../up.jpg", "日本.jpg", "n" * 200]
+    path = tmp_path / kind
+    write_archive(path, [(name, name.encode()) for name in names])
+    read = contents(planned(path))
+    assert sorted(read.values()) == sorted(name.encode() for name in names)
+    for uri, data in read.items():
+        # Of compressed tars, fsspec knows the names .tar.gz, but not .tgz.
+        options = {"tar": {"compression": "gzip"}} if kind == "a.tgz" else {}
+        with fsspec.open(uri, **options) as file:
+            assert file.read() == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_labels(tmp_path, kind):
+    """The label is the first folder; hidden members, folders and other files are no images."""
+    files = ["./cat/1.jpg", "dog/deep/2.jpg", "3.jpg", "__MACOSX/cat/1.jpg", "cat/.x.jpg"]
+    files += ["cat/notes.txt", ".git/x.jpg", "cat/mystery", "../out/4.jpg", "/root/5.jpg"]
+    path = tmp_path / kind
+    write_archive(path, [(name, b"x") for name in files])
+    if kind == "a.zip":
+        with zipfile.ZipFile(path, "a") as z:
+            z.writestr("dog/", b"")
+    rows = planned(path).select(["name", "label"]).to_pylist()
+    assert [(row["name"], row["label"]) for row in rows] == [
+        ("cat/1.jpg", "cat"),
+        ("dog/deep/2.jpg", "dog"),
+        ("3.jpg", None),
+        ("cat/mystery", "cat"),
+        ("../out/4.jpg", None),
+        ("root/5.jpg", "root"),
+    ]
+
+
+def names_and_labels(*inputs: object) -> list[tuple[str, str | None]]:
+    table = planned(*inputs)
+    return list(zip(table["name"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrapper", ["photos/", "./deep/in side/"])
+def test_a_folder_around_everything_is_no_class(tmp_path, kind, wrapper):
+    """A zipped data set has the names, labels and so the parts of the folder that was zipped."""
+    files = ["cat/1.jpg", "cat/nested/2.jpg", "dog/3.jpg"]
+    other = [wrapper + "README.md", wrapper + ".DS_Store", "__MACOSX/x.jpg", "LICENSE.txt"]
+    path = tmp_path / kind
+    write_archive(path, [(name, b"x") for name in [*other, *(wrapper + name for name in files)]])
+    expected = [("cat/1.jpg", "cat"), ("cat/nested/2.jpg", "cat"), ("dog/3.jpg", "dog")]
+    assert names_and_labels(path) == expected
+    assert list_labelled([str(path)], LIMITS, validation=0.9, test=0.0).labels == ("cat", "dog")
+    # By the chained form, too, and as part of a folder.
+    (tmp_path / "list.txt").write_text("\n".join(planned(path)["uri"].to_pylist()))
+    assert names_and_labels(tmp_path / "list.txt") == expected
+    assert planned(tmp_path / "list.txt")["uri"].equals(planned(path)["uri"])
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    path.rename(tmp_path / "data" / "sub" / kind)
+    below = [(f"sub/{name}", "sub") for name in files]
+    assert names_and_labels(tmp_path / "data") == below
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        (["cat/1.jpg", "cat/2.jpg"], ["cat", "cat"]),
+        (["cat/1.jpg", "cat/more/2.jpg", "cat/less/3.jpg"], ["cat"] * 3),
+        (["a/cat/1.jpg", "a/dog/2.jpg", "b/cat/3.jpg"], ["a", "a", "b"]),
+        (["a/cat/1.jpg", "a/dog/2.jpg", "3.jpg"], ["a", "a", None]),
+        (["../x/cat/1.jpg", "../x/dog/2.jpg"], [None, None]),
+    ],
+)
+def test_a_class_is_no_wrapper(tmp_path, kind, files, labels):
+    """What holds images itself, or is one of several, keeps its name; `cat.zip` is all cats."""
+    path = tmp_path / kind
+    write_archive(path, [(name, b"x") for name in files])
+    assert planned(path)["label"].to_pylist() == labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_archives_in_archives_are_one_row(tmp_path, kind):
+    """A nested archive costs one row, and its neighbours nothing."""
+    path = tmp_path / kind
+    write_archive(path, [("1.jpg", b"x"), ("in.zip", b"PK"), ("in.tar.xz", b"y"), ("2.jpg", b"z")])
+    assert sorted(contents(planned(path)).values(), key=str) == [b"x", b"z", *["unsupported"] * 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cut_archives_give_what_is_whole(tmp_path, kind):
+    """Cut anywhere, an archive gives whole members only, and says that it is cut."""
+    files = [(f"cat/{i}.jpg", bytes([i]) * 700 * i) for i in range(1, 9)]
+    whole = tmp_path / ("whole-" + kind)
+    write_archive(whole, files)
+    data = whole.read_bytes()
+    end = len(data.rstrip(b"\0")) if kind == "a.tar" else len(data) - 1  # before its end mark
+    for cut in range(1, end, len(data) // 23):
+        path = tmp_path / kind
+        path.write_bytes(data[:cut])
+        read = contents(planned(path))
+        reason = read.pop(f"file://{path}")
+        assert reason in {"truncated", "unreadable", "empty"}, cut
+        if cut > 1000:
+            assert reason == "truncated"
+        for uri, content in read.items():
+            assert content == dict(files)[uri.split("://", 1)[1].split("::")[0]], (cut, uri)
+    assert len(read) >= 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff not an archive" * 100, b"\0" * 5])
+def test_no_archive_at_all_is_one_row(tmp_path, kind, content):
+    """A file that only has an archive's name costs one row."""
+    (tmp_path / kind).write_bytes(content)
+    (tmp_path / "z.jpg").write_bytes(b"z")
+    table = planned(tmp_path)
+    reasons = {"empty"} if not content else {"unreadable"}
+    assert set(table["error"].to_pylist()) == {None, *reasons}
+    assert table.num_rows == 2
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+@settings(max_examples=150, deadline=None)
+@given(damage=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=8))))
+def test_damage_never_raises(tmp_path_factory, kind, damage):
+    """Whatever bytes are overwritten, listing and reading end well, one result a row."""
+    path = tmp_path_factory.mktemp("damaged") / kind
+    write_archive(path, [(f"c/{i}.jpg", b"0123456789" * 40 * i) for i in range(1, 6)], 2)
+    data = bytearray(path.read_bytes())
+    for at, junk in damage:
+        data[at % len(data) : at % len(data) + len(junk)] = junk
+    path.write_bytes(data)
+    with zipfile.ZipFile(path.with_name("b.zip"), "w") as z:  # so that there is an image
+        z.writestr("x.jpg", b"x")
+    table = planned(path.parent)
+    assert len(contents(table)) == table.num_rows >= 1
+
+
+def test_tar_specialties(tmp_path):
+    """Long and odd names, sizes in base 256, sparse files, links and devices."""
+    path = tmp_path / "a.tar"
+    long_name = "/".join(["long" * 20] * 5) + ".jpg"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as t:
+        for name, kind, data in (
+            (long_name, tarfile.REGTYPE, b"long"),
+            ("soft.jpg", tarfile.SYMTYPE, b""),
+            ("hard.jpg", tarfile.LNKTYPE, b""),
+            ("folder", tarfile.DIRTYPE, b""),
+            ("pipe.jpg", tarfile.FIFOTYPE, b""),
+            ("device.jpg", tarfile.CHRTYPE, b""),
+            ("old.jpg", tarfile.AREGTYPE, b"old"),
+            ("contiguous.jpg", tarfile.CONTTYPE, b"contiguous"),
+            ("empty.jpg", tarfile.REGTYPE, b""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, len(data), long_name
+            t.addfile(info, io.BytesIO(data))
+        info = tarfile.TarInfo("bad-\udcff\udcfe.jpg")
+        info.size = 3
+        t.addfile(info, io.BytesIO(b"bad"))
+        sparse = tarfile.TarInfo("sparse.jpg")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+        header[482] = 1  # one more block of the map follows
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        assert t.fileobj is not None
+        t.fileobj.write(bytes(header) + b"\0" * 512)
+        t.offset += 1024
+        wide = tarfile.TarInfo("wide.jpg")
+        wide.size = 4
+        header = bytearray(wide.tobuf(tarfile.GNU_FORMAT))
+        header[124:136] = b"\x80" + (4).to_bytes(11, "big")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        t.fileobj.write(bytes(header) + b"wide".ljust(512, b"\0"))
+        t.offset += 1024
+    table = planned(path)
+    read = {uri.split("://", 1)[1].split("::")[0]: c for uri, c in contents(table).items()}
+    assert read == {
+        long_name: b"long",
+        "soft.jpg": "unsupported",
+        "hard.jpg": "unsupported",
+        "old.jpg": b"old",
+        "contiguous.jpg": b"contiguous",
+        "empty.jpg": "empty",
+        r"bad-\xff\xfe.jpg": "unreadable",
+        "sparse.jpg": "unsupported",
+        "wide.jpg": b"wide",
+    }
+
+
+def test_enormous_tar_headers_are_not_read(tmp_path):
+    """A pax header that claims a terabyte is refused, and takes no memory."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 40
+    path = tmp_path / "a.tar"
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + b"\0" * 2048)
+    assert planned(path)["error"].to_pylist() == ["too-large"]
+
+
+def test_zip_specialties(tmp_path):
+    """Encrypted members, other methods, links, zip64, Windows paths and a program in front."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("good.jpg", b"good" * 99, zipfile.ZIP_DEFLATED)
+        z.writestr("bz2.jpg", b"x" * 99, zipfile.ZIP_BZIP2)
+        link = zipfile.ZipInfo("link.jpg")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        z.writestr(link, b"good.jpg")
+        z.writestr("secret.jpg", b"secret")
+        with z.open("wide.jpg", "w", force_zip64=True) as file:
+            file.write(b"wide")
+        z.writestr("windows\\cat\\1.jpg", b"cat")
+        z.writestr("empty.jpg", b"")
+        z.writestr(zipfile.ZipInfo("caf\xe9.jpg"), b"latin")
+    data = bytearray(path.read_bytes())
+    for at in (data.find(b"secret.jpg") - 30 + 6, data.rfind(b"secret.jpg") - 46 + 8):
+        data[at] |= 1  # "encrypted"
+    path.write_bytes(b"#!program" * 1000 + data)
+    table = planned(path)
+    read = {uri.split("://", 1)[1].split("::")[0]: c for uri, c in contents(table).items()}
+    assert read == {
+        "good.jpg": b"good" * 99,
+        "bz2.jpg": "unsupported",
+        "link.jpg": "unsupported",
+        "secret.jpg": "unsupported",
+        "wide.jpg": b"wide",
+        "windows\\cat\\1.jpg": b"cat",
+        "empty.jpg": "empty",
+        "café.jpg": b"latin",
+    }
+    assert "windows/cat/1.jpg" in table["name"].to_pylist()
+
+
+class Unseekable(io.RawIOBase):
+    """Makes zipfile put sizes and checksums after the data."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def writable(self) -> bool:
+        """As it says."""
+        return True
+
+    def write(self, data) -> int:
+        """Append."""
+        self.data += bytes(data)
+        return len(data)
+
+
+def test_streamed_zips(tmp_path):
+    """Members whose sizes and checksums come after their data are read, and checked."""
+    sink = Unseekable()
+    with zipfile.ZipFile(sink, "w") as z:
+        z.writestr("stored.jpg", b"stored" * 50)
+        z.writestr("deflated.jpg", b"deflated" * 50, zipfile.ZIP_DEFLATED)
+    path = tmp_path / "a.zip"
+    path.write_bytes(sink.data)
+    assert list(contents(planned(path)).values()) == [b"stored" * 50, b"deflated" * 50]
+    path.write_bytes(sink.data.replace(b"storedstored", b"storeDstored"))
+    assert list(contents(planned(path)).values()) == ["unreadable", b"deflated" * 50]
+
+
+def test_zip64_directories(tmp_path, monkeypatch):
+    """The directory of a zip with more members than the plain format counts is found."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 10)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as z:
+        for i in range(30):
+            z.writestr(f"{i}.jpg", b"%d" % i)
+        z.comment = b"with a comment"
+    assert b"PK\6\6" in path.read_bytes()
+    assert list(contents(planned(path)).values()) == [b"%d" % i for i in range(30)]
+
+
+def test_zip_bombs(tmp_path):
+    """Members over the limit, members that lie about their size, and shared bytes are rejected."""
+    limits = SourceLimits(max_bytes=1 << 20)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("honest.jpg", bytes(2 << 20))
+        z.writestr("liar.jpg", bytes(2 << 20))
+        z.writestr("good.jpg", b"good")
+    data = path.read_bytes()
+    lie = data.rfind(b"liar.jpg") - 46 + 24
+    path.write_bytes(data[:lie] + struct.pack("<L", 100) + data[lie + 4 :])
+    read = contents(planned(path, limits=limits), limits)
+    assert list(read.values()) == ["too-large", "unreadable", b"good"]
+
+    # Two directory records for the same bytes.
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("one.jpg", b"1" * 1000)
+        z.writestr("two.jpg", b"2" * 1000)
+    data = path.read_bytes()
+    second = data.rfind(b"two.jpg") - 46 + 42
+    path.write_bytes(data[:second] + struct.pack("<L", 0) + data[second + 4 :])
+    assert list(contents(planned(path)).values()) == [b"1" * 1000, "too-large"]
+
+
+def test_gzip_bombs_end_early(tmp_path, monkeypatch):
+    """A tar.gz that expands a thousandfold is left, with what was found before."""
+    monkeypatch.setattr(archives, "_BOMB_FLOOR_BYTES", 1 << 20)
+    path = tmp_path / "a.tar.gz"
+    write_archive(path, [("1.jpg", b"good"), ("2.jpg", bytes(30 << 20)), ("3.jpg", b"lost")])
+    assert contents(planned(path)) == {
+        f"tar://1.jpg::file://{path}": b"good",
+        f"file://{path}": "too-large",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_member_limit(tmp_path, kind):
+    """Members beyond the limit cost one row together."""
+    path = tmp_path / kind
+    write_archive(path, [(f"{i}.jpg", b"x") for i in range(10)])
+    table = planned(path, limits=SourceLimits(max_archive_members=7))
+    assert table["error"].to_pylist() == [None] * 7 + ["too-large"]
+
+
+def test_gzip_in_several_streams(tmp_path):
+    """A tar.gz made of several gzip streams, with zeros behind, is one archive."""
+    tar = tmp_path / "a.tar"
+    write_archive(tar, [(f"{i}.jpg", bytes([i]) * 5000) for i in range(5)])
+    data = tar.read_bytes()
+    parts = [gzip.compress(data[at : at + 3000]) for at in range(0, len(data), 3000)]
+    path = tmp_path / "b.tar.gz"
+    path.write_bytes(b"".join(parts) + b"\0" * 600)
+    assert list(contents(planned(path)).values()) == [bytes([i]) * 5000 for i in range(5)]
+
+
+def test_gzip_damage_spares_what_comes_before(tmp_path):
+    """Reading a tar.gz that was damaged after planning rejects the members behind the damage."""
+    path = tmp_path / "a.tar.gz"
+    files = [(f"{i}.jpg", zlib.compress(bytes([i]) * 99) * 2000) for i in range(6)]
+    write_archive(path, files)
+    table = planned(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    values = list(contents(table).values())
+    assert values[:2] == [data for _, data in files[:2]]
+    assert values[-1] == "truncated"
+
+
+def test_wrongly_named_compression_is_explained(tmp_path):
+    """Compressed tars under a plain name are refused with a hint, not guessed at."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(gzip.compress(b"x"))
+    assert "name it .tar.gz" in planned(path)["error_detail"][0].as_py()
+    path.write_bytes(bz2.compress(b"x" * 600))
+    assert planned(path)["error"].to_pylist() == ["unreadable"]
+
+
+def test_a_span_that_is_too_short_is_truncated():
+    """`extract_zip_member` tells a span that ends early from damaged data."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("x", bytes(range(256)))
+    span = sink.getvalue()[: sink.getvalue().rfind(b"PK\1\2")]
+    assert archives.extract_zip_member(span, 256) == bytes(range(256))
+    with pytest.raises(ImageRejected) as caught:
+        archives.extract_zip_member(span[:-20], 256)
+    assert caught.value.code == ErrorCode.TRUNCATED

@@ -1,0 +1,148 @@
+"""The model folder: whole, verified, and the same scores wherever it is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from catdog import storage
+from catdog.errors import CatdogError, UserInputError
+from catdog.model import folders, inference
+from catdog.runtime import tensorflow_quirks
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tiny_run, tmp_path):
+    """A copy of the tiny model's folder."""
+    copy = tmp_path / "model"
+    shutil.copytree(storage.local_path(tiny_run.model), copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (9, 64, 72, 3), np.uint8)
+
+
+def test_scores_survive_save_and_load(folder, pixels, tmp_path):
+    """A model saved again from what was loaded gives identical scores."""
+    model = folders.load(str(folder))
+    folders.save(
+        (tmp_path / "copy").as_uri(),
+        model.files,
+        labels=model.metadata.labels,
+        preprocessing=model.metadata.preprocessing,
+        architecture=model.metadata.architecture,
+        training=model.metadata.training,
+    )
+    copy = folders.load(str(tmp_path / "copy"))
+    assert copy.metadata.fingerprint == model.metadata.fingerprint
+    for engine in ("openvino", "tensorflow"):
+        one, two = (
+            inference.load_predictor(each, engine=engine, precision="float32")(pixels)
+            for each in (model, copy)
+        )
+        assert np.array_equal(one, two)
+
+
+def test_engines_agree(folder, pixels):
+    """OpenVINO gives TensorFlow's scores: to rounding in float32, to 1e-2 in bfloat16."""
+    model = folders.load(str(folder))
+
+    def scores(engine, precision):
+        return inference.load_predictor(model, engine=engine, precision=precision)(pixels)
+
+    expected = scores("tensorflow", "float32")
+    assert expected.shape == (9, 2)
+    assert expected.sum(axis=1) == pytest.approx(np.ones(9))
+    assert np.ptp(expected[:, 0]) > 0
+    np.testing.assert_allclose(scores("openvino", "float32"), expected, atol=1e-5)
+    for engine in ("openvino", "tensorflow"):
+        np.testing.assert_allclose(scores(engine, "bfloat16"), expected, atol=1e-2)
+
+
+def test_batch_size_does_not_change_scores(folder, pixels):
+    """An image's scores do not depend on its neighbours in the batch."""
+    predict = inference.load_predictor(folders.load(str(folder)), precision="float32")
+    alone = np.concatenate([predict(pixels[i : i + 1]) for i in range(len(pixels))])
+    np.testing.assert_allclose(alone, predict(pixels), atol=1e-6)
+
+
+def test_same_network_has_same_files(folder):
+    """Files, and so the fingerprint, follow from the network and not from when it was saved."""
+    tensorflow_quirks.import_keras(1)
+    first = folders.export(folders.load(str(folder)).keras_model())
+    time.sleep(2.1)  # the times in a zip file go in steps of two seconds
+    second = folders.export(folders.load(str(folder)).keras_model())
+    assert {name for name in first if first[name] != second[name]} == set()
+
+
+@pytest.mark.parametrize("name", [folders.KERAS_FILE, *folders.OPENVINO_FILES])
+def test_changed_file_is_refused(folder, name):
+    """One flipped byte in any file that decides scores is noticed."""
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CatdogError, match=name):
+        folders.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": ["dog", "cat"]},
+        {"format_version": 99},
+        {"preprocessing": {"height": 64, "width": 72, "resize": "crop"}},
+        {"files": {"../../etc/passwd": "0" * 64}},
+        {"labels": None},
+    ],
+)
+def test_changed_metadata_is_refused(folder, change):
+    """Metadata that was edited, or is of another version, does not load."""
+    path = folder / folders.METADATA_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CatdogError):
+        folders.load(str(folder))
+
+
+def test_half_written_folder_is_no_model(folder):
+    """Metadata is written last: a folder without it is refused, one with half of it too."""
+    path = folder / folders.METADATA_FILE
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(CatdogError, match="damaged"):
+        folders.load(str(folder))
+    path.unlink()
+    with pytest.raises(UserInputError, match="no finished model"):
+        folders.load(str(folder))
+
+
+def test_missing_file_is_named(folder):
+    """A folder from which a file went missing is refused in one line."""
+    (folder / folders.KERAS_FILE).unlink()
+    with pytest.raises(CatdogError) as error:
+        folders.load(str(folder))
+    assert folders.KERAS_FILE in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_with_code_is_refused(tmp_path):
+    """A stranger's model with a Lambda layer does not load: Keras' safe mode is on."""
+    from catdog.runtime import tensorflow_quirks
+
+    keras = tensorflow_quirks.import_keras(1)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)])
+    network.save(tmp_path / folders.KERAS_FILE)
+    model = folders.Model(
+        uri="x",
+        metadata=None,  # type: ignore[arg-type]
+        files={folders.KERAS_FILE: (tmp_path / folders.KERAS_FILE).read_bytes()},
+    )
+    with pytest.raises(ValueError, match=r"(?i)lambda|unsafe|safe"):
+        model.keras_model()

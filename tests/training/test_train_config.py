@@ -1,0 +1,152 @@
+"""Recipes, the learning rate and what is refused: no Ray, no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+from catdog.errors import UserInputError
+from catdog.training import config as train_config
+from catdog.training.config import TrainConfig, best_row, learning_rate
+
+
+def config(**arguments):
+    return TrainConfig(images=("photos",), output="run", **arguments)
+
+
+def test_the_seed_is_the_articles_recipe():
+    """Architecture `seed` is trained as the article says, with nothing that it does not have."""
+    assert dataclasses.asdict(config(architecture="seed").hyperparameters) == {
+        "epochs": 30,
+        "batch_size": 32,
+        "height": 150,
+        "width": 150,
+        "optimizer": "rmsprop",
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+        "warmup_epochs": 0,
+        "weight_decay": 0.0,
+        "gradient_clip": 0.0,
+        "label_smoothing": 0.0,
+        "augmentation": "none",
+        "augmented_scale": 1.0,
+        "weight_average": 0.0,
+        "calibration": "none",
+        "frozen_epochs": 0,
+    }
+
+
+def test_what_is_asked_for_comes_before_the_recipe():
+    """A flag overrides its architecture's recipe, 0 too, and the record shows what was done."""
+    asked = config(architecture="compact", learning_rate=0.5, weight_decay=0.0, height=64)
+    assert asked.hyperparameters == dataclasses.replace(
+        train_config.COMPACT, learning_rate=0.5, weight_decay=0.0, height=64
+    )
+    assert asked.preprocessing.height == 64
+    assert asked.recipe()["learning_rate"] == 0.5
+    assert asked.recipe()["schedule"] == "cosine"
+
+
+def test_a_batch_is_shared_or_grows_with_the_workers():
+    """`--batch-size` is the global batch whatever the workers; the other one is each worker's."""
+    shared, grown = config(batch_size=48), config(batch_size_per_worker=48)
+    assert [shared.on_workers(n).hyperparameters.batch_size for n in (1, 2, 6)] == [48, 48, 48]
+    assert [grown.on_workers(n).hyperparameters.batch_size for n in (1, 2, 6)] == [48, 96, 288]
+    assert (shared.workers_of(100), grown.workers_of(100)) == (48, 100)
+    assert config(workers=1000, batch_size_per_worker=2).workers == 1000
+
+
+def test_the_learning_rate_rises_falls_and_ends_at_zero():
+    """Warm-up reaches the highest rate, the cosine falls all the way, no step is above it."""
+    recipe = dataclasses.replace(
+        train_config.COMPACT, epochs=10, warmup_epochs=2, learning_rate=0.1
+    )
+    rates = [learning_rate(recipe, step, 50) for step in range(500)]
+    assert rates[0] == pytest.approx(0.001)
+    assert rates[99] == pytest.approx(0.1)
+    assert all(a < b for a, b in itertools.pairwise(rates[:100]))
+    assert all(a > b for a, b in itertools.pairwise(rates[101:]))
+    assert 0 < rates[-1] < 1e-5
+
+
+def test_the_seeds_learning_rate_stays():
+    """`constant` means what it says."""
+    assert {learning_rate(train_config.SEED, step, 2000) for step in range(0, 60_000, 999)} == {
+        1e-4
+    }
+
+
+def test_fine_tuning_is_slower_than_the_new_head():
+    """After the frozen epochs the highest rate is a tenth."""
+    recipe = dataclasses.replace(train_config.TRANSFER, frozen_epochs=2, epochs=10)
+    rates = [learning_rate(recipe, step, 10) for step in range(100)]
+    assert set(rates[:20]) == {recipe.learning_rate}
+    assert max(rates[20:]) == pytest.approx(recipe.learning_rate / 10)
+
+
+def test_the_monitor_decides_what_is_best():
+    """Accuracy and loss can disagree; equal accuracies are told apart by the loss."""
+    history = [
+        {"epoch": 1, "val_accuracy": 0.9, "val_loss": 0.3},
+        {"epoch": 2, "val_accuracy": 0.95, "val_loss": 0.5},
+        {"epoch": 3, "val_accuracy": 0.95, "val_loss": 0.4},
+    ]
+    assert best_row(history, "val_accuracy")["epoch"] == 3
+    assert best_row(history, "val_loss")["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"architecture": "resnet"}, "--architecture resnet"),
+        ({"architecture": "compact", "weights": "imagenet"}, "--weights imagenet"),
+        ({"architecture": "MobileNetV2", "frozen_epochs": 1}, "--frozen-epochs 1"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"weight_average": 1.0}, "--weight-average"),
+        ({"label_smoothing": -0.1}, "--label-smoothing"),
+        ({"augmented_scale": 0.1}, "--augmented-scale"),
+        ({"architecture": "seed", "augmented_scale": 0.8}, "one size only"),
+        ({"augmentation": "none", "augmented_scale": 0.8}, "--augmentation none"),
+        ({"gradient_clip": -1.0}, "--gradient-clip"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"batch_size_per_worker": 0}, "--batch-size-per-worker"),
+        ({"batch_size": 32, "batch_size_per_worker": 16}, "give one of them"),
+        ({"epochs": 0}, "--epochs"),
+        ({"validation": 0.6, "test": 0.4}, "--validation and --test"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(arguments, named):
+    """One line that names the flag, before anything starts."""
+    with pytest.raises(UserInputError, match=named) as error:
+        config(**arguments)
+    assert "\n" not in str(error.value)
+
+
+STUCK = """
+import threading, time
+from catdog.training import worker as train_worker
+train_worker.STEP_TIMEOUT_S = 0.7
+with train_worker._step_limit() as begin_step:
+    for _ in range(10):
+        time.sleep(0.1)
+        begin_step()
+print("ten steps", flush=True)
+time.sleep(1)
+print("outside", flush=True)
+with train_worker._step_limit():
+    threading.Event().wait()
+"""
+
+
+def test_a_worker_that_is_stuck_ends_itself():
+    """No step within the limit: the process ends and says where it was; a slow sum of steps may."""
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout.split("\n") == ["ten steps", "outside", ""]
+    assert "in wait" in done.stderr

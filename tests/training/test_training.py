@@ -1,0 +1,367 @@
+"""Data-parallel training on a real Ray cluster."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from catdog import storage
+from catdog.errors import CatdogError, UserInputError
+from catdog.inputs import listing as sources
+from catdog.inputs.listing import SourceLimits
+from catdog.pixels import images
+from catdog.pixels.images import DecodeLimits
+from catdog.pixels.ray_stage import DecodeEntries
+from catdog.runtime import tensorflow_quirks
+from catdog.training import job as training
+from catdog.training.job import TrainConfig, train
+from tests.conftest import free_ports
+
+pytestmark = pytest.mark.slow
+
+
+def local(uri):
+    return storage.local_path(uri)
+
+
+def test_run_folder_holds_what_the_contract_says(tiny_run, tiny_config):
+    """Metrics with one row an epoch, curves that open, the configuration, TensorBoard's events."""
+    import tensorflow as tf
+
+    with open(local(storage.join(tiny_run.output, "metrics.csv")), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(training.METRICS_COLUMNS)
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert all(np.isfinite([float(value) for value in row.values()]).all() for row in rows)
+    with Image.open(local(storage.join(tiny_run.output, "curves.png"))) as curves:
+        assert curves.size > (300, 200)
+    with open(local(storage.join(tiny_run.output, "config.json"))) as file:
+        assert json.load(file)["recipe"] == json.loads(json.dumps(tiny_config.recipe()))
+    (events,) = (Path(local(tiny_run.output)) / "tensorboard").iterdir()
+    written = {
+        (event.step, value.tag)
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    assert written == {(e, name) for e in (1, 2, 3) for name in training.METRICS_COLUMNS[1:]}
+    assert tiny_run.labels == ("cat", "dog")
+    assert sum(tiny_run.images.values()) == 160
+
+
+def test_the_best_epoch_is_kept(tiny_run):
+    """The model's record names the epoch with the highest validation accuracy, not the last."""
+    best = max(row["val_accuracy"] for row in tiny_run.history)
+    assert tiny_run.best["val_accuracy"] == best
+
+
+def test_finished_run_does_nothing_again(tiny_run, tiny_config):
+    """`--resume` on a finished run gives its result back and touches nothing."""
+    again = train(dataclasses.replace(tiny_config, resume=True))
+    assert again.fingerprint == tiny_run.fingerprint
+    assert list(again.history) == list(tiny_run.history)
+
+
+def test_used_output_is_refused(tiny_run, tiny_config, tmp_path):
+    """A run is never written over, and another recipe cannot go on with it."""
+    with pytest.raises(UserInputError, match="--resume"):
+        train(tiny_config)
+    with pytest.raises(UserInputError, match=r"--learning-rate was 0\.001, is 0\.5"):
+        train(dataclasses.replace(tiny_config, resume=True, learning_rate=0.5))
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(UserInputError, match="not empty"):
+        train(dataclasses.replace(tiny_config, output=str(tmp_path)))
+
+
+def assert_one_worker_follows(config, several, tmp_path, tolerance):
+    """One worker has the losses that several had, up to rounding."""
+    alone = train(dataclasses.replace(config, output=str(tmp_path / "alone"), workers=1)).history
+    for one, two in zip(alone, several, strict=True):
+        for name in ("loss", "val_loss"):
+            assert two[name] == pytest.approx(one[name], rel=tolerance)
+    # The order of images matters: the comparison is no tautology of a constant loss.
+    assert len({row["loss"] for row in alone}) == len(alone)
+
+
+@pytest.mark.long
+def test_two_workers_follow_the_loss_of_one(ray_cluster, tiny_config, tmp_path):
+    """In float32, with one global batch size, the workers' number changes rounding only.
+
+    Over 3 epochs of 4 steps each, with shares of 8 and 8 and (for three images a worker missing at
+    the end of validation) unequal slices. The optimizer divides by small numbers in its first steps,
+    which magnifies rounding.
+    """
+    config = dataclasses.replace(
+        tiny_config,
+        output=str(tmp_path / "two"),
+        precision="float32",
+        steps_per_epoch=4,
+        learning_rate=1e-4,
+    )
+    assert_one_worker_follows(config, train(config).history, tmp_path, 1e-3)
+
+
+def session_and_batches(worker, workers, **recipe):
+    """A worker's session outside of Ray, and its slices of three batches of eight images."""
+    config = TrainConfig(
+        images=("photos",),
+        output="run",
+        weight_average=0.0,
+        precision="float32",
+        height=32,
+        width=32,
+        batch_size=8,
+        **recipe,
+    )
+    session = worker._Session(
+        config,
+        np.zeros(1, np.int32),
+        2,
+        worker=worker,
+        workers=workers,
+        one_node=False,
+        use_gpu=False,
+    )
+    random = np.random.default_rng(0)
+    batches = []
+    for _ in range(3):
+        pixels = random.integers(0, 256, (8, 32, 32, 3), np.uint8)
+        slices = pixels, random.integers(0, 2, 8, np.int32), np.ones(8, np.float32)
+        share = [np.array_split(each, workers)[worker] for each in slices]
+        uniforms = random.random((8, session.uniforms), np.float32)
+        share.append(np.float32(8))
+        share.append(np.array_split(uniforms, workers)[worker])
+        batches.append(share)
+    return session, batches
+
+
+def step_three_times(worker, workers, ports, told):
+    """A process that trains on its slice of three batches, with TensorFlow's collectives."""
+    nodes = [f"127.0.0.1:{port}" for port in ports]
+    task = {"type": "worker", "index": worker}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": nodes}, "task": task})
+    session, batches = session_and_batches(worker, workers, optimizer="sgd", learning_rate=0.1)
+    loss, accuracy = session.run(session.train_step, iter(batches), None)
+    told.put((worker, loss, accuracy, session.weights()))
+
+
+def test_workers_on_several_nodes_equal_one():
+    """TensorFlow's collectives, which sum between nodes: the weights of one worker, to rounding."""
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for workers in (1, 2):
+        told, ports = context.Queue(), free_ports(workers)
+        processes = [
+            context.Process(target=step_three_times, args=(worker, workers, ports, told))
+            for worker in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        for _ in processes:
+            worker, *found[workers, worker] = told.get(timeout=240)
+        for process in processes:
+            process.join()
+    loss, accuracy, weights = found[1, 0]
+    for worker in range(2):
+        assert found[2, worker][:2] == pytest.approx([loss, accuracy], rel=1e-4)
+        for ours, theirs in zip(found[2, worker][2], weights, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def whole_config(tiny_config, tmp_path_factory):
+    """What has most to lose: augmentation, schedule, averaged weights, batch statistics."""
+    return dataclasses.replace(
+        tiny_config,
+        output=str(tmp_path_factory.mktemp("whole") / "undisturbed"),
+        architecture="compact",
+        epochs=4,
+        learning_rate=1e-4,
+        warmup_epochs=1,
+        weight_average=0.8,
+        gradient_clip=0.1,
+        precision="float32",
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, whole_config):
+    """The run that disturbed ones must equal."""
+    return train(whole_config)
+
+
+def test_two_workers_follow_one_in_everything(undisturbed, whole_config, tmp_path):
+    """The same with all that could differ between workers.
+
+    That is normalisation over the batch, changes of images, a schedule, clipping, average weights.
+    """
+    assert_one_worker_follows(whole_config, undisturbed.history, tmp_path, 5e-3)
+
+
+def command_of(config, output):
+    names = ("workers", "batch_size", "height", "width", "learning_rate", "validation", "seed")
+    names += ("architecture", "epochs", "warmup_epochs", "weight_average", "gradient_clip")
+    names += ("precision",)
+    command = [sys.executable, "-m", "catdog", "train", *config.images, "--output", str(output)]
+    for name in names:
+        command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    return [*command, "--json"]
+
+
+def descendants(pid):
+    """Process ids and command lines of all that a process started, and what those started."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    found, parents = [], {str(pid)}
+    while parents:
+        below = [(int(pid), name) for pid, parent, name in rows if parent in parents]
+        found += below
+        parents = {str(pid) for pid, _ in below}
+    return found
+
+
+def wait_for_checkpoints(output, count, driver):
+    deadline = time.monotonic() + 240
+    while len(list((output / "checkpoints").glob("checkpoint_*"))) < count:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def assert_same_run(printed, undisturbed):
+    """The same epochs, each once, and the same losses up to rounding."""
+    history = json.loads(printed)["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    for ours, theirs in zip(history, undisturbed.history, strict=True):
+        assert ours["learning_rate"] == theirs["learning_rate"]
+        for name in ("loss", "val_loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=5e-3)
+
+
+def test_killed_driver_resumes_to_the_same_history(undisturbed, whole_config, tmp_path):
+    """SIGKILL of the driver in the middle of training: `--resume` ends with every epoch once.
+
+    Weights and their average, optimizer state, the place in the schedule, in the order of images
+    and in their random changes come back: the losses are those of an undisturbed run.
+    """
+    output = tmp_path / "killed"
+    command = command_of(whole_config, output)
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_checkpoints(output, 2, driver)
+    driver.kill()
+    driver.wait()
+    assert not (output / "model" / "metadata.json").exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(done.stdout, undisturbed)
+
+
+def test_killed_worker_is_started_again(undisturbed, whole_config, tmp_path):
+    """SIGKILL of one of two workers: the group goes on from its last checkpoint by itself."""
+    output = tmp_path / "wounded"
+    driver = subprocess.Popen(
+        command_of(whole_config, output), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_checkpoints(output, 1, driver)
+    workers = [pid for pid, name in descendants(driver.pid) if "RayTrainWorker" in name]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    printed, errors = driver.communicate(timeout=400)
+    assert driver.returncode == 0, errors
+    assert_same_run(printed, undisturbed)
+
+
+def fine_tune(path, told):
+    """A process that trains with initial weights, an epoch of three steps in each phase."""
+    session, batches = session_and_batches(
+        0, 1, architecture="MobileNetV3Small", weights=path, frozen_epochs=1, learning_rate=1e-2
+    )
+    (body,) = [layer for layer in session._model.layers if hasattr(layer, "layers")]
+    for epoch in (1, 2):
+        session.begin(epoch)
+        session.run(session.train_step, iter(batches), None)
+        told.put((body.get_weights(), session._model.get_layer("scores").get_weights()))
+
+
+def test_frozen_layers_stay_as_they_came(tmp_path):
+    """In the frozen phase only the head learns; fine-tuning then moves the body too."""
+    keras = tensorflow_quirks.import_keras(1)
+    body = keras.applications.MobileNetV3Small(include_top=False, weights=None, pooling="avg")
+    path = tmp_path / "body.weights.h5"
+    body.save_weights(path)
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    process = context.Process(target=fine_tune, args=(str(path), told))
+    process.start()
+    (frozen, first_head), (tuned, second_head) = told.get(timeout=240), told.get(timeout=240)
+    process.join()
+    same = [
+        all(np.array_equal(one, two) for one, two in zip(*pair, strict=True))
+        for pair in ((body.get_weights(), frozen), (frozen, tuned), (first_head, second_head))
+    ]
+    assert same == [True, False, False]
+
+
+def test_training_sees_the_pixels_of_classification(drawings, tiny_config):
+    """The actor that decodes for training gives what `images.decode` gives for the same bytes."""
+    limits = SourceLimits()
+    plan = pa.Table.from_batches(
+        list(sources.list_images([str(drawings / "cat")], limits)), sources.PLAN_SCHEMA
+    ).slice(0, 20)
+    preprocessing = tiny_config.preprocessing
+    actor = DecodeEntries(preprocessing, DecodeLimits(), limits, ("index",))
+    block = actor(plan.append_column("index", pa.array(range(plan.num_rows), pa.int64())))
+    for uri, pixels in zip(plan["uri"].to_pylist(), block["pixels"].to_pylist(), strict=True):
+        expected = images.decode(storage.read_bytes(uri, 10**7), preprocessing, DecodeLimits())
+        assert pixels == expected.pixels.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"a.jpg": b"x", "b.jpg": b"x"}, "no labels"),
+        ({"cat/a.jpg": b"x"}, "1 class"),
+        ({}, "no image"),
+    ],
+)
+def test_unusable_images_are_named(tmp_path, layout, message):
+    """What cannot be trained on is refused with one line before Ray starts."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, content in layout.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserInputError, match=message) as error:
+        train(TrainConfig(images=(str(folder),), output=str(tmp_path / "run")))
+    assert "\n" not in str(error.value)
+
+
+def test_too_many_broken_images_stop_training(ray_cluster, drawings, tiny_config, tmp_path):
+    """Above --max-rejected the run fails, names the first file, and lists all of them."""
+    folder = tmp_path / "images"
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for number, path in enumerate(sorted((drawings / label).iterdir())[:20]):
+            content = path.read_bytes()
+            (folder / label / path.name).write_bytes(content[:100] if number % 3 else content)
+    config = dataclasses.replace(tiny_config, images=(str(folder),), output=str(tmp_path / "run"))
+    with pytest.raises(CatdogError, match="max-rejected"):
+        train(config)
+    with open(tmp_path / "run" / "rejected.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 26
+    assert {row["error"] for row in rows} <= {"truncated", "not-an-image"}
