@@ -29,10 +29,11 @@ test-all: install ## the tests, and each further fault on a cluster of many node
 test-fast: install ## the tests that need neither Ray nor TensorFlow, under a minute on two cores
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
-lint: install ## formatting, lint rules and types
+lint: install ## formatting, lint rules, types, the order of the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 bench: install .venv-bench/.installed ## the benchmarks beside their peers, as ratios
 	$(BIN)/python -m benchmarks

@@ -21,45 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import bookkeeping
+from benchmarks import bookkeeping, preparation
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "originals"
 DAFT_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
-
-
-def prepare_photos(source: Path | None, folder: Path, count: int) -> str:
-    """`count` full-size photos as plain files: the source's repeated, or drawn ones."""
-    folder.mkdir()
-    if source is None:
-        from catdog.demo import drawings
-
-        contents = [
-            drawings.draw_jpeg("dog" if number % 2 else "cat", number) for number in range(300)
-        ]
-        origin = "drawings"
-    else:
-        contents = [path.read_bytes() for path in sorted(source.rglob("*.jpg"))]
-        origin = f"{len(contents)} photos, repeated"
-    for number in range(count):
-        (folder / f"{number:06d}.jpg").write_bytes(contents[number % len(contents)])
-    return origin
-
-
-def prepare_model(folder: Path) -> None:
-    """The seed with its initial weights: speed does not depend on what it learned."""
-    code = """
-import sys
-from catdog import architectures, models, tensorflow_runtime
-from catdog.pixels.images import Preprocessing
-keras = tensorflow_runtime.import_keras(1)
-preprocessing = Preprocessing(height=150, width=150)
-network = architectures.build("seed", preprocessing, 2, "float32")
-models.save(sys.argv[1], models.export(network), labels=("cat", "dog"),
-            preprocessing=preprocessing, architecture="seed", training={})
-"""
-    subprocess.run([sys.executable, "-c", code, folder.as_uri()], check=True)
 
 
 def timed(command: list[str]) -> dict[str, float]:
@@ -198,8 +165,8 @@ def main() -> None:
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="catdog-bench-") as name:
         scratch = Path(name)
-        origin = prepare_photos(arguments.photos, scratch / "photos", arguments.images)
-        prepare_model(scratch / "model")
+        origin = preparation.prepare_photos(arguments.photos, scratch / "photos", arguments.images)
+        preparation.prepare_model(scratch / "model")
         rounds = []
         for number in range(arguments.rounds):
             print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)

@@ -87,13 +87,13 @@ def peak_mib() -> int:
 
 def measure_job(images: int, scratch: Path) -> dict[str, Any]:
     """A job of so many images from its first start to its end, and a resume of it."""
-    from benchmarks.__main__ import prepare_model
+    from benchmarks import preparation
 
     table, model, results = scratch / "images.parquet", scratch / "model", scratch / "results"
     shutil.rmtree(results, ignore_errors=True)
     make_table(table, images)
     if not model.exists():
-        prepare_model(model)
+        preparation.prepare_model(model)
     arguments = ["job", str(table), str(model), results.as_uri()]
     first = in_process(*arguments)
     parts = sorted(results.glob("part-*"))

@@ -13,7 +13,7 @@ def work(paths: list[str], model_folder: str, precision: str, ready, go, told) -
     import numpy as np
 
     from catdog.model import folders, inference
-    from catdog.pixels import DecodeLimits, images
+    from catdog.pixels import DecodeLimits, decode
 
     model = folders.load(model_folder)
     predict = inference.load_predictor(model, precision=precision)
@@ -26,7 +26,7 @@ def work(paths: list[str], model_folder: str, precision: str, ready, go, told) -
     filled = 0
     for path in paths:
         with open(path, "rb") as file:
-            images.decode(file.read(), preprocessing, limits, out=batch[filled])
+            decode(file.read(), preprocessing, limits, out=batch[filled])
         filled += 1
         if filled == len(batch):
             predict(batch)

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog import storage
-from catdog.results import part_files
-from catdog.runtime import ray_quirks
 from catdog.classification import ClassifySummary
 from catdog.errors import UserInputError
+from catdog.results import part_files
+from catdog.runtime import ray_quirks
 
 if TYPE_CHECKING:
     from catdog.evaluation import Evaluation

@@ -1,6 +1,6 @@
 """Bytes to pixels: an entry's bytes come in, RGB uint8 of the network's size goes out.
 
-`images` decodes in this process; `Decoder` does it in a child process with limits, so that no
+`decode` decodes in this process; `Decoder` does it in a child process with limits, so that no
 image can do harm; `ray_stage` is the same as a Ray Data stage. Neither Ray nor TensorFlow is loaded
 here, and each name is imported when it is first used: the decoding child starts often.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from catdog.pixels.decoder import OUTCOME_SCHEMA, DecodedBatch, Decoder
-    from catdog.pixels.images import DecodeLimits, Preprocessing
+    from catdog.pixels.images import DecodeLimits, Preprocessing, decode
     from catdog.pixels.ray_stage import COST_COLUMNS, DecodeEntries, as_pixels
 
 __all__ = [
@@ -24,11 +24,12 @@ __all__ = [
     "Decoder",
     "Preprocessing",
     "as_pixels",
+    "decode",
 ]
 
 _HOMES = {
     "decoder": ("OUTCOME_SCHEMA", "DecodedBatch", "Decoder"),
-    "images": ("DecodeLimits", "Preprocessing"),
+    "images": ("DecodeLimits", "Preprocessing", "decode"),
     "ray_stage": ("COST_COLUMNS", "DecodeEntries", "as_pixels"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -5,6 +5,6 @@ Parquet file. Neither Ray nor TensorFlow is loaded here.
 """
 
 from catdog.results import part_files, plans
-from catdog.results.plans import (Plan)
+from catdog.results.plans import Plan
 
 __all__ = ["Plan", "part_files", "plans"]

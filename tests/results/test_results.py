@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog import storage
-from catdog.inputs import listing as sources
-from catdog.results import part_files, plans
-from catdog.pixels.decoder import OUTCOME_SCHEMA
 from catdog.errors import CatdogError
+from catdog.inputs import listing as sources
+from catdog.pixels.decoder import OUTCOME_SCHEMA
+from catdog.results import part_files, plans
 
 LABELS = ("cat", "dog")
 

@@ -1,0 +1,95 @@
+"""The order of the house: floors, doors, what stays light."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "catdog"
+DOORS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+FILES = [
+    *PACKAGE.rglob("*.py"),
+    *(
+        path
+        for name in ("benchmarks", "jobs", "examples", "docs")
+        for path in (ROOT / name).rglob("*.py")
+    ),
+]
+BY_FILE = [["storage", "patient_s3"]]  # loads s3fs, which few who come to the door need
+
+
+def room_of(path):
+    """The room that a file of the package belongs to, and nothing for all others."""
+    inside = path.is_relative_to(PACKAGE) and len(path.relative_to(PACKAGE).parts) > 1
+    return path.relative_to(PACKAGE).parts[0] if inside else None
+
+
+def imports(path):
+    """Module and name of each `from catdog... import name`, wherever in the file it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("catdog"):
+            for alias in node.names:
+                yield node.module.split(".")[1:], alias.name
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("catdog."):
+                    *module, name = alias.name.split(".")[1:]
+                    yield module, name
+
+
+def test_no_import_runs_up():
+    """The contracts of pyproject.toml are kept, imports for types included, and no circle is left."""
+    tool = Path(sys.executable).with_name("lint-imports")
+    command = [str(tool), "--no-cache", "--no-logo"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rooms_meet_at_the_door():
+    """Whoever is not of a room imports what its door exports, and nothing from inside."""
+    wrong = []
+    for path in FILES:
+        for module, name in imports(path):
+            if not module or module[0] not in DOORS or module[0] == room_of(path):
+                continue
+            exported = importlib.import_module(f"catdog.{module[0]}").__all__
+            if module not in BY_FILE and (len(module) > 1 or name not in exported):
+                wrong.append(f"{path.relative_to(ROOT)}: {name} of {'.'.join(module)}")
+    assert wrong == []
+
+
+def uses(path):
+    """Room and name of all that a file uses of other rooms: imported, or as `room.name`."""
+    tree, room = ast.parse(path.read_text()), room_of(path)
+    rooms = {name for module, name in imports(path) if not module}
+    found = {(module[0], name) for module, name in imports(path) if module}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found |= {(node.value.id, node.attr)} if node.value.id in rooms else set()
+    return {(other, name) for other, name in found if other != room}
+
+
+def test_doors_export_what_others_use():
+    """A name that no other room, benchmark or example uses is the room's own business."""
+    used = {use for path in FILES for use in uses(path)}
+    exported = {
+        (room, name) for room in DOORS for name in importlib.import_module(f"catdog.{room}").__all__
+    }
+    assert exported - used == set()
+
+
+def test_doors_are_light():
+    """What comes and goes at the doors of the lower rooms needs neither Ray nor TensorFlow."""
+    code = (
+        "import importlib, sys\n"
+        "for room in ('storage', 'inputs', 'pixels', 'results'):\n"
+        "    door = importlib.import_module(f'catdog.{room}')\n"
+        "    [getattr(door, name) for name in door.__all__]\n"
+        "heavy = {'ray', 'tensorflow', 'keras', 'openvino'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
