@@ -1,9 +1,13 @@
 """Distributed batch image classification on Ray.
 
-The jobs as functions, each with a frozen configuration of the flags' names:
+The jobs as functions, with keywords of the flags' names:
 
-    run = catdog.train(catdog.TrainConfig(images=("photos/",), output="runs/first"))
-    catdog.classify(catdog.ClassifyConfig(images=("new/",), output="results", model=run.model))
+    run = catdog.train("photos/", output="runs/first", epochs=20)
+    catdog.classify(["new/", "s3://bucket/archive.zip"], output="results", model=run.model)
+
+and the model as a part of other programs:
+
+    catdog.load_model().predict("cat.jpg")[0].label
 
 They are imported when they are first used: `import catdog` costs milliseconds.
 """
@@ -16,26 +20,30 @@ from typing import TYPE_CHECKING, Any
 from catdog.version import __version__
 
 if TYPE_CHECKING:
-    from catdog.classification import ClassifyConfig, ClassifySummary, classify
+    from catdog.api import classify, evaluate, report, train
+    from catdog.classification import ClassifyConfig, ClassifySummary
     from catdog.errors import CatdogError, UserInputError
-    from catdog.evaluation import EvaluateConfig, Evaluation, evaluate
+    from catdog.evaluation import EvaluateConfig, Evaluation
     from catdog.inputs import SourceLimits
-    from catdog.model import load as load_model
     from catdog.observer import Observer
     from catdog.pixels import DecodeLimits
+    from catdog.prediction import Classifier, LoadedModel, Prediction, read_images
+    from catdog.prediction import load as load_model
     from catdog.reporting import ReportConfig, ReportSummary
-    from catdog.reporting import write as write_report
-    from catdog.training import TrainConfig, TrainResult, train
+    from catdog.training import TrainConfig, TrainResult
 
 
 __all__ = [
     "CatdogError",
+    "Classifier",
     "ClassifyConfig",
     "ClassifySummary",
     "DecodeLimits",
     "EvaluateConfig",
     "Evaluation",
+    "LoadedModel",
     "Observer",
+    "Prediction",
     "ReportConfig",
     "ReportSummary",
     "SourceLimits",
@@ -46,23 +54,25 @@ __all__ = [
     "classify",
     "evaluate",
     "load_model",
+    "read_images",
+    "report",
     "train",
-    "write_report",
 ]
 
 _HOMES = {
-    "classification": ("ClassifyConfig", "ClassifySummary", "classify"),
+    "api": ("classify", "evaluate", "report", "train"),
+    "classification": ("ClassifyConfig", "ClassifySummary"),
     "errors": ("CatdogError", "UserInputError"),
-    "evaluation": ("EvaluateConfig", "Evaluation", "evaluate"),
+    "evaluation": ("EvaluateConfig", "Evaluation"),
     "inputs": ("SourceLimits",),
     "observer": ("Observer",),
     "pixels": ("DecodeLimits",),
+    "prediction": ("Classifier", "LoadedModel", "Prediction", "read_images"),
     "reporting": ("ReportConfig", "ReportSummary"),
-    "training": ("TrainConfig", "TrainResult", "train"),
+    "training": ("TrainConfig", "TrainResult"),
 }
 _PLACES = {name: (module, name) for module, names in _HOMES.items() for name in names} | {
-    "load_model": ("model", "load"),  # clearer names where they stand alone
-    "write_report": ("reporting", "write"),
+    "load_model": ("prediction", "load"),  # clearer names where they stand alone
 }
 
 

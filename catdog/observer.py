@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
 
 class Observer:
     """Sees nothing; override what you want to see. The jobs call it on the driver."""
@@ -22,3 +27,41 @@ class Observer:
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
         """An epoch ended; `row` has the columns of `metrics.csv`."""
+
+
+class _Forgiving(Observer):
+    """Hands on what happens; an observer that raises is told of in the log, once, and left out."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer: Observer | None = observer
+
+    def _tell(self, event: str, *arguments: Any, **named: Any) -> None:
+        if self._observer is None:
+            return
+        try:
+            getattr(self._observer, event)(*arguments, **named)
+        except Exception:
+            logger.exception("the observer failed; the job goes on without it")
+            self._observer = None
+
+    def phase(self, text: str) -> None:
+        self._tell("phase", text)
+
+    def planned(self, images: int) -> None:
+        self._tell("planned", images)
+
+    def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
+        self._tell("progress", done, total, rejected, images_per_s)
+
+    def steps(
+        self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
+    ) -> None:
+        self._tell("steps", epoch, epochs, step, steps, images_per_s, workers)
+
+    def epoch(self, row: dict[str, float], *, best: bool) -> None:
+        self._tell("epoch", row, best=best)
+
+
+def forgiving(observer: Observer | None) -> Observer:
+    """An observer whose exceptions stop no job."""
+    return Observer() if observer is None else _Forgiving(observer)

@@ -45,12 +45,8 @@ def main(folder: str, epochs: int = 30) -> catdog.Evaluation:
             workers=1,
         )
     )
-    result = catdog.evaluate(
-        catdog.EvaluateConfig(
-            images=(str(images),), model=str(run), part="test", output=str(Path(folder) / "test")
-        )
-    )
-    page = catdog.write_report(catdog.ReportConfig(results=result.output))
+    result = catdog.evaluate(images, Path(folder) / "test", model=run, part="test")
+    page = catdog.report(result.output)
     print(f"{result.accuracy:.1%} of {result.images} digits; look at {page.output}")
     return result
 

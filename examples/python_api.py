@@ -3,7 +3,7 @@
     python examples/python_api.py
 
 draws its own pictures, so that it needs no data and no network; everything goes into the folder
-`--output`. The configurations have the names and defaults of the command line's flags.
+`--output`. Keywords have the names and defaults of the command line's flags.
 """
 
 from __future__ import annotations
@@ -49,40 +49,34 @@ def main(arguments: list[str] | None = None) -> None:
     # Each job starts a cluster of its own and ends it, or finds this one.
     with ray_quirks.connect(None, minimum_cpus=2):
         run = catdog.train(
-            catdog.TrainConfig(
-                images=(str(folder / "drawings"),),
-                output=str(folder / "run"),
-                architecture="seed",
-                workers=2,
-                epochs=options.epochs,
-                learning_rate=5e-4,
-                height=64,
-                width=64,
-                validation=0.15,
-                test=0.15,  # never seen in training, for `evaluate`
-            ),
-            printer,
+            folder / "drawings",
+            output=folder / "run",
+            architecture="seed",
+            workers=2,
+            epochs=options.epochs,
+            learning_rate=5e-4,
+            height=64,
+            width=64,
+            validation=0.15,
+            test=0.15,  # never seen in training, for `evaluate`
+            observer=printer,
         )
         print(f"best: {run.best['val_accuracy']:.1%} in epoch {run.best['epoch']:.0f}")
 
         summary = catdog.classify(
-            catdog.ClassifyConfig(
-                images=(str(unseen.tar), str(unseen.zip)),
-                model=run.model,
-                output=str(folder / "results"),
-            ),
-            printer,
+            [unseen.tar, unseen.zip],
+            output=folder / "results",
+            model=run.model,
+            observer=printer,
         )
         print(f"classified {summary.classified}, rejected {summary.rejected}: {summary.errors}")
 
         evaluation = catdog.evaluate(
-            catdog.EvaluateConfig(
-                images=(str(folder / "drawings"),),
-                model=run.model,
-                output=str(folder / "evaluation"),
-                part="test",
-            ),
-            printer,
+            folder / "drawings",
+            output=folder / "evaluation",
+            model=run.model,
+            part="test",
+            observer=printer,
         )
         print(
             f"accuracy {evaluation.accuracy:.1%} on {evaluation.images} test pictures "
@@ -97,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"  {row['uri'].split('::')[0]}: {row['error']}: {row['error_detail']}")
 
     for results in (summary.output, evaluation.output):
-        page = catdog.write_report(catdog.ReportConfig(results=results))
+        page = catdog.report(results)
         print(f"look at {page.output}")
 
 

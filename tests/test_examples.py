@@ -52,6 +52,14 @@ def test_digits(ray_cluster, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_pipeline(ray_cluster, tmp_path):
+    """The user's filter stands between reading and the model; broken pictures are gone."""
+    counts = load("pipeline.py")["main"](str(tmp_path), pictures=20)
+    assert set(counts) <= {"cat", "dog"}
+    assert 10 < sum(counts.values()) <= 40
+
+
+@pytest.mark.slow
 def test_read_results(made, monkeypatch, capsys):
     """DuckDB, pandas and pyarrow read the results as one table, and say the same of it."""
     rows = pq.read_table(made / "results").num_rows

@@ -1,0 +1,10 @@
+"""The model as a part of other programs: pictures come in, `Prediction`s go out.
+
+`load` gives a `LoadedModel`, which scores pictures in this process and needs no Ray. `Classifier`
+and `read_images` are for people's own Ray Data pipelines; Ray is loaded when they are used.
+"""
+
+from catdog.prediction.loaded_model import LoadedModel, Prediction, load
+from catdog.prediction.ray_data import Classifier, read_images
+
+__all__ = ["Classifier", "LoadedModel", "Prediction", "load", "read_images"]

@@ -1,0 +1,314 @@
+"""A model that scores pictures in this process: for notebooks, services and small scripts.
+
+The pixels are made by the same code as in `catdog classify`, and the engine is the same. What is
+missing is the child process that contains hostile files: score what strangers hand over with
+`catdog.classify`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from catdog import inputs, storage
+from catdog.errors import ErrorCode, ImageRejected, UserInputError
+from catdog.inputs import SourceLimits
+from catdog.model import folders, inference
+from catdog.pixels import DecodeLimits, images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from catdog.model import Engine
+    from catdog.runtime import Precision
+
+Picture: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8] | Any"
+)
+"""A path or URI, an encoded file's bytes, a `PIL.Image.Image`, or uint8 (H, W), (H, W, 3 or 4)."""
+
+_BATCH_SIZE = 16  # small batches stay in the CPU's caches
+_decoding = threading.Lock()  # Pillow's settings are the process's
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one picture.
+
+    Attributes:
+        label: the class; None where the picture was rejected.
+        probability: of that label; None where rejected.
+        scores: of every class, in the order of the model's labels; None where rejected.
+        error: why the picture was rejected, a code as in the results; None where it was not.
+        error_detail: the same as a sentence.
+    """
+
+    label: str | None
+    probability: float | None
+    scores: tuple[float, ...] | None
+    error: str | None = None
+    error_detail: str | None = None
+
+
+class LoadedModel:
+    """A model ready to score pictures.
+
+    Safe to use from several threads; scoring takes one of them at a time.
+
+    Args:
+        model: a verified model folder.
+        precision: of the arithmetic, as of `catdog classify`.
+        engine: what runs the network, as of `catdog classify`.
+        threads: of the engine; by default every CPU that this process may use.
+    """
+
+    def __init__(
+        self,
+        model: folders.Model,
+        *,
+        precision: Precision = "auto",
+        engine: Engine = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self._model = model
+        self._settings: dict[str, Any] = {
+            "precision": precision,
+            "engine": engine,
+            "threads": threads or len(os.sched_getaffinity(0)),
+        }
+        self._scoring = threading.Lock()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes in the order of the scores."""
+        return self.metadata.labels
+
+    @property
+    def metadata(self) -> folders.ModelMetadata:
+        """What the model folder says of itself."""
+        return self._model.metadata
+
+    @property
+    def uri(self) -> str:
+        """Where the model was read from."""
+        return self._model.uri
+
+    def predict(
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        decode_limits: DecodeLimits | None = None,
+        source_limits: SourceLimits | None = None,
+    ) -> list[Prediction]:
+        """Score pictures: one answer for each, in order.
+
+        A picture that cannot be read or decoded gets an answer with `error`. Memory and decoding
+        time are not limited here, pixels and bytes are.
+
+        Args:
+            pictures: one picture or several; see `Picture`.
+            decode_limits: limits of one picture.
+            source_limits: limits of one file.
+
+        Raises:
+            UserInputError: something is no picture at all, by its type or by its array's shape.
+            StorageDownError: a store is unreachable.
+        """
+        wanted = _as_list(pictures)
+        decode = functools.partial(
+            _decoded,
+            preprocessing=self.metadata.preprocessing,
+            decode_limits=decode_limits or DecodeLimits(),
+            source_limits=source_limits or SourceLimits(),
+        )
+        batches = [wanted[at : at + _BATCH_SIZE] for at in range(0, len(wanted), _BATCH_SIZE)]
+        answers: list[Prediction] = []
+        for decoded in _one_ahead(lambda batch: [decode(each) for each in batch], batches):
+            answers += self._answers(decoded)
+        return answers
+
+    @functools.cached_property
+    def _score(self) -> inference.Predictor:
+        return inference.load_predictor(self._model, **self._settings)
+
+    def _answers(self, decoded: list[NDArray[np.uint8] | ImageRejected]) -> list[Prediction]:
+        pixels = [each for each in decoded if not isinstance(each, ImageRejected)]
+        scores = np.empty((0, len(self.labels)), np.float32)
+        if pixels:
+            with self._scoring:
+                scores = self._score(np.stack(pixels))
+        rows = iter(scores)
+        return [
+            Prediction(None, None, None, each.code.value, each.detail)
+            if isinstance(each, ImageRejected)
+            else self._answer(next(rows))
+            for each in decoded
+        ]
+
+    def _answer(self, scores: NDArray[np.float32]) -> Prediction:
+        best = int(scores.argmax())
+        return Prediction(self.labels[best], float(scores[best]), tuple(scores.tolist()))
+
+
+def load(
+    path_or_uri: str | os.PathLike[str] = folders.SHIPPED,
+    *,
+    precision: Precision = "auto",
+    engine: Engine = "auto",
+    threads: int | None = None,
+) -> LoadedModel:
+    """Load a model folder, a training run's folder, or by default the model that ships.
+
+    Neither Ray nor, for models that hold OpenVINO's files, TensorFlow is imported.
+
+    Args:
+        path_or_uri: local or S3.
+        precision: `auto` takes bfloat16 where the CPU has it.
+        engine: `auto` takes OpenVINO.
+        threads: of the engine; by default every CPU that this process may use.
+
+    Raises:
+        UserInputError: there is no model there.
+        CatdogError: the folder is half-written, damaged or was tampered with.
+    """
+    model = folders.load(os.fspath(path_or_uri))
+    return LoadedModel(model, precision=precision, engine=engine, threads=threads)
+
+
+def _as_list(pictures: Picture | Iterable[Picture]) -> list[Picture]:
+    from PIL import Image
+
+    one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    if isinstance(pictures, np.ndarray):
+        # Four axes are a batch; an array of objects is a column of paths or of bytes.
+        several = pictures.ndim == 4 or pictures.dtype == object
+        return list(pictures) if several else [pictures]
+    if isinstance(pictures, one):
+        return [pictures]
+    if isinstance(pictures, Iterable):
+        return list(pictures)
+    raise UserInputError(_no_picture(pictures))
+
+
+def _no_picture(thing: object) -> str:
+    return (
+        f"{type(thing).__name__}: is no picture; give a path, bytes, a PIL image or a uint8 array"
+    )
+
+
+def _one_ahead(work: Any, items: Sequence[Any]) -> Iterator[Any]:
+    """`work` of each item, the next one done in a thread meanwhile; a single item needs none."""
+    if len(items) < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(1, "catdog-decode") as pool:
+        ahead = pool.submit(work, items[0])
+        for item in items[1:]:
+            ready, ahead = ahead, pool.submit(work, item)
+            yield ready.result()
+        yield ahead.result()
+
+
+def _decoded(
+    picture: Picture,
+    *,
+    preprocessing: images.Preprocessing,
+    decode_limits: DecodeLimits,
+    source_limits: SourceLimits,
+) -> NDArray[np.uint8] | ImageRejected:
+    try:
+        data = _encoded(picture, source_limits)
+        if len(data) > source_limits.max_bytes:
+            return ImageRejected(
+                ErrorCode.TOO_LARGE, f"It has more than {source_limits.max_bytes:,} bytes."
+            )
+        with _decoding:
+            return images.decode(data, preprocessing, decode_limits).pixels
+    except ImageRejected as rejected:
+        return rejected
+
+
+def _encoded(picture: Picture, limits: SourceLimits) -> bytes:
+    """A picture's file."""
+    from PIL import Image
+
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
+    if isinstance(picture, str | os.PathLike):
+        return _read(os.fspath(picture), limits)
+    if isinstance(picture, np.ndarray):
+        return _saved(_image_of(picture))
+    if isinstance(picture, Image.Image):
+        return _file_of(picture) or _saved(picture)
+    raise UserInputError(_no_picture(picture))
+
+
+def _read(text: str, limits: SourceLimits) -> bytes:
+    if "::" in text:  # a member of an archive, named as in the results
+        entries = next(inputs.list_images([text], limits))
+        (found,) = inputs.read_images(_table(entries), limits, 1)
+        if isinstance(found, ImageRejected):
+            raise found
+        return found
+    try:
+        return storage.read_bytes(storage.to_uri(text), limits.max_bytes)
+    except ValueError as error:
+        raise UserInputError(str(error)) from error
+    except OSError as error:
+        raise storage.rejection(error) from error
+
+
+def _image_of(array: NDArray[Any]) -> Any:
+    from PIL import Image
+
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not fits or not array.size:
+        raise UserInputError(
+            f"an array of {array.dtype} {array.shape}: is no picture; "
+            "give uint8 of (height, width), (height, width, 3) or (height, width, 4)"
+        )
+    return Image.fromarray(array)
+
+
+def _file_of(image: Any) -> bytes | None:
+    """The file that an image was opened from, where its pixels have not been touched.
+
+    A JPEG is decoded at a scale that suits the network: the same pixels as in `classify` come of
+    the same bytes only.
+    """
+    file = getattr(image, "fp", None)
+    if file is None or not getattr(image, "tile", None):  # made in memory, or loaded already
+        return None
+    place = file.tell()
+    file.seek(0)
+    data: bytes = file.read()
+    file.seek(place)
+    return data
+
+
+def _saved(image: Any) -> bytes:
+    """An image's pixels as a file without loss; TIFF has every mode of Pillow's."""
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "TIFF")
+    except (OSError, ValueError, KeyError) as error:
+        raise ImageRejected(
+            ErrorCode.UNSUPPORTED, f"A PIL image of mode {image.mode} cannot be read ({error})."
+        ) from None
+    return buffer.getvalue()
+
+
+def _table(entries: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_batches([entries])

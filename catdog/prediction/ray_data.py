@@ -1,0 +1,158 @@
+"""The model and the inputs as parts of a user's own Ray Data pipeline."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from catdog import inputs
+from catdog.errors import UserInputError
+from catdog.inputs import SourceLimits
+from catdog.model import folders
+from catdog.prediction import loaded_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from catdog.model import Engine
+    from catdog.prediction.loaded_model import LoadedModel
+    from catdog.runtime import Precision
+
+_COLUMNS = ("bytes", "uri")  # where pictures are looked for, first one first
+_BLOCK_ROWS = 256
+_READING_THREADS = 8
+
+
+class Classifier:
+    """Scores the pictures of a Ray Dataset.
+
+        dataset.map_batches(catdog.Classifier, fn_constructor_kwargs={"model": "runs/first"},
+                            concurrency=2, batch_size=32)
+
+    Takes batches with a column of encoded files (`bytes`) or of paths and URIs (`uri`). Adds the
+    columns `label` (string), `probability` (float32), `scores` (list of float32, in the order of
+    the model's labels) and `error` (string), null where there is none. Rows that have an `error`
+    already keep it. A file that crashes a decoder ends its actor: what strangers hand over goes
+    through `catdog.classify`, which contains it.
+
+    Args:
+        model: a model or training run's folder, or one that is loaded already.
+        column: of the pictures; by default `bytes`, else `uri`.
+        precision: of the arithmetic, as of `catdog classify`.
+        engine: what runs the network, as of `catdog classify`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | LoadedModel = folders.SHIPPED,
+        *,
+        column: str | None = None,
+        precision: Precision = "auto",
+        engine: Engine = "auto",
+    ) -> None:
+        self._column = column
+        self._model = (
+            model
+            if isinstance(model, loaded_model.LoadedModel)
+            else loaded_model.load(model, precision=precision, engine=engine, threads=_own_cpus())
+        )
+
+    def __call__(self, batch: dict[str, Any] | pa.Table) -> pa.Table:
+        """Score a batch, given as a table or as a dictionary of arrays.
+
+        Raises:
+            UserInputError: the batch has no column of pictures.
+        """
+        table = batch if isinstance(batch, pa.Table) else pa.table(_listed(batch))
+        column = self._column or next((n for n in _COLUMNS if n in table.column_names), None)
+        if column is None or column not in table.column_names:
+            raise UserInputError(
+                f"no column {column or ' or '.join(_COLUMNS)}; there are: {table.column_names}"
+            )
+        given = table[column].to_pylist()
+        errors = (
+            table["error"].to_pylist() if "error" in table.column_names else [None] * len(given)
+        )
+        wanted = [
+            place for place, each in enumerate(given) if each is not None and errors[place] is None
+        ]
+        answers = [
+            loaded_model.Prediction(None, None, None, error or "missing") for error in errors
+        ]
+        scored = self._model.predict([given[place] for place in wanted])
+        for place, answer in zip(wanted, scored, strict=True):
+            answers[place] = answer
+        added = {
+            "label": pa.array([each.label for each in answers], pa.string()),
+            "probability": pa.array([each.probability for each in answers], pa.float32()),
+            "scores": pa.array([each.scores for each in answers], pa.list_(pa.float32())),
+            "error": pa.array([each.error for each in answers], pa.string()),
+        }
+        return pa.table({name: table[name] for name in table.column_names} | added)
+
+
+def read_images(
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    limits: SourceLimits | None = None,
+) -> Any:
+    """A `ray.data.Dataset` of pictures, from whatever `catdog classify` takes.
+
+    Args:
+        images: one or several images, folders, globs, archives, lists or tables; local or S3.
+        limits: of one file and one archive.
+
+    Returns:
+        A dataset with the columns `uri`, `name`, `label` (string; null where there is none),
+        `bytes` (binary; null where reading failed) and `error` (string: why). Lazy: bytes are read
+        when rows are asked for.
+
+    Raises:
+        UserInputError: an input does not exist, may not be read, or holds no images.
+    """
+    import ray.data
+
+    limits = limits or SourceLimits()
+    given = [images] if isinstance(images, str | os.PathLike) else list(images)
+    found = pa.Table.from_batches(
+        inputs.list_images([os.fspath(each) for each in given], limits), inputs.PLAN_SCHEMA
+    )
+    blocks = [
+        found.slice(start, _BLOCK_ROWS) for start in range(0, max(1, len(found)), _BLOCK_ROWS)
+    ]
+    return ray.data.from_arrow(blocks).map_batches(
+        _with_bytes, fn_kwargs={"limits": limits}, batch_format="pyarrow", batch_size=_BLOCK_ROWS
+    )
+
+
+def _with_bytes(entries: pa.Table, limits: SourceLimits) -> pa.Table:
+    read = list(inputs.read_images(entries, limits, _READING_THREADS))
+    data = [each if isinstance(each, bytes) else None for each in read]
+    errors = [None if isinstance(each, bytes) else each.code.value for each in read]
+    return pa.table(
+        {name: entries[name] for name in ("uri", "name", "label")}
+        | {"bytes": pa.array(data, pa.binary()), "error": pa.array(errors, pa.string())}
+    )
+
+
+def _listed(batch: dict[str, Any]) -> dict[str, Any]:
+    """Arrays as lists, and what NumPy's batches make of a null in text or bytes a null again."""
+    return {
+        name: [None if each != each else each for each in column.tolist()]  # noqa: PLR0124 - NaN
+        if name in (*_COLUMNS, "error") and isinstance(column, np.ndarray)
+        else column
+        for name, column in batch.items()
+    }
+
+
+def _own_cpus() -> int | None:
+    """The share of a Ray worker; None outside of Ray."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    return max(1, int(assigned.get("CPU", 1)))
