@@ -22,7 +22,7 @@ def large_enough(row: dict[str, Any]) -> bool:
     return row["error"] is None and len(row["bytes"]) > 2_000
 
 
-def main(folder: str, pictures: int = 60) -> dict[str, int]:
+def main(folder: str, pictures: int = 60) -> dict[str | None, int]:
     """Pictures by label, as the model that ships with the package says."""
     archives = drawings.write_archives(Path(folder), pictures, seed=1)
     dataset = (
@@ -32,7 +32,7 @@ def main(folder: str, pictures: int = 60) -> dict[str, int]:
     )
     counts = {row["label"]: row["count()"] for row in dataset.groupby("label").count().take_all()}
     for label, count in sorted(counts.items(), key=str):
-        print(f"{count:4} {label}")
+        print(f"{count:4} {label or 'rejected'}")
     return counts
 
 

@@ -51,7 +51,7 @@ def test_a_wrong_type_is_named(settings, said):
 @pytest.mark.parametrize("images", [7, None, b"photos", ["a", 7], {"a": 1}])
 def test_inputs_that_are_none(images):
     """What is no path, nor several of them, is refused before anything starts."""
-    with pytest.raises(catdog.UserInputError, match="images .* is no str, nor several of them"):
+    with pytest.raises(catdog.UserInputError, match=r"images .* is no str, nor several of them"):
         configured(images, "out")
 
 

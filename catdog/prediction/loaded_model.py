@@ -84,9 +84,17 @@ class LoadedModel:
         self._settings: dict[str, Any] = {
             "precision": precision,
             "engine": engine,
-            "threads": threads or len(os.sched_getaffinity(0)),
+            "threads": threads,
         }
         self._scoring = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What an engine holds stays in its process.
+        return functools.partial(LoadedModel, **self._settings), (self._model,)
+
+    def with_threads(self, threads: int | None) -> LoadedModel:
+        """The same model for an engine of so many threads; None for every CPU of the process."""
+        return LoadedModel(self._model, **self._settings | {"threads": threads})
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -139,7 +147,8 @@ class LoadedModel:
 
     @functools.cached_property
     def _score(self) -> inference.Predictor:
-        return inference.load_predictor(self._model, **self._settings)
+        threads = self._settings["threads"] or len(os.sched_getaffinity(0))
+        return inference.load_predictor(self._model, **self._settings | {"threads": threads})
 
     def _answers(self, decoded: list[NDArray[np.uint8] | ImageRejected]) -> list[Prediction]:
         pixels = [each for each in decoded if not isinstance(each, ImageRejected)]

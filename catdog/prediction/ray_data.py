@@ -13,6 +13,7 @@ from catdog.errors import UserInputError
 from catdog.inputs import SourceLimits
 from catdog.model import folders
 from catdog.prediction import loaded_model
+from catdog.runtime import ray_quirks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,8 @@ class Classifier:
     through `catdog.classify`, which contains it.
 
     Args:
-        model: a model or training run's folder, or one that is loaded already.
+        model: a model or training run's folder, which each worker reads; or one that is loaded
+            already, which travels to the workers.
         column: of the pictures; by default `bytes`, else `uri`.
         precision: of the arithmetic, as of `catdog classify`.
         engine: what runs the network, as of `catdog classify`.
@@ -54,11 +56,9 @@ class Classifier:
         engine: Engine = "auto",
     ) -> None:
         self._column = column
-        self._model = (
-            model
-            if isinstance(model, loaded_model.LoadedModel)
-            else loaded_model.load(model, precision=precision, engine=engine, threads=_own_cpus())
-        )
+        if not isinstance(model, loaded_model.LoadedModel):
+            model = loaded_model.load(model, precision=precision, engine=engine)
+        self._model = model.with_threads(_own_cpus())
 
     def __call__(self, batch: dict[str, Any] | pa.Table) -> pa.Table:
         """Score a batch, given as a table or as a dictionary of arrays.
@@ -149,10 +149,9 @@ def _listed(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own_cpus() -> int | None:
-    """The share of a Ray worker; None outside of Ray."""
+    """The share of a Ray actor; None elsewhere."""
     import ray
 
-    if not ray.is_initialized():
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         return None
-    assigned = ray.get_runtime_context().get_assigned_resources()
-    return max(1, int(assigned.get("CPU", 1)))
+    return ray_quirks.worker_cpus()

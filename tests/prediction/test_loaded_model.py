@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -95,6 +96,12 @@ def test_what_is_no_picture_is_refused(model, thing):
     """A wrong type is a mistake of the program that calls, and is named."""
     with pytest.raises(UserInputError, match=r"is no picture; give"):
         model.predict(thing)
+
+
+def test_a_model_travels(model, photos):
+    """One that has scored already can be sent to another process, and answers the same there."""
+    answers = model.predict(photos[:2])
+    assert pickle.loads(pickle.dumps(model)).predict(photos[:2]) == answers
 
 
 def test_limits_hold(model, photos):
