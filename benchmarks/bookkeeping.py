@@ -57,11 +57,11 @@ REQUEST_DOLLARS = 0.40e-6
 # What the contenders are called, in the order of the table.
 CONTENDERS = {
     "catdog, shipped model": "catdog, the model that ships, bfloat16",
-    "catdog": "catdog, seed, bfloat16",
-    "catdog float32": "catdog, seed, float32",
-    "tf.data + predict": "tf.data + `model.predict`, seed, float32",
-    "daft": "Daft, seed, float32",
-    "ray read_images": "Ray Data `read_images`, seed, float32",
+    "catdog": "catdog, article, bfloat16",
+    "catdog float32": "catdog, article, float32",
+    "tf.data + predict": "tf.data + `model.predict`, article, float32",
+    "daft": "Daft, article, float32",
+    "ray read_images": "Ray Data `read_images`, article, float32",
 }
 
 

@@ -1,6 +1,6 @@
-"""The figures of docs/model-card.md: `python -m benchmarks.model_card PHOTOS ORIGINALS ODD SEED_RUN`.
+"""The figures of docs/model-card.md: `python -m benchmarks.model_card PHOTOS ORIGINALS ODD ARTICLE_RUN`.
 
-Evaluates the model that ships, and a run of the seed beside it, on the parts of the photos and on
+Evaluates the model that ships, and a run of the article's recipe beside it, on the parts of the photos and on
 changed copies of the test part; looks for duplicates across the parts; and asks what the model says
 to images that are neither. Writes docs/model-card.json.
 """
@@ -129,7 +129,7 @@ def _duplicates(photos: list[tuple[str, bytes]], recipe: dict) -> dict:
     }
 
 
-def main(photos_folder: str, originals: str, odd: str, seed_run: str) -> None:
+def main(photos_folder: str, originals: str, odd: str, article_run: str) -> None:
     """Measure everything; about five minutes on two cores."""
     work = Path(tempfile.mkdtemp())
     photos = list(_photos(Path(photos_folder)))
@@ -142,7 +142,7 @@ def main(photos_folder: str, originals: str, odd: str, seed_run: str) -> None:
     test = [(name, content) for name, content in photos if is_test(name)]
     card: dict = {"fingerprint": metadata.fingerprint, "duplicates": _duplicates(photos, recipe)}
     with ray_quirks.connect(None):
-        for title, model in (("shipped", folders.SHIPPED), ("seed", seed_run)):
+        for title, model in (("shipped", folders.SHIPPED), ("article", article_run)):
             card[title] = {
                 part: _figures(photos_folder, model, work / title / part, part=part)
                 for part in ("train", "validation", "test")

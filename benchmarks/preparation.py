@@ -28,7 +28,7 @@ def prepare_photos(source: Path | None, folder: Path, count: int) -> str:
 
 
 def prepare_model(folder: Path) -> None:
-    """The seed with its initial weights: speed does not depend on what it learned."""
+    """The article's network with its initial weights: speed does not depend on what it learned."""
     command = [sys.executable, "-m", "benchmarks.preparation", folder.as_uri()]
     subprocess.run(command, check=True, cwd=ROOT)  # a process of its own: TensorFlow stays
 
@@ -41,13 +41,13 @@ def write_model(uri: str) -> None:
 
     tensorflow_quirks.import_keras(1)
     preprocessing = Preprocessing(height=150, width=150)
-    network = architectures.build("seed", preprocessing, 2, "float32")
+    network = architectures.build("article", preprocessing, 2, "float32")
     folders.save(
         uri,
         folders.export(network),
         labels=("cat", "dog"),
         preprocessing=preprocessing,
-        architecture="seed",
+        architecture="article",
         training={},
     )
 

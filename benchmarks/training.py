@@ -88,8 +88,8 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
     def rate(name: str) -> float:
         return found[name]["images_per_s"]
 
-    two, alone = "seed, 2 workers", "seed, 1 worker on one core"
-    grown = "seed, 2 workers of 32 images each"
+    two, alone = "article, 2 workers", "article, 1 worker on one core"
+    grown = "article, 2 workers of 32 images each"
     return {
         "2 workers / the article's ImageDataGenerator + fit": rate(two) / rate("article"),
         "2 workers / cache() + fit, bfloat16": rate(two) / rate("cache() + fit, mixed_bfloat16"),
@@ -117,12 +117,18 @@ def main() -> None:
         else:
             draw(folder, arguments.images)
         os.environ["PYTHONPATH"] = str(HERE.parent)
-        seed, one, two = ("--architecture", "seed"), ("--workers", "1"), ("--workers", "2")
+        article, one, two = ("--architecture", "article"), ("--workers", "1"), ("--workers", "2")
         runs = {
-            "seed, 1 worker on one core": (1, *seed, *one),
-            "seed, 2 workers": (2, *seed, *two),
-            "seed, 2 workers of 32 images each": (2, *seed, *two, "--batch-size-per-worker", "32"),
-            "seed, 1 worker with both cores": (2, *seed, *one, "--cpus-per-worker", "2"),
+            "article, 1 worker on one core": (1, *article, *one),
+            "article, 2 workers": (2, *article, *two),
+            "article, 2 workers of 32 images each": (
+                2,
+                *article,
+                *two,
+                "--batch-size-per-worker",
+                "32",
+            ),
+            "article, 1 worker with both cores": (2, *article, *one, "--cpus-per-worker", "2"),
             "compact, 1 worker on one core": (1, *one),
             "compact, 2 workers": (2, *two),
             "compact, 1 worker with both cores": (2, *one, "--cpus-per-worker", "2"),

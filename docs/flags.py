@@ -38,11 +38,11 @@ def table(command: str) -> str:
 
 def recipes() -> str:
     """A Markdown table of how each architecture is trained where no flag says otherwise."""
-    from catdog.training import COMPACT, SEED, TRANSFER
+    from catdog.training import ARTICLE, COMPACT, TRANSFER
 
-    rows = ["| | `compact` | `seed` | keras.applications |", "| --- | --- | --- | --- |"]
+    rows = ["| | `compact` | `article` | keras.applications |", "| --- | --- | --- | --- |"]
     for name, compact in dataclasses.asdict(COMPACT).items():
-        values = (compact, getattr(SEED, name), getattr(TRANSFER, name))
+        values = (compact, getattr(ARTICLE, name), getattr(TRANSFER, name))
         flag = f"--{name.replace('_', '-')}"
         rows.append(f"| `{flag}` | " + " | ".join(f"{value}" for value in values) + " |")
     return "\n".join(rows) + "\n"

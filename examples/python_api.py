@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         run = catdog.train(
             folder / "drawings",
             output=folder / "run",
-            architecture="seed",
+            architecture="article",
             workers=2,
             epochs=options.epochs,
             learning_rate=5e-4,

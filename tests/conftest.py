@@ -172,7 +172,7 @@ def tiny_config(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     return TrainConfig(
         images=(str(drawings),),
         output=str(tmp_path_factory.mktemp("tiny") / "run"),
-        architecture="seed",
+        architecture="article",
         workers=2,
         epochs=3,
         batch_size=16,

@@ -44,7 +44,7 @@ VERBS = tuple(cli._COMMANDS)
 # The one place where a documented command is made smaller: these flags take the place of its own.
 SMALLER = {
     "train": {
-        "--architecture": "seed",
+        "--architecture": "article",
         "--epochs": "1",
         "--height": "48",
         "--width": "48",
@@ -56,7 +56,7 @@ SMALLER = {
 ONCE = ("train", "demo")
 # These go through the command's own parser and checks only.
 ONLY_PARSED = {
-    "catdog train photos/ --output runs/seed --architecture seed --steps-per-epoch 2000 "
+    "catdog train photos/ --output runs/article --architecture article --steps-per-epoch 2000 "
     "--validation-steps 800": "takes hours; the README's command with other numbers",
 }
 # A reader's first three commands, on which other pages build.

@@ -96,7 +96,7 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
             TrainConfig(
                 images=(str(folder / "drawings"),),
                 output=str(folder / "run"),
-                architecture="seed",
+                architecture="article",
                 workers=config.workers,
                 epochs=config.epochs,
                 learning_rate=5e-4,

@@ -14,7 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from catdog.pixels import Preprocessing
 
-ARCHITECTURES = ("compact", "seed")
+ARCHITECTURES = ("compact", "article")
+_FORMER_NAMES = {"seed": "article"}  # in old commands and run records; `--seed` is another thing
 # Networks of keras.applications 3.15, named here so that a wrong name is refused without a wait.
 APPLICATIONS = tuple(
     """
@@ -26,6 +27,11 @@ APPLICATIONS = tuple(
     ResNet101 ResNet152 ResNet50V2 ResNet101V2 ResNet152V2 VGG16 VGG19 Xception
     """.split()
 )
+
+
+def current_name(architecture: str) -> str:
+    """What an architecture is called today; any other name as it is."""
+    return _FORMER_NAMES.get(architecture, architecture)
 
 
 def build(
@@ -45,7 +51,7 @@ def build(
         classes: two or more.
         dtype_policy: Keras' dtype policy of the hidden layers; the output is float32 always.
         weights: of a network of keras.applications: `imagenet`, a local file, or None for random.
-        any_size: whether it takes images of any size, which all but `seed` can.
+        any_size: whether it takes images of any size, which all but `article` can.
 
     Raises:
         ValueError, OSError: as Keras does for weights that do not fit or cannot be had.
@@ -57,8 +63,8 @@ def build(
     try:
         size = (None, None) if any_size else (preprocessing.height, preprocessing.width)
         pixels = keras.Input((*size, 3), dtype="uint8", name="pixels")
-        if architecture == "seed":
-            features = _seed(pixels)
+        if architecture == "article":
+            features = _article(pixels)
         elif architecture == "compact":
             features = _compact(pixels)
         else:
@@ -74,7 +80,7 @@ def build(
         keras.config.set_dtype_policy(previous)
 
 
-def _seed(pixels: Any) -> Any:
+def _article(pixels: Any) -> Any:
     """The CNN that the project began from: 3,453,121 parameters at 150x150 with two classes."""
     from keras import layers
 

@@ -42,7 +42,7 @@ def load_predictor(
     """Prepare a model for scoring in this process.
 
     `auto` takes OpenVINO on CPUs: it starts in a fraction of a second where TensorFlow takes about
-    ten, and runs the seed 1.5 (float32) to 3.5 (bfloat16) times as fast on one core; scores differ
+    ten, and runs `article` 1.5 (float32) to 3.5 (bfloat16) times as fast on one core; scores differ
     by rounding only (docs/results.md). On a GPU it takes TensorFlow.
 
     Raises:

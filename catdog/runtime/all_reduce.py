@@ -1,7 +1,7 @@
 """Sums over the training workers of one node, through memory that they share.
 
 TensorFlow's collective for CPUs sends everything through gRPC, also between two processes of one
-machine: 42 ms for the gradient of the seed (13.8 MB) and 2.5 ms for the statistics of one batch
+machine: 42 ms for the gradient of `article` (13.8 MB) and 2.5 ms for the statistics of one batch
 normalisation, where the sums themselves take a few and a tenth (measured; docs/decisions/010). Over
 several nodes, and on GPUs, TensorFlow's collectives are used.
 

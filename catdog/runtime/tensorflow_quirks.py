@@ -129,7 +129,7 @@ def sum_by(all_reduce: SharedMemoryAllReduce) -> SumOverWorkers:
     def sum_over_workers(tensors: list[Any], *, passing: bool = False) -> list[Any]:
         def summed_arrays(*arrays: Any) -> list[Any]:
             sums = all_reduce.sum(arrays)
-            # Copies of the seed's gradient take as long as its sum.
+            # Copies of `article`'s gradient take as long as its sum.
             return sums if passing else [each.copy() for each in sums]
 
         # A graph runs operations that do not need each other in any order, each worker its own.
@@ -182,7 +182,7 @@ def pool_before_relu(model: Any) -> None:
 
     The largest of positive parts is the positive part of the largest, and the gradient goes the same
     way, both to the bit. But there are four times fewer numbers behind the pooling, and TensorFlow's
-    gradient of ReLU in bfloat16 is slow: it took 38 of 138 ms of the seed's step (measured).
+    gradient of ReLU in bfloat16 is slow: it took 38 of 138 ms of `article`'s step (measured).
     """
     import keras
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro.conf
 
 from catdog.errors import UserInputError
-from catdog.model import APPLICATIONS, ARCHITECTURES
+from catdog.model import APPLICATIONS, ARCHITECTURES, architectures
 from catdog.pixels import Preprocessing
 from catdog.runtime import Precision
 
@@ -43,7 +43,7 @@ class Recipe:
 
 
 # The article's, exactly: nothing that it does not have.
-SEED = Recipe(
+ARTICLE = Recipe(
     epochs=30,
     batch_size=32,
     height=150,
@@ -103,16 +103,16 @@ class TrainConfig:
         images: folders with one subfolder per class, archives of such folders, or tables with a
             label column; local or S3.
         output: folder of the run; local or S3.
-        architecture: `compact`, `seed` (the article's CNN), or the name of a network of
-            keras.applications, such as MobileNetV2.
+        architecture: `compact`, `article` (the article's CNN, once called `seed`), or the name of a
+            network of keras.applications, such as MobileNetV2.
         weights: initial weights of a keras.applications network: `imagenet`, or a `.weights.h5` or
             `.keras` file, local or S3; by default `none`: random.
         workers: data-parallel workers; by default one per GPU of the cluster, else one per CPU.
         epochs: how often to train for `steps_per_epoch` and validate; default by architecture.
-        steps_per_epoch: global batches per epoch; by default one pass over the images. The seed's
+        steps_per_epoch: global batches per epoch; by default one pass over the images. The
             article says 2000.
         validation_steps: global batches per validation; by default every validation image once. The
-            seed's article says 800.
+            article says 800.
         batch_size: images in a global batch, over all workers; default by architecture.
         batch_size_per_worker: images of each worker in a global batch, which then grows with the
             workers; instead of `batch_size`. The learning rate stays what it is.
@@ -195,6 +195,7 @@ class TrainConfig:
     address: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "architecture", architectures.current_name(self.architecture))
         if not self.images:
             raise UserInputError("IMAGES: name at least one folder, archive, list or table")
         if self.architecture not in (*ARCHITECTURES, *APPLICATIONS):
@@ -238,8 +239,8 @@ class TrainConfig:
                 raise UserInputError(f"--{name.replace('_', '-')} must be from 0 to below 1")
         if not 0.25 <= recipe.augmented_scale <= 1:
             raise UserInputError("--augmented-scale must be from 0.25 to 1")
-        if recipe.augmented_scale < 1 and self.architecture == "seed":
-            raise UserInputError("--augmented-scale: seed takes images of one size only")
+        if recipe.augmented_scale < 1 and self.architecture == "article":
+            raise UserInputError("--augmented-scale: article takes images of one size only")
         if self.augmented_scale is not None and recipe.augmentation == "none":
             raise UserInputError(
                 f"--augmented-scale {self.augmented_scale}: no image is changed with "
@@ -269,7 +270,7 @@ class TrainConfig:
     @property
     def hyperparameters(self) -> Recipe:
         """The architecture's recipe, with what was asked for instead of its defaults."""
-        recipe = {"seed": SEED, "compact": COMPACT}.get(self.architecture, TRANSFER)
+        recipe = {"article": ARTICLE, "compact": COMPACT}.get(self.architecture, TRANSFER)
         if not self.initial_weights:
             recipe = dataclasses.replace(recipe, frozen_epochs=0)
         names = [field.name for field in dataclasses.fields(Recipe)]

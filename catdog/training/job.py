@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from catdog import storage
 from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import SourceLimits
-from catdog.model import folders
+from catdog.model import architectures, folders
 from catdog.observer import Observer
 from catdog.pixels import DecodeLimits
 from catdog.runtime import ray_quirks, tensorflow_quirks
@@ -126,6 +126,7 @@ def _claim_output(config: TrainConfig, output: str) -> bool:
     config_uri = storage.join(output, CONFIG_FILE)
     if storage.exists(config_uri):
         recorded = json.loads(storage.read_bytes(config_uri, 2**20))["recipe"]
+        recorded["architecture"] = architectures.current_name(recorded["architecture"])
         current = json.loads(json.dumps(config.recipe()))
         if not config.resume:
             raise UserInputError(

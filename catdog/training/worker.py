@@ -406,7 +406,7 @@ class _Session:
         def update(gradients: list[Any]) -> None:
             self._optimizer.apply(gradients, variables)
 
-        # Keras' dozen operations each go through all weights: 17 ms for the seed, 6 ms as one.
+        # Keras' dozen operations each go through all weights: 17 ms for `article`, 6 ms as one.
         tensorflow_quirks.compiled(update, assigns=True)(gradients)
 
     def _validation_step(self, pixels: Any, classes: Any, weights: Any, total: Any) -> Any:

@@ -115,7 +115,7 @@ def test_another_question_is_refused(mixed_config, mixed_summary, drawings, tiny
         model.files,
         labels=("dog", "cat"),
         preprocessing=model.metadata.preprocessing,
-        architecture="seed",
+        architecture="article",
         training={},
     )
     other = folders.load(str(tmp_path / "other")).metadata.fingerprint

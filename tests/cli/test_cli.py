@@ -116,7 +116,7 @@ def desk(tmp_path, monkeypatch):
         {folders.KERAS_FILE: b"no network"},
         labels=("cat", "dog"),
         preprocessing=images.Preprocessing(height=8, width=8, resize="stretch"),
-        architecture="seed",
+        architecture="article",
         training={"recipe": {"validation": 0.1, "test": 0.0}},
     )
     return tmp_path

@@ -38,7 +38,16 @@ SHARDS = 24
 # than 40 s on two cores.
 BOUND_S = 120
 HANG_S = 75  # until a training worker that hangs is given up
-TRAINING = ["--architecture", "seed", "--workers", "2", "--epochs", "2", "--steps-per-epoch", "250"]
+TRAINING = [
+    "--architecture",
+    "article",
+    "--workers",
+    "2",
+    "--epochs",
+    "2",
+    "--steps-per-epoch",
+    "250",
+]
 TRAINING += ["--batch-size", "16", "--height", "64", "--width", "72", "--learning-rate", "1e-3"]
 
 

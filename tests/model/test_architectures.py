@@ -46,18 +46,18 @@ def operations(model) -> int:
     return profiler.profile(graph=graph, options=options).total_float_ops
 
 
-def test_the_seed_is_the_articles_network(keras):
+def test_article_is_the_articles_network(keras):
     """3,453,121 parameters, and the 472 million operations that others are compared with."""
-    seed = architectures.build("seed", square(150), 2, "float32")
-    assert seed.count_params() == 3_453_121
-    assert operations(seed) == pytest.approx(472e6, rel=0.01)
+    article = architectures.build("article", square(150), 2, "float32")
+    assert article.count_params() == 3_453_121
+    assert operations(article) == pytest.approx(472e6, rel=0.01)
 
 
-def test_compact_needs_a_quarter_of_the_seeds_arithmetic(keras):
+def test_compact_needs_a_quarter_of_its_arithmetic(keras):
     """Counted by the same tool, at the sizes that their recipes train at."""
-    seed = architectures.build("seed", square(150), 2, "float32")
+    article = architectures.build("article", square(150), 2, "float32")
     compact = architectures.build("compact", square(COMPACT.height), 2, "float32")
-    assert operations(compact) <= operations(seed) / 4
+    assert operations(compact) <= operations(article) / 4
     assert compact.count_params() < 1e6
 
 
@@ -211,14 +211,14 @@ def test_fused_normalisation_is_keras_normalisation(keras):
 
 
 def test_relu_after_pooling_is_relu_before_it(keras):
-    """The seed's outputs and gradients are Keras' own to the bit, in what it computes with too.
+    """The outputs of `article` and its gradients are Keras' own to the bit, in what it computes with too.
 
     Where a network uses the ReLU's own output elsewhere as well, it stays where it is.
     """
     import tensorflow as tf
 
     preprocessing = Preprocessing(height=46, width=48, resize="stretch")
-    models = [architectures.build("seed", preprocessing, 2, "mixed_bfloat16") for _ in range(2)]
+    models = [architectures.build("article", preprocessing, 2, "mixed_bfloat16") for _ in range(2)]
     models[1].set_weights(models[0].get_weights())
     tensorflow_quirks.pool_before_relu(models[1])
     convolutions = [layer for layer in models[1].layers if "conv" in layer.name]

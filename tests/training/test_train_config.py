@@ -18,9 +18,15 @@ def config(**arguments):
     return TrainConfig(images=("photos",), output="run", **arguments)
 
 
-def test_the_seed_is_the_articles_recipe():
-    """Architecture `seed` is trained as the article says, with nothing that it does not have."""
-    assert dataclasses.asdict(config(architecture="seed").hyperparameters) == {
+def test_seed_is_articles_former_name():
+    """Old commands train the same, under the name of today."""
+    assert config(architecture="seed") == config(architecture="article")
+    assert config(architecture="seed").recipe()["architecture"] == "article"
+
+
+def test_article_is_trained_as_the_article_says():
+    """Its recipe has nothing that the article does not have."""
+    assert dataclasses.asdict(config(architecture="article").hyperparameters) == {
         "epochs": 30,
         "batch_size": 32,
         "height": 150,
@@ -75,7 +81,7 @@ def test_the_learning_rate_rises_falls_and_ends_at_zero():
 
 def test_the_seeds_learning_rate_stays():
     """`constant` means what it says."""
-    assert {learning_rate(train_config.SEED, step, 2000) for step in range(0, 60_000, 999)} == {
+    assert {learning_rate(train_config.ARTICLE, step, 2000) for step in range(0, 60_000, 999)} == {
         1e-4
     }
 
@@ -109,7 +115,7 @@ def test_the_monitor_decides_what_is_best():
         ({"weight_average": 1.0}, "--weight-average"),
         ({"label_smoothing": -0.1}, "--label-smoothing"),
         ({"augmented_scale": 0.1}, "--augmented-scale"),
-        ({"architecture": "seed", "augmented_scale": 0.8}, "one size only"),
+        ({"architecture": "article", "augmented_scale": 0.8}, "one size only"),
         ({"augmentation": "none", "augmented_scale": 0.8}, "--augmentation none"),
         ({"gradient_clip": -1.0}, "--gradient-clip"),
         ({"batch_size": 0}, "--batch-size"),

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,17 @@ def test_finished_run_does_nothing_again(tiny_run, tiny_config):
     again = train(dataclasses.replace(tiny_config, resume=True))
     assert again.fingerprint == tiny_run.fingerprint
     assert list(again.history) == list(tiny_run.history)
+
+
+def test_a_run_from_before_article_had_its_name_goes_on(tiny_run, tiny_config, tmp_path):
+    """What was recorded as `seed` is the same run, whichever of the two names is asked for."""
+    shutil.copytree(tiny_config.output, tmp_path / "run")
+    record = tmp_path / "run" / "config.json"
+    record.write_text(record.read_text().replace('"article"', '"seed"'))
+    before = dataclasses.replace(tiny_config, output=str(tmp_path / "run"), resume=True)
+    for name in ("seed", "article"):
+        again = train(dataclasses.replace(before, architecture=name))
+        assert again.fingerprint == tiny_run.fingerprint
 
 
 def test_used_output_is_refused(tiny_run, tiny_config, tmp_path):
