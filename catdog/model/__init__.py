@@ -6,7 +6,6 @@
 
 from catdog.model import architectures, folders, inference
 from catdog.model.architectures import APPLICATIONS, ARCHITECTURES
-from catdog.model.folders import load
 from catdog.model.inference import Engine
 
 __all__ = [
@@ -16,5 +15,4 @@ __all__ = [
     "architectures",
     "folders",
     "inference",
-    "load",
 ]

@@ -22,7 +22,7 @@ from catdog import inputs, storage
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import SourceLimits
 from catdog.model import folders, inference
-from catdog.pixels import DecodeLimits, images
+from catdog.pixels import DecodeLimits, Preprocessing, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,7 +231,7 @@ def _one_ahead(work: Any, items: Sequence[Any]) -> Iterator[Any]:
 def _decoded(
     picture: Picture,
     *,
-    preprocessing: images.Preprocessing,
+    preprocessing: Preprocessing,
     decode_limits: DecodeLimits,
     source_limits: SourceLimits,
 ) -> NDArray[np.uint8] | ImageRejected:
@@ -242,7 +242,7 @@ def _decoded(
                 ErrorCode.TOO_LARGE, f"It has more than {source_limits.max_bytes:,} bytes."
             )
         with _decoding:
-            return images.decode(data, preprocessing, decode_limits).pixels
+            return decode(data, preprocessing, decode_limits).pixels
     except ImageRejected as rejected:
         return rejected
 
