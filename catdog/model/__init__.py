@@ -5,12 +5,13 @@
 """
 
 from catdog.model import architectures, folders, inference
-from catdog.model.architectures import APPLICATIONS, ARCHITECTURES
+from catdog.model.architectures import APPLICATIONS, ARCHITECTURES, PRETRAINED
 from catdog.model.inference import Engine
 
 __all__ = [
     "APPLICATIONS",
     "ARCHITECTURES",
+    "PRETRAINED",
     "Engine",
     "architectures",
     "folders",

