@@ -20,14 +20,19 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install ## the whole story on drawn pictures, in minutes
 	$(BIN)/catdog demo
 
+# Plain `pytest` runs the fast tests; a -m of one's own takes the place of that.
 test: install ## the tests; what is skipped is said at the end, with the reason
 	$(BIN)/python -m pytest -rs -m "not long"
 
 test-all: install ## the tests, and each further fault on a cluster of many nodes
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -m ""
 
-test-fast: install ## the tests that need neither Ray nor TensorFlow, under a minute on two cores
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
+test-fast: install ## what plain pytest runs: tests without Ray and TensorFlow, under a minute on two cores
+	$(BIN)/python -m pytest
+
+dist: install ## the wheel and the source distribution, in dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
 
 lint: install ## formatting, lint rules, types, the order of the rooms
 	$(BIN)/ruff format --check .
@@ -55,4 +60,4 @@ lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra bench --output-file benchmarks/requirements.lock
 
-.PHONY: help install demo test test-all test-fast lint bench cluster lock
+.PHONY: help install demo test test-all test-fast lint dist bench cluster lock

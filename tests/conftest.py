@@ -31,6 +31,32 @@ SECRET_KEY = "no-one-may-read-this-in-an-error"
 BUCKET = "pictures"
 
 
+HEAVY = {"ray", "tensorflow", "keras"}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for the fast tests; the slow ones share one Ray cluster, and a few need no second."""
+    whole = config.option.markexpr == "not slow" and not config.option.keyword
+    folders = all("::" not in each and Path(each).is_dir() for each in config.args)
+    return min(4, os.cpu_count() or 1) if whole and folders else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What Ray and TensorFlow warn of is not sorted yet."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(autouse=True)
+def _light(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that is not marked `slow` loads neither Ray nor TensorFlow in this process."""
+    before = HEAVY & sys.modules.keys()
+    yield
+    if request.node.get_closest_marker("slow") is None:
+        assert HEAVY & sys.modules.keys() <= before, "mark it as slow"
+
+
 def _weed() -> str | None:
     beside_python = Path(sys.executable).with_name("weed")
     return str(beside_python) if beside_python.exists() else shutil.which("weed")

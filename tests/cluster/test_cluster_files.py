@@ -88,6 +88,7 @@ def test_unknown_field_is_refused():
     assert "readinesProbe" in " ".join(error.message for error in validator.iter_errors(manifest))
 
 
+@pytest.mark.slow
 def test_launcher_file_is_valid():
     """Ray's own schema accepts the AWS file, and its node types hold together."""
     import ray.autoscaler

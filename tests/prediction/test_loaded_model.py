@@ -59,15 +59,17 @@ def test_every_form_of_a_picture_has_one_answer(model, photos, tmp_path):
         archive.write(path, "cat/1.jpg")
     member = f"zip://cat/1.jpg::{(tmp_path / 'a.zip').as_uri()}"
     data = path.read_bytes()
-    forms = [path, str(path), path.as_uri(), data, bytearray(data), Image.open(path), member]
-    answers = model.predict([*forms, Image.open(io.BytesIO(data))])
+    forms = [path, str(path), path.as_uri(), data, bytearray(data), member]
+    with Image.open(path) as opened, Image.open(io.BytesIO(data)) as in_memory:
+        answers = model.predict([*forms, opened, in_memory])
     assert len(set(answers)) == 1
     assert answers[0].error is None
 
 
 def test_pixels_in_memory(model, photos):
     """An array and a PIL image of the same pixels agree, whatever their mode."""
-    rgb = Image.open(photos[0]).convert("RGB")
+    with Image.open(photos[0]) as opened:
+        rgb = opened.convert("RGB")
     answers = model.predict([rgb, np.asarray(rgb)])
     assert answers[0] == answers[1]
     grey = rgb.convert("L")

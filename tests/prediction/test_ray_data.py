@@ -13,6 +13,8 @@ import catdog
 from catdog.demo import drawings
 from catdog.errors import UserInputError
 
+pytestmark = pytest.mark.slow
+
 
 def encoded(seed):
     """A drawn cat as a JPEG."""
@@ -42,7 +44,6 @@ def test_a_column_that_is_not_there_is_named():
         catdog.Classifier(column="scan")(pa.table({"bytes": [b""]}))
 
 
-@pytest.mark.slow
 def test_a_pipeline_of_ones_own(ray_cluster, tmp_path):
     """An archive is read, a filter of the user's stands between, and each answer is `predict`'s."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
