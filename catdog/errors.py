@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class CatdogError(Exception):
@@ -44,3 +49,26 @@ class ImageRejected(Exception):
     def __reduce__(self) -> tuple[type[ImageRejected], tuple[ErrorCode, str]]:
         # Exceptions pickle their args only; this one must cross process borders whole.
         return (type(self), (self.code, self.detail))
+
+
+_READING = "while reading "
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Has an exception that nobody foresaw say which input was being read."""
+    try:
+        yield
+    except (CatdogError, ImageRejected):
+        raise  # these name it themselves
+    except Exception as error:
+        error.add_note(_READING + name)
+        raise
+
+
+def being_read(error: BaseException) -> list[str]:
+    """The input that was being read when the error came, the innermost, or nothing."""
+    notes = getattr(error, "__notes__", [])
+    names = [note.removeprefix(_READING) for note in notes if note.startswith(_READING)]
+    cause = error.__cause__ or error.__context__
+    return names[:1] or (being_read(cause) if cause else [])

@@ -44,7 +44,7 @@ class Progress(Observer):
     """
 
     def __init__(self, log_name: str) -> None:
-        self.log_file = Path(tempfile.gettempdir()) / f"{log_name}-{os.getpid()}.log"
+        self.log_file = log_file(log_name)
         self._started = time.monotonic()
         self._last_plain = 0.0
         self._phase: Text | None = None  # stays as a line when the next one begins
@@ -58,7 +58,7 @@ class Progress(Observer):
         sys.stderr.flush()
         self._terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
         self._console = Console(file=self._terminal, highlight=False, soft_wrap=True)
-        log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         os.dup2(log, 2)
         os.close(log)
         # Ray tells of dead workers there, amid what a script reads.
@@ -85,8 +85,7 @@ class Progress(Observer):
         if error is None or isinstance(error, (UserInputError, SystemExit)):
             self.log_file.unlink(missing_ok=True)  # nobody will look for it
         else:
-            with self.log_file.open("a", encoding="utf-8", errors="replace") as log:
-                print_exception(kind, error, traceback, file=log)  # people get one line
+            keep_traceback(error, self.log_file)  # people get one line
             self.line(f"the libraries' log is in {self.log_file}")
         sys.stdout = self._stdout
         sys.stderr.flush()
@@ -181,6 +180,21 @@ class Progress(Observer):
             f"{row['val_accuracy']:>8.2%}  {row['images_per_s']:>8,.0f}  {duration(row['seconds']):>7}"
             f"{'  best' if best else ''}"
         )
+
+
+def log_file(name: str) -> Path:
+    """Where this process logs what nobody wants to see on the screen."""
+    return Path(tempfile.gettempdir()) / f"{name}-{os.getpid()}.log"
+
+
+def keep_traceback(error: BaseException, log: Path) -> Path:
+    """Write an exception's traceback to the end of a log, once; gives the log's place back."""
+    if getattr(error, "kept_in", None) != log:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with os.fdopen(os.open(log, flags, 0o600), "a", encoding="utf-8", errors="replace") as file:
+            print_exception(error, file=file)
+        error.__dict__["kept_in"] = log
+    return log
 
 
 def duration(seconds: float) -> str:

@@ -26,6 +26,8 @@ import pytest
 
 from catdog import storage
 from catdog.cli import commands as cli
+from catdog.cli import parsing
+from catdog.cli.arguments import COMMANDS
 from tests.jobs import catdog
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +41,7 @@ PAGES = [
     ROOT / "cluster" / "README.md",
     ROOT / "CONTRIBUTING.md",
 ]
-VERBS = tuple(cli._COMMANDS)
+VERBS = tuple(COMMANDS)
 
 # The one place where a documented command is made smaller: these flags take the place of its own.
 SMALLER = {
@@ -120,7 +122,7 @@ class Reader:
         words = shlex.split(line)[1:]
         verb = words[0]
         if line in ONLY_PARSED:
-            cli._check_places(cli._parse(words))
+            cli._check_places(parsing.parse(words))
         elif verb == "submit":
             self.submit(words)
         elif verb in ONCE and line in self.done:
@@ -150,7 +152,7 @@ class Reader:
         if "--attach" not in words:
             assert "entrypoint" in self.call([*words, "--dry-run"])
         else:
-            assert cli._parse(words).attach
+            assert parsing.parse(words).attach
 
     def on_s3(self, words):
         """The command as a process of its own, with the environment that S3 takes.
@@ -218,7 +220,7 @@ def check_python(words):
     assert module or scripts
     for script in scripts:
         if script.parent.name == "jobs" and "..." not in words:
-            cli._parse([script.stem, *words[words.index(f"jobs/{script.name}") + 1 :]])
+            parsing.parse([script.stem, *words[words.index(f"jobs/{script.name}") + 1 :]])
 
 
 def check_sudo(words):
@@ -367,7 +369,7 @@ def test_inline_commands_exist(page):
 
 def every_flag(verb):
     if verb not in _FLAGS:
-        _FLAGS[verb] = set(cli._flags(verb))
+        _FLAGS[verb] = set(parsing.flags(verb))
     return _FLAGS[verb]
 
 
@@ -405,7 +407,7 @@ def test_every_command_has_a_page(verb):
     assert page.startswith(f"# catdog {verb}\n\n```sh\ncatdog {verb}")
     table = flags.table(verb)
     assert table in page
-    assert all(f"`{flag}" in table for flag in cli._flags(verb) if flag != "--help")
+    assert all(f"`{flag}" in table for flag in parsing.flags(verb) if flag != "--help")
 
 
 def test_code_map_is_complete():

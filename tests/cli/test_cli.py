@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pickle
 import pty
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from catdog import __version__, terminal
-from catdog.cli import commands as cli
+from catdog import __version__, reporting, terminal
+from catdog.cli import parsing
+from catdog.cli.arguments import COMMANDS
 from catdog.cli.commands import main
+from catdog.errors import UserInputError, being_read, reading
 from catdog.model import folders
 from catdog.pixels import images
 
@@ -56,7 +60,7 @@ def test_import_is_light(module):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("verb", [[], *([verb] for verb in cli._COMMANDS)])
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in COMMANDS)])
 def test_help_shows_an_example(verb, eighty):
     """Every command explains itself and shows how it is called; it speaks of no Python types.
 
@@ -87,7 +91,7 @@ def test_examples_in_the_help_are_commands(verb, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     _, text = said_by(main, [verb, "--help"])
     (example,) = re.findall(r"^Example: catdog (.+)$", text, re.MULTILINE)
-    assert type(cli._parse(example.split())) is cli._COMMANDS[verb][0]
+    assert type(parsing.parse(example.split())) is COMMANDS[verb]
 
 
 def test_version():
@@ -274,7 +278,7 @@ def test_completion_in_bash(tmp_path):
     (tmp_path / "completion").write_text(said_by(main, ["completion", "bash"])[1])
     for typed, expected in COMPLETED:
         assert complete(typed.split(), tmp_path) == [expected], typed
-    assert set(complete([""], tmp_path)) >= set(cli._COMMANDS)
+    assert set(complete([""], tmp_path)) >= set(COMMANDS)
     assert complete(["classify", "comple"], tmp_path) in ([], ["completion"])
     assert complete(["evaluate", "--min-prob"], tmp_path) == []  # which it refuses
 
@@ -444,3 +448,60 @@ def test_jobs_are_the_same_commands(verb, monkeypatch):
     result = said_by(runpy.run_path, str(job), None, "__main__")
     assert result == said_by(main, [verb, "--help"])
     assert len(job.read_text().splitlines()) < 40
+
+
+@pytest.fixture
+def broken(desk, monkeypatch):
+    """A catdog that divides by zero when it reads what `report` is to show."""
+
+    def write(config, observer):
+        with reading("part-1.parquet"):
+            raise ZeroDivisionError("0 rows\nin it")
+
+    monkeypatch.setattr(reporting, "write", write)
+    monkeypatch.setenv("TMPDIR", str(desk / "empty"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return desk / "empty"
+
+
+def test_a_fault_of_ours_is_one_line_and_exit_70(broken, capfd):
+    """It says what was being read and where the traceback is; that stays in the log."""
+    assert main(["report", "used"]) == 70
+    *_, line = capfd.readouterr().err.splitlines()
+    (log,) = broken.iterdir()
+    assert line.startswith("catdog report: a fault of catdog itself while reading part-1.parquet: ")
+    assert "ZeroDivisionError: 0 rows in it" in line
+    assert str(log) in line
+    assert log.read_text().count("Traceback") == 1
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_debug_shows_the_traceback(broken, capfd):
+    """On the screen, before the line."""
+    assert main(["report", "used", "--debug"]) == 70
+    *before, line = capfd.readouterr().err.splitlines()
+    assert "Traceback (most recent call last):" in before
+    assert line.startswith("catdog report: a fault")
+
+
+def test_a_fault_before_the_command_began(desk, monkeypatch, capfd):
+    """What goes wrong in reading the command line itself has its log, too."""
+    monkeypatch.setenv("TMPDIR", str(desk / "empty"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(parsing, "parse", lambda _: 1 // 0)
+    assert main(["fly"]) == 70
+    (log,) = (desk / "empty").iterdir()
+    assert f"(the traceback is in {log}" in capfd.readouterr().err
+    assert "ZeroDivisionError" in log.read_text()
+
+
+def test_what_is_read_is_known_however_the_fault_travels():
+    """The innermost of several, through causes and through processes; known errors need none."""
+    with pytest.raises(OverflowError) as caught, reading("a.tar"), reading("b.jpg in it"):
+        raise OverflowError("2**63")
+    wrapped = RuntimeError("elsewhere")
+    wrapped.__cause__ = pickle.loads(pickle.dumps(caught.value))
+    assert being_read(wrapped) == ["b.jpg in it"]
+    with pytest.raises(UserInputError) as known, reading("a.tar"):
+        raise UserInputError("a.tar: is empty")
+    assert being_read(known.value) == []

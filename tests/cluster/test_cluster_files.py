@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from catdog import __version__
-from catdog.cli import commands as cli
+from catdog.cli import parsing
 from catdog.runtime.ray_quirks import FAULT_DETECTION_SETTINGS
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -195,7 +195,7 @@ def test_entrypoints_are_commands(path):
     spec = load(path)["spec"]
     program, *arguments = shlex.split(spec["entrypoint"])
     assert program == "catdog"
-    command = cli._parse(arguments)
+    command = parsing.parse(arguments)
     assert command.images[0].startswith("s3://")
     assert spec["activeDeadlineSeconds"] > 0
     assert spec["shutdownAfterJobFinishes"] is True
@@ -207,14 +207,14 @@ def test_workers_fill_the_pool(path):
     spec = load(path)["spec"]
     (pool,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     limits = pool["template"]["spec"]["containers"][0]["resources"]["limits"]
-    command = cli._parse(shlex.split(spec["entrypoint"])[1:])
+    command = parsing.parse(shlex.split(spec["entrypoint"])[1:])
     assert command.workers == pool["maxReplicas"] * int(limits.get("nvidia.com/gpu", limits["cpu"]))
 
 
 def test_training_has_a_pod_for_each_worker():
     """`--workers` of the training job is what its pool starts."""
     spec = load(CLUSTER / "rayjob-train.yaml")["spec"]
-    command = cli._parse(shlex.split(spec["entrypoint"])[1:])
+    command = parsing.parse(shlex.split(spec["entrypoint"])[1:])
     (pool,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert command.workers == pool["minReplicas"] == pool["replicas"]
     assert command.resume
@@ -227,9 +227,9 @@ def test_commands_in_the_documents_are_commands():
     for document in documents:
         text = document.read_text().replace("\\\n", " ")
         for line in re.findall(r"^\s*(catdog submit .+)$", text, re.MULTILINE):
-            command = cli._parse(shlex.split(line, comments=True)[1:])
+            command = parsing.parse(shlex.split(line, comments=True)[1:])
             if command.attach is None:
-                cli._parse(cli._job_arguments(command.command))
+                parsing.parse(parsing.job_arguments(command.command))
             found += 1
     assert found >= 3
 

@@ -14,6 +14,7 @@ from sklearn import metrics
 
 from catdog import storage
 from catdog.cli import commands as cli
+from catdog.cli import summaries
 from catdog.errors import UserInputError
 from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import (
@@ -170,7 +171,7 @@ def test_table_says_what_to_do_and_stays_short(threshold, kept, said, capsys):
     confusion = np.eye(100, dtype=int) * 7
     confusion[3, 5:12] = range(1, 8)
     numbers = {"precision": 0.5, "recall": 0.25}
-    cli.print_evaluated(
+    summaries.print_evaluated(
         evaluation.Evaluation(
             output="file:///x",
             model="f",

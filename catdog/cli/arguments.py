@@ -1,0 +1,125 @@
+"""What can be asked for: one frozen class a command, its job's configuration and flags of its own.
+
+The docstrings are the help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro.conf
+
+from catdog.classification import ClassifyConfig
+from catdog.demo import DemoConfig
+from catdog.evaluation import EvaluateConfig
+from catdog.reporting import ReportConfig
+from catdog.submission import SubmitConfig
+from catdog.training import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command has.
+
+    Attributes:
+        debug: show the traceback of a fault of catdog itself.
+    """
+
+    debug: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summarised(Common):
+    """What every command has that ends with a summary.
+
+    Attributes:
+        json: print the summary as one JSON object, and nothing else.
+    """
+
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(DemoConfig, Summarised):
+    """The whole story on drawn pictures: train, classify an archive, measure, look.
+
+    Example: catdog demo
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig, Summarised):
+    """Train a CNN on labelled images, data-parallel over the workers.
+
+    Example: catdog train photos/ --output runs/first --test 0.1
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify(ClassifyConfig, Summarised):
+    """Classify images in bulk into Parquet. Run it again to go on where it stopped.
+
+    Example: catdog classify s3://bucket/archive.zip more/ --model runs/first --output results
+
+    Attributes:
+        no_report: write no page to look at into the results folder at the end.
+    """
+
+    no_report: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(EvaluateConfig, Summarised):
+    """Measure a model on labelled images: accuracy, confusion, calibration, mistakes.
+
+    Example: catdog evaluate photos/ --model runs/first --part test --output evaluation
+
+    Attributes:
+        no_report: write no page to look at.
+    """
+
+    no_report: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(ReportConfig, Summarised):
+    """One HTML page to look at: counts, pictures, mistakes, rejected files, speed.
+
+    Example: catdog report results
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit(SubmitConfig, Common):
+    """Run a command as a job on a remote Ray cluster; ends with the job's exit code.
+
+    Example: catdog submit classify s3://bucket/in --output s3://bucket/out --address http://h:8265
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """Print what makes the shell complete commands, flags and their values.
+
+    Example: catdog completion bash > ~/.local/share/bash-completion/completions/catdog
+
+    Attributes:
+        shell: bash, zsh or fish.
+    """
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
+
+
+COMMANDS: Mapping[str, type[Any]] = {
+    "demo": Demo,
+    "train": Train,
+    "classify": Classify,
+    "evaluate": Evaluate,
+    "report": Report,
+    "submit": Submit,
+    "completion": Completion,
+}

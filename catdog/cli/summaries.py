@@ -1,0 +1,123 @@
+"""The tables at the end of each command, on standard output."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from catdog import terminal
+
+if TYPE_CHECKING:
+    from catdog.classification import ClassifySummary
+    from catdog.demo import DemoResult
+    from catdog.evaluation import Evaluation
+    from catdog.reporting import ReportSummary
+    from catdog.training import TrainResult
+
+
+def print_trained(result: TrainResult) -> None:
+    """The table at the end of a training run."""
+    best = result.best
+    terminal.table(
+        "trained",
+        [
+            ("classes", ", ".join(result.labels)),
+            ("images", ", ".join(f"{count:,} {part}" for part, count in result.images.items())),
+            ("best epoch", f"{best['epoch']:.0f} of {len(result.history)}"),
+            ("validation accuracy", f"{best['val_accuracy']:.2%}"),
+            ("time", terminal.duration(result.seconds)),
+            ("model", result.model),
+        ],
+    )
+
+
+def print_classified(summary: ClassifySummary) -> None:
+    """The table at the end of a classify job."""
+    rows: list[tuple[str, Any]] = [
+        ("images", f"{summary.planned:,}"),
+        *((label, f"{count:,}") for label, count in summary.labels.items()),
+        ("rejected", f"{summary.rejected:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in summary.errors.items()),
+    ]
+    if summary.already_complete:
+        rows.append(("this run", "nothing to do: the job was complete"))
+    elif summary.images_this_run:
+        stages = ", ".join(
+            f"{stage} {terminal.duration(seconds)}" for stage, seconds in summary.stages_s.items()
+        )
+        rows += [
+            (
+                "this run",
+                f"{summary.images_this_run:,} images in {terminal.duration(summary.seconds)}",
+            ),
+            ("throughput", f"{summary.images_per_s:,.0f} images/s in {summary.precision}"),
+            ("workers' time", stages),
+        ]
+    rows.append(("results", summary.output))
+    terminal.table("classified", rows)
+    if summary.output.startswith("file://"):
+        path = summary.output.removeprefix("file://")
+        look = f"import pyarrow.dataset as ds; print(ds.dataset({path!r}).head(3).to_pylist())"
+        terminal.command_line(f'{sys.executable} -c "{look}"')
+
+
+_SHOWN_CLASSES = 20
+
+
+def print_evaluated(result: Evaluation) -> None:
+    """The tables at the end of an evaluation."""
+    interval = f"{result.accuracy_low:.1%} to {result.accuracy_high:.1%}"
+    wanted = f"for {100 * result.precision_wanted:g}% right"
+    rows: list[tuple[str, Any]] = [
+        ("images", f"{result.images:,}, and {result.rejected:,} rejected"),
+        ("accuracy", f"{result.accuracy:.1%} (95% interval {interval})"),
+        ("calibration error", f"{result.ece:.3f}"),
+        (wanted, _advice(result)),
+    ]
+    for number, label in enumerate(result.labels[:_SHOWN_CLASSES]):
+        numbers = result.classes[label]
+        said = f"precision {numbers['precision']:.3f}, recall {numbers['recall']:.3f}"
+        others = zip(result.confusion[number], result.labels, strict=True)
+        taken = sorted((pair for pair in others if pair[0] and pair[1] != label), reverse=True)
+        if taken:
+            many = ", ".join(f"{count:,} for {other}" for count, other in taken[:3])
+            said += "; " + many.replace(" for ", " taken for ", 1)
+        rows.append((label, said))
+    if (more := len(result.labels) - _SHOWN_CLASSES) > 0:
+        rows.append((f"{more:,} more classes", "in metrics.json"))
+    terminal.table("evaluated", [*rows, ("details", result.output)])
+
+
+def _advice(result: Evaluation) -> str:
+    """What to do so that as many labels are right as was wanted."""
+    if result.threshold is None:
+        return "no threshold is high enough"
+    if result.threshold == 0:
+        return "no threshold is needed"
+    return f"--min-probability {result.threshold:g} keeps {result.kept:.1%} of the labels"
+
+
+def print_reported(summary: ReportSummary) -> None:
+    """The table at the end of a report."""
+    rows: list[tuple[str, Any]] = [
+        ("images", f"{summary.images:,}"),
+        ("rejected", f"{summary.rejected:,}"),
+    ]
+    if summary.accuracy is not None:
+        rows.append(("right", f"{summary.accuracy:.1%}"))
+    rows += [
+        ("pictures", f"{summary.thumbnails:,}"),
+        ("time", terminal.duration(summary.seconds)),
+        ("open", summary.output),
+    ]
+    terminal.table("report", rows)
+
+
+def print_demo(result: DemoResult) -> None:
+    """The tables at the end of a demo."""
+    print_trained(result.trained)
+    print_classified(result.classified)
+    terminal.table(
+        "rejected", [(name, f"{error}: {text}") for name, error, text in result.rejected]
+    )
+    print_evaluated(result.evaluated)
