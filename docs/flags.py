@@ -38,11 +38,14 @@ def table(command: str) -> str:
 
 def recipes() -> str:
     """A Markdown table of how each architecture is trained where no flag says otherwise."""
-    from catdog.training import ARTICLE, COMPACT, TRANSFER
+    from catdog.training import ARTICLE, COMPACT, PROBE, TRANSFER
 
-    rows = ["| | `compact` | `article` | keras.applications |", "| --- | --- | --- | --- |"]
-    for name, compact in dataclasses.asdict(COMPACT).items():
-        values = (compact, getattr(ARTICLE, name), getattr(TRANSFER, name))
+    rows = [
+        "| | `compact` | `article` | `EfficientNetLite0` | keras.applications |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in dataclasses.asdict(COMPACT):
+        values = (getattr(recipe, name) for recipe in (COMPACT, ARTICLE, PROBE, TRANSFER))
         flag = f"--{name.replace('_', '-')}"
         rows.append(f"| `{flag}` | " + " | ".join(f"{value}" for value in values) + " |")
     return "\n".join(rows) + "\n"

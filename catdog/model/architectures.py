@@ -80,6 +80,9 @@ def build(
         scores = keras.layers.Dense(
             1 if classes == 2 else classes,
             activation="sigmoid" if classes == 2 else "softmax",
+            # On features that mean something already, random directions have to be unlearned first:
+            # from 100 photos a class they cost half a percent of accuracy.
+            kernel_initializer="zeros" if weights else "glorot_uniform",
             dtype="float32",
             name="scores",
         )(features)

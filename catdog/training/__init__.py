@@ -1,6 +1,6 @@
 """Data-parallel training: a `TrainConfig` comes in, a model folder and a `TrainResult` go out."""
 
-from catdog.training.config import ARTICLE, COMPACT, TRANSFER
+from catdog.training.config import ARTICLE, COMPACT, PROBE, TRANSFER
 from catdog.training.job import TrainConfig, TrainResult, train
 
-__all__ = ["ARTICLE", "COMPACT", "TRANSFER", "TrainConfig", "TrainResult", "train"]
+__all__ = ["ARTICLE", "COMPACT", "PROBE", "TRANSFER", "TrainConfig", "TrainResult", "train"]

@@ -94,6 +94,16 @@ TRANSFER = dataclasses.replace(
     frozen_epochs=2,
 )
 
+# Few photos: only the head is trained, on what EfficientNetLite0 sees. docs/models.md has what it
+# reaches. With more epochs than these, the rest of the network is trained in those that follow.
+PROBE = dataclasses.replace(
+    TRANSFER,
+    learning_rate=1e-3,
+    warmup_epochs=0,
+    augmentation="none",
+    frozen_epochs=10,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -275,6 +285,8 @@ class TrainConfig:
     def hyperparameters(self) -> Recipe:
         """The architecture's recipe, with what was asked for instead of its defaults."""
         recipe = {"article": ARTICLE, "compact": COMPACT}.get(self.architecture, TRANSFER)
+        if self.architecture == PRETRAINED and self.initial_weights:
+            recipe = PROBE
         if not self.initial_weights:
             recipe = dataclasses.replace(recipe, frozen_epochs=0)
         names = [field.name for field in dataclasses.fields(Recipe)]
