@@ -13,6 +13,7 @@ import tyro.conf
 from catdog.classification import ClassifyConfig
 from catdog.demo import DemoConfig
 from catdog.evaluation import EvaluateConfig
+from catdog.prediction import PredictConfig
 from catdog.reporting import ReportConfig
 from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig
@@ -86,6 +87,19 @@ class Evaluate(EvaluateConfig, Summarised):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Predict(PredictConfig, Common):
+    """Score a few images in this process, without Ray: a line each. Exit code 1 if one is rejected.
+
+    Example: catdog predict cat.jpg dog.jpg --model runs/first
+
+    Attributes:
+        json: print one JSON object a line, with the scores of every class.
+    """
+
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(ReportConfig, Summarised):
     """One HTML page to look at: counts, pictures, mistakes, rejected files, speed.
 
@@ -119,6 +133,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "train": Train,
     "classify": Classify,
     "evaluate": Evaluate,
+    "predict": Predict,
     "report": Report,
     "submit": Submit,
     "completion": Completion,

@@ -83,6 +83,28 @@ def _demo(command: asked.Demo) -> int:
     return 0
 
 
+def _predict(command: asked.Predict) -> int:
+    from catdog import prediction
+
+    _refuse_folders(command.images)
+    with storage.blamed_on(f"--model {command.model}"):
+        model = prediction.load(command.model, precision=command.precision, engine=command.engine)
+    answers = model.predict(command.images)
+    for image, answer in zip(command.images, answers, strict=True):
+        summaries.print_predicted(image, answer, as_json=command.json)
+    return 1 if any(answer.error for answer in answers) else 0
+
+
+def _refuse_folders(images: Sequence[str]) -> None:
+    for image in images:
+        if "::" not in image:
+            uri = _uri("IMAGES", image)
+            if storage.is_local(uri) and Path(storage.local_path(uri)).is_dir():
+                raise UserInputError(
+                    f"{image}: is a folder; name images, or take `catdog classify {image}`"
+                )
+
+
 def _report(command: asked.Report) -> int:
     from catdog import reporting
 
@@ -150,6 +172,7 @@ _RUN: dict[type[Any], Callable[[Any], int]] = {
     asked.Train: _train,
     asked.Classify: _classify,
     asked.Evaluate: _evaluate,
+    asked.Predict: _predict,
     asked.Report: _report,
     asked.Submit: _submit,
     asked.Completion: _completion,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from catdog.classification import ClassifySummary
     from catdog.demo import DemoResult
     from catdog.evaluation import Evaluation
+    from catdog.prediction import Prediction
     from catdog.reporting import ReportSummary
     from catdog.training import TrainResult
 
@@ -121,3 +124,14 @@ def print_demo(result: DemoResult) -> None:
         "rejected", [(name, f"{error}: {text}") for name, error, text in result.rejected]
     )
     print_evaluated(result.evaluated)
+
+
+def print_predicted(image: str, answer: Prediction, *, as_json: bool) -> None:
+    """A line of one image: its label and probability, or why it has none."""
+    if as_json:
+        text = json.dumps({"image": image} | dataclasses.asdict(answer), ensure_ascii=True)
+    elif answer.error is not None:
+        text = f"{image}: {answer.error}: {answer.error_detail}"
+    else:
+        text = f"{image}: {answer.label} {answer.probability:.4f}"
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")

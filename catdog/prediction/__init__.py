@@ -4,7 +4,8 @@
 and `read_images` are for people's own Ray Data pipelines; Ray is loaded when they are used.
 """
 
+from catdog.prediction.config import PredictConfig
 from catdog.prediction.loaded_model import LoadedModel, Prediction, load
 from catdog.prediction.ray_data import Classifier, read_images
 
-__all__ = ["Classifier", "LoadedModel", "Prediction", "load", "read_images"]
+__all__ = ["Classifier", "LoadedModel", "PredictConfig", "Prediction", "load", "read_images"]

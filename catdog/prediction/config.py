@@ -1,0 +1,33 @@
+"""What `catdog predict` is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro.conf
+
+from catdog.errors import UserInputError
+from catdog.model import Engine, folders
+from catdog.runtime import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Which images to score in this process, with which model.
+
+    Attributes:
+        images: image files, URIs of images, or members of archives as results name them.
+        model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
+            that comes with the package.
+        precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it.
+        engine: what runs the network; `auto` takes OpenVINO.
+    """
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    model: str = folders.SHIPPED
+    precision: Precision = "auto"
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserInputError("IMAGES: name at least one image")
