@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from catdog.runtime import private_names
+from catdog.storage import private_names as storage_names
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "catdog"
@@ -93,3 +97,30 @@ def test_doors_are_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def private_uses(path):
+    """Names with an underscore that a file takes from what is not its own."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not own and re.match("_[a-z]", node.attr):
+                yield node.attr
+        elif isinstance(node, ast.ImportFrom) and not re.match("catdog|__", node.module or ""):
+            for alias in node.names:
+                if re.search(r"(^|\.)_[a-z]", name := f"{node.module}.{alias.name}"):
+                    yield name
+
+
+# Of namedtuples and of the standard library: public in spite of the underscore.
+PUBLIC = {"_replace", "_exit"}
+
+
+def test_private_names_of_libraries_are_listed():
+    """None is used that a room's `private_names` does not name, and none is named for nothing."""
+    text = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    ours = {f"_{name}" for name in re.findall(r"(?:def |class |self\.)_(\w+)", text)} | PUBLIC
+    used = {use for path in PACKAGE.rglob("*.py") for use in private_uses(path)} - ours
+    listed = private_names.RAY | private_names.KERAS | storage_names.S3FS
+    assert [use for use in used if not any(use in name for name in listed)] == []
+    assert [name for name in listed if not any(use in name for use in used)] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -168,13 +168,21 @@ def fuse_batch_norm(model: Any, workers: int, sum_over_workers: SumOverWorkers) 
     """
     import keras
 
-    for layer in model._flatten_layers(recursive=True, include_self=False):  # noqa: SLF001
+    for layer in _layers(model):
         if (
             isinstance(layer, keras.layers.BatchNormalization)
             and len(layer.input.shape) == 4
             and layer.axis in (-1, 3)
         ):
             layer.call = functools.partial(_batch_norm, layer, workers, sum_over_workers)
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """Every layer of a model and of the models in it."""
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
 
 
 def pool_before_relu(model: Any) -> None:
@@ -186,7 +194,7 @@ def pool_before_relu(model: Any) -> None:
     """
     import keras
 
-    layers = model._flatten_layers(recursive=True, include_self=True)  # noqa: SLF001
+    layers = [model, *_layers(model)]
     results = {id(output) for layer in layers for output in getattr(layer, "outputs", ())}
     convolutions = {
         id(layer.output): layer

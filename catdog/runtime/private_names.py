@@ -1,0 +1,21 @@
+"""What is used of Ray and Keras without their promise that it stays, because nothing public does it.
+
+Each name with what it is needed for; a test looks for each of them in the installed version.
+"""
+
+from __future__ import annotations
+
+_SHARED_ACTORS = "starting what Ray Data's jobs share on the head, whose node outlives drivers"
+
+RAY = {
+    "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator."
+    "get_or_create_autoscaling_coordinator": _SHARED_ACTORS,
+    "ray.data._internal.execution.node_trackers.actor_location."
+    "get_or_create_actor_location_tracker": _SHARED_ACTORS,
+    "ray.data._internal.stats.get_or_create_stats_actor": _SHARED_ACTORS,
+    "ray.experimental.internal_kv._internal_kv_get": "asking whether an autoscaler is at work",
+}
+KERAS = {
+    "keras.Optimizer._all_reduce_sum_gradients": "clipping gradients that are summed already",
+    "keras.layers.Layer._outbound_nodes": "knowing that nothing but the pooling uses a ReLU",
+}
