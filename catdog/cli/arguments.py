@@ -88,7 +88,7 @@ class Evaluate(EvaluateConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(PredictConfig, Common):
-    """Score a few images in this process, without Ray: a line each. Exit code 1 if one is rejected.
+    """Score a few images in this process, a line each. Code 1 if one is rejected.
 
     Example: catdog predict cat.jpg dog.jpg --model runs/first
 

@@ -46,7 +46,7 @@ def test_json_lines(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "IMAGES: missing"),
+        ([], "IMAGES: name at least one image"),
         (["."], ".: is a folder; name images, or take `catdog classify .`"),
         (["a.jpg", "--model", "nowhere"], "--model nowhere: no finished model there"),
         (["a.jpg", "--model", "s3://key:secret@bucket/m"], "--model"),
