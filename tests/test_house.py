@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from catdog.runtime import private_names
@@ -14,6 +15,7 @@ from catdog.storage import private_names as storage_names
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "catdog"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 DOORS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 FILES = [
     *PACKAGE.rglob("*.py"),
@@ -124,3 +126,35 @@ def test_private_names_of_libraries_are_listed():
     listed = private_names.RAY | private_names.KERAS | storage_names.S3FS
     assert [use for use in used if not any(use in name for name in listed)] == []
     assert [name for name in listed if not any(use in name for use in used)] == []
+
+
+def defined(room):
+    """Names of the functions and classes of a room, methods as `Class.method`."""
+    files = (
+        (PACKAGE / room).rglob("*.py") if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
+    )
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    for path in files:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, kinds):
+                yield node.name
+                yield from (
+                    f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)
+                )
+
+
+def test_the_walks_lead_through_the_code():
+    """Each function and class that docs/architecture.md names is in the room that it names."""
+    steps = [line for line in ARCHITECTURE.splitlines() if re.match(r"\| \d", line)]
+    named = re.findall(r"`([a-z]+)\.(?!json)([A-Za-z]\w*(?:\.\w+)?)`", "\n".join(steps))
+    assert len(named) > 25
+    assert [f"{room}.{name}" for room, name in named if name not in set(defined(room))] == []
+
+
+def test_the_map_has_the_floors_of_the_contract():
+    """Its table names the same rooms in the same order."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (floors,) = [each["layers"] for each in contracts["contracts"] if each["type"] == "layers"]
+    table = ARCHITECTURE.split("\n\n")[2]
+    drawn = [set(re.findall(r"`(\w+)`", line.split("|")[2])) for line in table.splitlines()[2:]]
+    assert drawn == [set(floor.split(" | ")) for floor in floors if floor != "__main__"]
