@@ -3,7 +3,7 @@
     python -m benchmarks.fuzz [--seconds 60] [--seed 0] [--keep FOLDER]
 
 Takes valid images of every permitted format, and the odd images where they lie beside the project,
-changes some bytes, and feeds the result to `decoding.Decoder`. Whatever the bytes are, the outcome
+changes some bytes, and feeds the result to `pixels.Decoder`. Whatever the bytes are, the outcome
 must be pixels or a reason; a reason may be `crashed` or `timeout`, since that costs one row in a job
 as well. An exception that is not `ImageRejected` is a defect: it would stop a job. Prints a JSON
 object and exits with 1 if there was one. A case follows from the seed and its number; `--keep` has

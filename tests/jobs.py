@@ -45,7 +45,7 @@ def actors() -> Iterator[int]:
 
 def decoders() -> Iterator[int]:
     """Process ids of the processes of this test session that decode."""
-    return _own_processes(lambda command: b"catdog.pixels.decoder" in command)
+    return _own_processes(lambda command: b"catdog.pixels.child" in command)
 
 
 def _own_processes(wanted: Callable[[bytes], bool]) -> Iterator[int]:

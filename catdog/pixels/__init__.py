@@ -11,9 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from catdog.pixels.decoder import OUTCOME_SCHEMA, DecodedBatch, Decoder
-    from catdog.pixels.images import DecodeLimits, Preprocessing, decode
+    from catdog.pixels.decoder import Decoder
+    from catdog.pixels.decoding import decode
+    from catdog.pixels.preprocessing import DecodeLimits, Preprocessing
     from catdog.pixels.ray_stage import COST_COLUMNS, DecodeEntries, as_pixels
+    from catdog.pixels.shared_memory import OUTCOME_SCHEMA, DecodedBatch
 
 __all__ = [
     "COST_COLUMNS",
@@ -28,9 +30,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "decoder": ("OUTCOME_SCHEMA", "DecodedBatch", "Decoder"),
-    "images": ("DecodeLimits", "Preprocessing", "decode"),
+    "decoder": ("Decoder",),
+    "decoding": ("decode",),
+    "preprocessing": ("DecodeLimits", "Preprocessing"),
     "ray_stage": ("COST_COLUMNS", "DecodeEntries", "as_pixels"),
+    "shared_memory": ("OUTCOME_SCHEMA", "DecodedBatch"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

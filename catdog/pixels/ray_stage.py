@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from catdog import inputs
-from catdog.pixels.decoder import OUTCOME_SCHEMA, Decoder
+from catdog.pixels.decoder import Decoder
+from catdog.pixels.shared_memory import OUTCOME_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from catdog.inputs import SourceLimits
-    from catdog.pixels.images import DecodeLimits, Preprocessing
+    from catdog.pixels.preprocessing import DecodeLimits, Preprocessing
 
 _BATCH_IMAGES = 64
 COST_COLUMNS = ("started_at", "read_s", "decode_s", "bytes_read")
@@ -76,9 +77,10 @@ def as_pixels(
     column: pa.ChunkedArray, preprocessing_shape: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
     """The column `pixels` as an array (n, H, W, 3), in place where it is one chunk."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # pyarrow gives a chunked array back when it is empty
-        array = array.chunk(0)
+    if column.num_chunks == 0:
+        return np.empty((0, *preprocessing_shape), np.uint8)
+    # `combine_chunks` copies also where there is a single one.
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     size = int(np.prod(preprocessing_shape))
     values = np.frombuffer(array.buffers()[1], np.uint8, len(array) * size, array.offset * size)
     return values.reshape(-1, *preprocessing_shape)

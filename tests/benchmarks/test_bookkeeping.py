@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import bookkeeping
 from catdog.inputs.listing import SourceLimits
-from catdog.pixels.decoder import memory_bound
-from catdog.pixels.images import DecodeLimits
+from catdog.pixels import DecodeLimits
+from catdog.pixels.child import memory_bound
 
 
 def test_tables_are_what_was_measured():

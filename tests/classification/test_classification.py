@@ -24,8 +24,7 @@ import pytest
 from catdog.classification.job import ClassifyConfig, classify
 from catdog.errors import UserInputError
 from catdog.model import folders, inference
-from catdog.pixels import images
-from catdog.pixels.images import DecodeLimits
+from catdog.pixels import DecodeLimits, decode
 from catdog.results import part_files, plans
 from tests.jobs import actors, catdog, same_rows, wait_for
 
@@ -76,7 +75,7 @@ def test_every_file_has_one_row(mixed, mixed_config, mixed_summary):
 
 
 def test_scores_are_the_models(mixed, mixed_config, mixed_summary, tiny_run):
-    """A row's scores are what the model says of `images.decode` of the file's bytes."""
+    """A row's scores are what the model says of `decode` of the file's bytes."""
     model = folders.load(tiny_run.model)
     predict = inference.load_predictor(model)
     for row in table(mixed_config).to_pylist()[:20]:
@@ -84,7 +83,7 @@ def test_scores_are_the_models(mixed, mixed_config, mixed_summary, tiny_run):
             continue
         with open(row["uri"].removeprefix("file://"), "rb") as file:
             data = file.read()
-        decoded = images.decode(data, model.metadata.preprocessing, DecodeLimits())
+        decoded = decode(data, model.metadata.preprocessing, DecodeLimits())
         expected = predict(decoded.pixels[None])[0]
         np.testing.assert_allclose(row["scores"], expected, atol=2e-3)  # bfloat16, other batch
         assert row["label"] == model.metadata.labels[int(np.argmax(row["scores"]))]

@@ -24,7 +24,7 @@ from catdog.cli.arguments import COMMANDS
 from catdog.cli.commands import main
 from catdog.errors import UserInputError, being_read, reading
 from catdog.model import folders
-from catdog.pixels import images
+from catdog.pixels import Preprocessing
 
 
 def run(*arguments):
@@ -119,7 +119,7 @@ def desk(tmp_path, monkeypatch):
         Path("model").absolute().as_uri(),
         {folders.KERAS_FILE: b"no network"},
         labels=("cat", "dog"),
-        preprocessing=images.Preprocessing(height=8, width=8, resize="stretch"),
+        preprocessing=Preprocessing(height=8, width=8, resize="stretch"),
         architecture="article",
         training={"recipe": {"validation": 0.1, "test": 0.0}},
     )

@@ -21,7 +21,7 @@ from catdog.demo.drawings import (
     write_dataset,
 )
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.pixels.images import DecodeLimits, Preprocessing, decode
+from catdog.pixels import DecodeLimits, Preprocessing, decode
 
 if TYPE_CHECKING:
     from pathlib import Path

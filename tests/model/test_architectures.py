@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from catdog.model import architectures
-from catdog.pixels.images import Preprocessing
+from catdog.pixels import Preprocessing
 from catdog.runtime import tensorflow_quirks
 from catdog.training.config import COMPACT
 

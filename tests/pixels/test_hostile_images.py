@@ -22,8 +22,7 @@ from PIL import Image
 from benchmarks import fuzz
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.inputs import listing as sources
-from catdog.pixels.decoder import Decoder
-from catdog.pixels.images import DecodeLimits, Preprocessing, decode
+from catdog.pixels import DecodeLimits, Decoder, Preprocessing, decode
 
 ODD_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "odd-images.tar"
 SMALL = Preprocessing(16, 16)
@@ -191,7 +190,7 @@ def test_extreme_shapes_need_no_memory():
     """A picture one pixel wide and millions high scales without a huge image in between."""
     tall = png(1, 3_000_000, bytes(6_000_000))
     code = (
-        "import sys, resource, catdog.pixels.images as i\n"
+        "import sys, resource, catdog.pixels as i\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "p = i.Preprocessing(512, 512)\n"
         "print(i.decode(sys.stdin.buffer.read(), p, i.DecodeLimits()).height)\n"
@@ -205,7 +204,7 @@ def test_extreme_shapes_need_no_memory():
 def test_too_little_memory_is_too_large():
     """Where memory is limited, an image that needs more is rejected, and the next is decoded."""
     code = (
-        "import sys, resource, catdog.pixels.images as i\n"
+        "import sys, resource, catdog.pixels as i\n"
         "from catdog.errors import ImageRejected\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))\n"
         "p, limits = i.Preprocessing(8, 8), i.DecodeLimits(max_pixels=10**9)\n"

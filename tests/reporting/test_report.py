@@ -27,8 +27,7 @@ from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import EvaluateConfig
 from catdog.inputs import listing as sources
 from catdog.inputs.listing import SourceLimits
-from catdog.pixels import images
-from catdog.pixels.decoder import OUTCOME_SCHEMA
+from catdog.pixels import OUTCOME_SCHEMA, DecodeLimits, Preprocessing, decode
 from catdog.reporting import page as report
 from catdog.reporting.page import ReportConfig
 from catdog.results import part_files, plans
@@ -58,7 +57,7 @@ def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
     """A finished results folder, made by the modules that jobs use; only the scores are given."""
     limits = SourceLimits()
     plan = plans.write(output, sources.list_images(inputs, limits))
-    square = images.Preprocessing(height=8, width=8, resize="stretch")
+    square = Preprocessing(height=8, width=8, resize="stretch")
     for shard in range(plan.shards):
         entries = plan.read_shard(shard)
         outcomes = []
@@ -66,7 +65,7 @@ def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
             try:
                 if isinstance(data, ImageRejected):
                     raise data
-                decoded = images.decode(data, square, images.DecodeLimits())
+                decoded = decode(data, square, DecodeLimits())
                 size = (decoded.width, decoded.height, decoded.format, len(data), None, None)
             except ImageRejected as rejected:
                 size = (None, None, None, None, rejected.code.value, rejected.detail)

@@ -16,7 +16,7 @@ import pytest
 from catdog import storage
 from catdog.errors import CatdogError
 from catdog.inputs import listing as sources
-from catdog.pixels.decoder import OUTCOME_SCHEMA
+from catdog.pixels import OUTCOME_SCHEMA
 from catdog.results import part_files, plans
 
 LABELS = ("cat", "dog")

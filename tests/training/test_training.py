@@ -23,8 +23,7 @@ from catdog import storage
 from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import listing as sources
 from catdog.inputs.listing import SourceLimits
-from catdog.pixels import images
-from catdog.pixels.images import DecodeLimits
+from catdog.pixels import DecodeLimits, decode
 from catdog.pixels.ray_stage import DecodeEntries
 from catdog.runtime import tensorflow_quirks
 from catdog.training import job as training
@@ -329,7 +328,7 @@ def test_frozen_layers_stay_as_they_came(tmp_path):
 
 
 def test_training_sees_the_pixels_of_classification(drawings, tiny_config):
-    """The actor that decodes for training gives what `images.decode` gives for the same bytes."""
+    """The actor that decodes for training gives what `decode` gives for the same bytes."""
     limits = SourceLimits()
     plan = pa.Table.from_batches(
         list(sources.list_images([str(drawings / "cat")], limits)), sources.PLAN_SCHEMA
@@ -338,7 +337,7 @@ def test_training_sees_the_pixels_of_classification(drawings, tiny_config):
     actor = DecodeEntries(preprocessing, DecodeLimits(), limits, ("index",))
     block = actor(plan.append_column("index", pa.array(range(plan.num_rows), pa.int64())))
     for uri, pixels in zip(plan["uri"].to_pylist(), block["pixels"].to_pylist(), strict=True):
-        expected = images.decode(storage.read_bytes(uri, 10**7), preprocessing, DecodeLimits())
+        expected = decode(storage.read_bytes(uri, 10**7), preprocessing, DecodeLimits())
         assert pixels == expected.pixels.tobytes()
 
 

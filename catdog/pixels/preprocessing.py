@@ -1,0 +1,102 @@
+"""What pixels a model sees, and what making them may cost: settings, without a decoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from catdog.errors import CatdogError, UserInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Resize = Literal["stretch", "crop", "pad"]
+
+PIXELS_VERSION = 1
+"""Raised when the same bytes would give other pixels: models trained before are then refused."""
+
+_MAX_SIDE = 4096  # of what a model sees: a batch must fit in shared memory
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What decoding one image may cost; an image beyond is rejected, the job goes on."""
+
+    max_pixels: int = 120_000_000
+    """Most pixels of an image (width x height as its header says), checked before decoding.
+    Beyond the largest common cameras' pictures (108 million)."""
+
+    timeout_s: float = 30.0
+    """Most seconds that decoding one image may take, reading it not included. Enforced by
+    ending the process that decodes."""
+
+    memory_bytes: int = 2816 * 1024**2
+    """Most memory that decoding may take. Enforced in the process that decodes.
+    Measured at the peak, in bytes a pixel: JPEG 3 to 8, PNG and TIFF 4 to 13, WebP 16, JPEG 2000 19
+    to 24: the default suffices for the largest image permitted."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "timeout_s", "memory_bytes"):
+            if not getattr(self, name) > 0:
+                raise UserInputError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: must be more than 0"
+                )
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Geometry of the pixels that a model sees. Part of the model, so that no job can differ."""
+
+    height: int
+    """Rows of the result."""
+
+    width: int
+    """Columns of the result."""
+
+    resize: Resize = "stretch"
+    """`stretch`: to height x width, whatever the aspect ratio. `crop`: the largest centred part
+    with the result's aspect ratio, scaled. `pad`: the whole picture scaled to fit inside, centred
+    on black."""
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= _MAX_SIDE:
+                raise CatdogError(
+                    f"preprocessing: {name} must be 1 to {_MAX_SIDE} pixels, not {value!r}"
+                )
+        if self.resize not in get_args(Resize):
+            raise CatdogError(
+                f"preprocessing: resize must be one of {', '.join(get_args(Resize))}, "
+                f"not {self.resize!r}"
+            )
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """What `from_json_dict` reads: plain JSON values."""
+        return {**asdict(self), "version": PIXELS_VERSION}
+
+    @classmethod
+    def from_json_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """The preprocessing that `to_json_dict` described.
+
+        Raises:
+            CatdogError: a key is missing or unknown, a value is out of range, or the pixels were
+                made by another version's rules.
+        """
+        keys = {"height", "width", "resize", "version"}
+        if set(value) != keys:
+            missing, unknown = sorted(keys - set(value)), sorted(set(value) - keys)
+            raise CatdogError(f"preprocessing: missing keys {missing}, unknown keys {unknown}")
+        if value["version"] != PIXELS_VERSION:
+            raise CatdogError(
+                f"preprocessing: made for version {value['version']!r} of the pixel rules, "
+                f"and this catdog has version {PIXELS_VERSION}"
+            )
+        return cls(height=value["height"], width=value["width"], resize=value["resize"])
+
+    @cached_property
+    def canonical(self) -> str:
+        """The one text of this preprocessing, for fingerprints."""
+        return json.dumps(self.to_json_dict(), sort_keys=True, separators=(",", ":"))
