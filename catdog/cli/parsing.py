@@ -143,13 +143,21 @@ def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
             return f"{flag}: no such flag{said}; `catdog {verb} --help` shows all"
     text = _folded(boxed)
     if "Missing from" in text:
-        kind = COMMANDS[verb]
-        missing = [flag for flag in _required(kind) if flag not in given]
-        if rest and not rest[0].startswith("-"):
-            missing = [flag for flag in missing if flag.startswith("-")]
-        example = re.search(r"Example: (.+)", kind.__doc__ or "")
-        said = f"; for example: {example[1]}" if example else ""
-        return f"{' and '.join(missing)}: missing{said}"
+        return _missing(verb, rest, given)
+    return _wrong_value(text) or _unexpected(text, verb, rest) or text
+
+
+def _missing(verb: str, rest: Sequence[str], given: Sequence[str]) -> str:
+    kind = COMMANDS[verb]
+    missing = [flag for flag in _required(kind) if flag not in given]
+    if rest and not rest[0].startswith("-"):
+        missing = [flag for flag in missing if flag.startswith("-")]
+    example = re.search(r"Example: (.+)", kind.__doc__ or "")
+    said = f"; for example: {example[1]}" if example else ""
+    return f"{' and '.join(missing)}: missing{said}"
+
+
+def _wrong_value(text: str) -> str | None:
     if found := re.search(r"Missing value for argument '(--[\w-]+)'", text):
         return f"{found[1]}: its value is missing"
     if found := re.search(
@@ -162,10 +170,15 @@ def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
     ):
         number = "whole number" if found[2] == "invalid literal" else "number"
         return f"{found[1]} {found[3]}: is no {number}"
-    if found := re.search(r"Unrecognized options: (\S+?),?( |$)", text):
-        before = "; all that is no flag stands together, before the flags" if len(rest) > 1 else ""
-        return f"{found[1]}: not expected here{before}; `catdog {verb} --help` shows what is"
-    return text
+    return None
+
+
+def _unexpected(text: str, verb: str, rest: Sequence[str]) -> str | None:
+    found = re.search(r"Unrecognized options: (\S+?),?( |$)", text)
+    if not found:
+        return None
+    before = "; all that is no flag stands together, before the flags" if len(rest) > 1 else ""
+    return f"{found[1]}: not expected here{before}; `catdog {verb} --help` shows what is"
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
