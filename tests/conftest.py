@@ -41,13 +41,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(4, os.cpu_count() or 1) if whole and folders else 0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What Ray and TensorFlow warn of is not sorted yet."""
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.filterwarnings("default"))
-
-
 @pytest.fixture(autouse=True)
 def _light(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that is not marked `slow` loads neither Ray nor TensorFlow in this process."""
@@ -188,6 +181,14 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture = draw_jpeg(label, seed=number)
             (folder / label / f"{label}.{number}.jpg").write_bytes(picture)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A copy of a model for tests that need any; `python -m tests.make_tiny_model` trained it."""
+    folder = tmp_path_factory.mktemp("tiny-model") / "model"
+    shutil.copytree(Path(__file__).with_name("tiny_model"), folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

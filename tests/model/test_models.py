@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 
-from catdog import storage
 from catdog.errors import CatdogError, UserInputError
 from catdog.model import folders, inference
 from catdog.runtime import tensorflow_quirks
@@ -18,10 +17,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def folder(tiny_run, tmp_path):
+def folder(tiny_model, tmp_path):
     """A copy of the tiny model's folder."""
     copy = tmp_path / "model"
-    shutil.copytree(storage.local_path(tiny_run.model), copy)
+    shutil.copytree(tiny_model, copy)
     return copy
 
 

@@ -55,6 +55,19 @@ def test_private_names_of_keras():
     look_for({name: private_names.KERAS[name] for name in private_names.KERAS.keys() - of_layers})
 
 
+@pytest.mark.slow
+def test_ray_has_no_public_way_to_bound_restarts():
+    """Where this fails `map_batches` has learnt it.
+
+    Then that is to be used, and pyproject.toml needs no exception for Ray's warning.
+    """
+    import inspect
+
+    import ray.data
+
+    assert "max_restarts" not in inspect.signature(ray.data.Dataset.map_batches).parameters
+
+
 def test_private_names_of_s3fs():
     """The one way to a single request."""
     look_for(storage_names.S3FS)

@@ -280,7 +280,7 @@ def local_cluster(**variables):
         yield port, dashboard, token
     finally:
         process.terminate()
-        process.wait(60)
+        process.communicate(timeout=60)
     # Nothing of it is left: neither its folder nor a process that was started in it.
     assert not token.parent.exists()
     deadline = time.monotonic() + 20
@@ -306,7 +306,7 @@ def processes_of(folder):
 
 
 @pytest.mark.slow
-def test_job_from_here_to_its_exit_code(cluster, tiny_run, drawings, tmp_path):
+def test_job_from_here_to_its_exit_code(cluster, tiny_model, drawings, tmp_path):
     """Jobs run on the cluster they are sent to; refused, failed and done each have their code.
 
     One test, because each job needs what the one before has left.
@@ -339,7 +339,7 @@ def test_job_from_here_to_its_exit_code(cluster, tiny_run, drawings, tmp_path):
         shutil.copy(picture, images / "cat")
     (images / "cat" / "broken.jpg").write_bytes(b"not a picture")
     results = tmp_path / "results"
-    command = ["classify", images.as_uri(), "--output", results.as_uri(), "--model", tiny_run.model]
+    command = ["classify", images.as_uri(), "--output", results.as_uri(), "--model", tiny_model]
 
     # One image too many is rejected: exit code 1. The line is cut again and again meanwhile, and
     # each line of the log still arrives once.
@@ -449,7 +449,9 @@ class Follower:
     def end(self, timeout_s=60):
         """Its exit code."""
         self._process.stdout.close()
-        return self._process.wait(timeout_s)
+        code = self._process.wait(timeout_s)
+        self._process.stderr.close()
+        return code
 
 
 @pytest.mark.slow
@@ -470,7 +472,8 @@ def test_to_leave_a_job_and_come_back(cluster, drawings, tmp_path):
 
     # The job is still there. Where the cluster stays away, following it ends in words.
     wire = Wire(dashboard)
-    script = "from catdog import cli, submission; submission._Follower.PATIENCE_S = 5.0; "
+    script = "from catdog import cli; from catdog.submission import job; "
+    script += "job._Follower.PATIENCE_S = 5.0; "
     script += "import sys; sys.exit(cli.main(['submit', *sys.argv[1:]]))"
     impatient = [sys.executable, "-c", script]
     second = Follower(
