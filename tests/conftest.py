@@ -41,6 +41,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(4, os.cpu_count() or 1) if whole and folders else 0
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Only the fast tests look for files and sockets that are left open.
+
+    Ray and TensorFlow leave theirs to the collector, which comes at any later test.
+    """
+    if config.option.markexpr != "not slow":
+        config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")
+
+
 @pytest.fixture(autouse=True)
 def _light(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that is not marked `slow` loads neither Ray nor TensorFlow in this process."""

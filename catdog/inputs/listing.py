@@ -51,7 +51,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from catdog import storage
-from catdog.errors import ErrorCode, ImageRejected, UserInputError
+from catdog.errors import ErrorCode, ImageRejected, UserInputError, reading
 from catdog.inputs import archives, walking
 from catdog.inputs.reading import read_images
 
@@ -162,7 +162,7 @@ def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.Reco
         for text, work in zip(inputs, starts, strict=True):
             empty = True
             try:
-                with closing(walking.in_order(work())) as batches:
+                with reading(text), closing(walking.in_order(work())) as batches:
                     for batch in batches:
                         empty = empty and not batch.num_rows
                         new = seen.add(batch.column("uri"))
@@ -219,7 +219,8 @@ class _Lister:
         if not text:
             raise UserInputError("an input is empty; name an image, a folder, an archive or a list")
         try:
-            return self._start(text)
+            with reading(text):
+                return self._start(text)
         except ValueError as error:
             raise UserInputError(f"{text}: {error}") from None
         except FileNotFoundError:
@@ -585,7 +586,7 @@ def _archive_members(uri: str, limits: SourceLimits) -> Iterator[archives.Member
     codec = _archive_codec(uri)
     if codec is None:
         raise ImageRejected(ErrorCode.UNSUPPORTED, "Archives are .tar, .tar.gz, .tgz or .zip.")
-    with archives.FileBytes(uri) as file:
+    with reading(uri), archives.FileBytes(uri) as file:
         if codec == "zip":
             yield from archives.zip_members(file, limits.max_archive_members)
             return

@@ -23,6 +23,7 @@ from catdog.cli import parsing
 from catdog.cli.arguments import COMMANDS
 from catdog.cli.commands import main
 from catdog.errors import UserInputError, being_read, reading
+from catdog.inputs import archives
 from catdog.model import folders
 from catdog.pixels import Preprocessing
 
@@ -482,6 +483,22 @@ def test_debug_shows_the_traceback(broken, capfd):
     *before, line = capfd.readouterr().err.splitlines()
     assert "Traceback (most recent call last):" in before
     assert line.startswith("catdog report: a fault")
+
+
+@pytest.mark.parametrize("inputs", ["two/a.zip", "two", "list.txt", "two/*.zip"])
+def test_a_fault_names_the_archive_that_was_read(inputs, desk, monkeypatch, capfd):
+    """However the archive came to be read: the rest can then be classified without it."""
+
+    def zip_members(file, max_members):
+        raise OverflowError("an offset that nobody foresaw")
+
+    monkeypatch.setattr(archives, "zip_members", zip_members)
+    shutil.make_archive("two/a", "zip", "two")
+    Path("list.txt").write_text("two/cat/1.jpg\ntwo/a.zip\n")
+    assert main(["classify", inputs, "--output", "o", "--model", "model"]) == 70
+    *_, line = capfd.readouterr().err.splitlines()
+    assert "a fault of catdog itself while reading file:///" in line
+    assert "/two/a.zip: OverflowError" in line
 
 
 def test_a_fault_before_the_command_began(desk, monkeypatch, capfd):

@@ -236,7 +236,7 @@ class Wire:
 
     @staticmethod
     def _copy(source, sink):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), source:
             while data := source.recv(65536):
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
@@ -339,7 +339,8 @@ def test_job_from_here_to_its_exit_code(cluster, tiny_model, drawings, tmp_path)
         shutil.copy(picture, images / "cat")
     (images / "cat" / "broken.jpg").write_bytes(b"not a picture")
     results = tmp_path / "results"
-    command = ["classify", images.as_uri(), "--output", results.as_uri(), "--model", tiny_model]
+    command = ["classify", images.as_uri(), "--output", results.as_uri()]
+    command += ["--model", Path(tiny_model).as_uri()]
 
     # One image too many is rejected: exit code 1. The line is cut again and again meanwhile, and
     # each line of the log still arrives once.
