@@ -21,7 +21,7 @@ from catdog.runtime import ray_quirks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from catdog.classification.job import ClassifyConfig
+    from catdog.classification.config import ClassifyConfig
     from catdog.results import Plan
 
 

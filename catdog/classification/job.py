@@ -20,17 +20,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import tyro.conf
 
 from catdog import inputs, storage
 from catdog.classification import actors
+from catdog.classification.config import ClassifyConfig
 from catdog.errors import CatdogError, UserInputError
-from catdog.inputs import Part, SourceLimits, splits
-from catdog.model import Engine, folders
+from catdog.inputs import Part, splits
+from catdog.model import folders
 from catdog.observer import Observer
-from catdog.pixels import DecodeLimits
 from catdog.results import part_files, plans
-from catdog.runtime import Precision, ray_quirks
+from catdog.runtime import ray_quirks
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -42,80 +41,6 @@ if TYPE_CHECKING:
 _MAX_SHARD_BYTES = 96 * 2**20
 _PLAN_FIRST_S = 0.5
 _TRIES = 3  # each with new workers, where one of the last ones hangs
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyConfig:
-    """What to classify, with which model, and where the results go.
-
-    Attributes:
-        images: images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
-            that end in .parquet or .csv; local or S3.
-        output: folder of the results; local or S3.
-        model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
-            that comes with the package.
-        workers: classifying actors; by default one per GPU of the cluster, else one per CPU.
-        batch_size: images scored at once; on CPUs small batches stay in the caches.
-        precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
-        engine: what runs the network; `auto` takes OpenVINO on CPUs and TensorFlow on GPUs.
-        min_probability: below it the label becomes `uncertain`.
-        max_rejected: exit code 1 if a larger fraction of the images was rejected.
-        part: classify only the images of this part of the model's data, by the rule that split them
-            for its training.
-        retry_rejected: try the rejected images of a finished job again.
-        decode_limits: limits of one image.
-        source_limits: limits of files and archives.
-        address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
-    """
-
-    images: tyro.conf.Positional[tuple[str, ...]]
-    output: str
-    model: str = folders.SHIPPED
-    workers: int | None = None
-    batch_size: int = 16
-    precision: Precision = "auto"
-    engine: Engine = "auto"
-    min_probability: float = 0.0
-    max_rejected: float = 0.1
-    part: Part | None = None
-    retry_rejected: bool = False
-    decode_limits: tyro.conf.OmitArgPrefixes[DecodeLimits] = field(default_factory=DecodeLimits)
-    source_limits: tyro.conf.OmitArgPrefixes[SourceLimits] = field(default_factory=SourceLimits)
-    address: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.images:
-            raise UserInputError("IMAGES: name at least one folder, archive, list or table")
-        if self.workers is not None and self.workers < 1:
-            raise UserInputError("--workers must be at least 1")
-        if self.batch_size < 1:
-            raise UserInputError("--batch-size must be at least 1")
-        for name in ("max_rejected", "min_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserInputError(f"--{name.replace('_', '-')} must be a fraction from 0 to 1")
-
-    def question(self, model_fingerprint: str) -> dict[str, Any]:
-        """What decides the rows: a rerun on the same output must ask the same."""
-        return {
-            "images": [_identity(image) for image in self.images],
-            "model": model_fingerprint,
-            "min_probability": self.min_probability,
-            "part": self.part,
-            "decode_limits": dataclasses.asdict(self.decode_limits),
-            "source_limits": dataclasses.asdict(self.source_limits),
-        }
-
-
-def _identity(image: str) -> str:
-    """An input as the run record names it; of an archive, list or table with its size.
-
-    The plan holds byte ranges of archives, so that a changed one must not be read with an old plan.
-    """
-    uri = storage.to_uri(image)
-    try:
-        return f"{uri} ({storage.size_of(uri)} bytes)"
-    except (OSError, storage.CredentialsError):
-        return uri  # a folder, a prefix or a glob; what cannot be had is found when it is listed
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ bytes. Neither Ray nor TensorFlow is loaded here.
 """
 
 from catdog.inputs import splits
-from catdog.inputs.listing import PLAN_SCHEMA, SourceLimits, list_images, read_images
+from catdog.inputs.entries import PLAN_SCHEMA, SourceLimits
+from catdog.inputs.listing import list_images
+from catdog.inputs.reading import read_images
 from catdog.inputs.splits import Part
 
 __all__ = ["PLAN_SCHEMA", "Part", "SourceLimits", "list_images", "read_images", "splits"]

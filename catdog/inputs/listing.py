@@ -42,7 +42,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -53,27 +52,11 @@ import pyarrow as pa
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected, UserInputError, reading
 from catdog.inputs import archives, walking
-from catdog.inputs.reading import read_images
-
-__all__ = ["PLAN_SCHEMA", "SKIPPED_EXTENSIONS", "SourceLimits", "list_images", "read_images"]
+from catdog.inputs.entries import PLAN_SCHEMA, SourceLimits
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_FIELDS: list[pa.Field[Any]] = [
-    pa.field("uri", pa.string(), nullable=False),
-    pa.field("name", pa.string(), nullable=False),
-    pa.field("label", pa.string()),
-    pa.field("container", pa.string()),
-    pa.field("offset", pa.int64()),
-    pa.field("length", pa.int64()),
-    pa.field("size", pa.int64()),
-    pa.field("codec", pa.string()),
-    pa.field("error", pa.string()),
-    pa.field("error_detail", pa.string()),
-]
-PLAN_SCHEMA = pa.schema(_FIELDS)
 
 _TEXT = "txt md rst json jsonl ndjson csv tsv xml yaml yml toml ini cfg log lst cls url"
 _DATA = "parquet arrow feather npy npz pkl pickle h5 hdf5 mat db sqlite tfrecord idx bib"
@@ -94,23 +77,6 @@ _ALL_ARCHIVES = (*_ARCHIVES, *_OTHER_ARCHIVES)
 
 _BATCH_ROWS = 10_000
 _MAX_LINE_BYTES = 64 << 10
-
-
-@dataclass(frozen=True)
-class SourceLimits:
-    """How much an input may cost, however hostile it is."""
-
-    max_bytes: int = 128 << 20
-    """Largest encoded image in bytes; larger ones are rejected as `too-large`, unread if possible."""
-
-    max_archive_members: int = 50_000_000
-    """Members of one archive; what comes after them is lost, with one row `too-large`."""
-
-    max_expansion: int = 200
-    """How many times its own size a `.tar.gz` may expand to (beyond its first GiB)."""
-
-    bytes_in_flight: int = 256 << 20
-    """Bytes read ahead of the consumer, together; one image may exceed it alone."""
 
 
 class _Row(NamedTuple):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from catdog.inputs.listing import SourceLimits
+    from catdog.inputs.entries import SourceLimits
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import bookkeeping
-from catdog.inputs.listing import SourceLimits
+from catdog.inputs import SourceLimits
 from catdog.pixels import DecodeLimits
 from catdog.pixels.child import memory_bound
 

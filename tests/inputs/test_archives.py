@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs import archives
-from catdog.inputs.listing import PLAN_SCHEMA, SourceLimits, list_images, read_images
+from catdog.inputs import PLAN_SCHEMA, SourceLimits, archives, list_images, read_images
 from catdog.training.data import list_labelled
 
 if TYPE_CHECKING:

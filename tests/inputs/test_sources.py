@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
+from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
 from catdog.inputs import listing as sources
-from catdog.inputs.listing import PLAN_SCHEMA, SourceLimits, list_images, read_images
 
 LIMITS = SourceLimits()
 

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from catdog.errors import CatdogError, ImageRejected
-from catdog.inputs.listing import PLAN_SCHEMA, SourceLimits
+from catdog.inputs import PLAN_SCHEMA, SourceLimits
 from catdog.pixels import OUTCOME_SCHEMA, DecodedBatch, DecodeLimits, Decoder, Preprocessing, decode
 from catdog.pixels.child import memory_bound
 from catdog.storage.files import CredentialsError

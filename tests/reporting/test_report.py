@@ -25,8 +25,8 @@ from catdog.cli.commands import main
 from catdog.errors import CatdogError, ImageRejected, UserInputError
 from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import EvaluateConfig
+from catdog.inputs import SourceLimits, read_images
 from catdog.inputs import listing as sources
-from catdog.inputs.listing import SourceLimits
 from catdog.pixels import OUTCOME_SCHEMA, DecodeLimits, Preprocessing, decode
 from catdog.reporting import page as report
 from catdog.reporting.page import ReportConfig
@@ -61,7 +61,7 @@ def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
     for shard in range(plan.shards):
         entries = plan.read_shard(shard)
         outcomes = []
-        for data in sources.read_images(entries, limits, 4):
+        for data in read_images(entries, limits, 4):
             try:
                 if isinstance(data, ImageRejected):
                     raise data

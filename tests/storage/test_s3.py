@@ -25,7 +25,7 @@ import pytest
 
 from catdog import storage
 from catdog.errors import ErrorCode, UserInputError
-from catdog.inputs.listing import PLAN_SCHEMA, SourceLimits, list_images, read_images
+from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
 
 if TYPE_CHECKING:
     from pathlib import Path

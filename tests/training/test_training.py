@@ -21,8 +21,8 @@ from PIL import Image
 
 from catdog import storage
 from catdog.errors import CatdogError, UserInputError
+from catdog.inputs import SourceLimits
 from catdog.inputs import listing as sources
-from catdog.inputs.listing import SourceLimits
 from catdog.pixels import DecodeLimits, decode
 from catdog.pixels.ray_stage import DecodeEntries
 from catdog.runtime import tensorflow_quirks
