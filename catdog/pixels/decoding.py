@@ -2,13 +2,13 @@
 
 How any picture becomes uint8 RGB:
 
-1. EXIF (or TIFF, XMP) orientation is applied; of an animation or a multi-page file the first
+1. EXIF (or TIFF, XMP, HEIF) orientation is applied; of an animation or a multi-page file the first
    picture counts. ICC profiles are ignored.
 2. Colour: grey, palette, CMYK and YCCK, YCbCr, LAB and 1-bit are converted as Pillow does. Alpha
    (also a palette's or a PNG's transparent colour) is composited on white. Of 16 bits a channel
-   the high byte counts. 32-bit integers that all fit 16 bits are 16-bit grey; other 32-bit
-   integers, and floats, have no agreed range: they are stretched from their smallest finite value
-   (0) to their largest (255).
+   the high byte counts. 32-bit integers that all fit 16 bits are 16-bit grey; other signed or
+   32-bit integers, and floats, have no agreed range: they are stretched from their smallest finite
+   value (0) to their largest (255). docs/pixels.md has every kind, and why.
 3. Geometry: `Preprocessing.resize`, antialiased bilinear: it never overshoots, and it is the
    filter that Keras, torchvision and tf.image mean by `bilinear` with `antialias`. A JPEG that is
    much larger than needed is first scaled in its DCT (`Image.draft`), which measured a third
@@ -27,7 +27,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, JpegImagePlugin, UnidentifiedImageError
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.pixels import formats
+from catdog.pixels import colours, formats, whole_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,20 +82,40 @@ def decode(
         raise ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
     if out is None:
         out = np.empty((preprocessing.height, preprocessing.width, 3), np.uint8)
+    if data.startswith(whole_pixels.PNG_MAGIC):
+        data = whole_pixels.essential_png(data)
     with _pillow_settings(limits) as caught:
-        format_ = ""
         try:
-            with Image.open(BytesIO(data), formats=formats.FORMATS) as image:
-                format_ = image.format or ""
-                width, height = _decode_opened(image, preprocessing, limits, out)
-        except ImageRejected:
-            raise
-        except UnidentifiedImageError:
-            raise formats.unidentified(data, [str(warning.message) for warning in caught]) from None
-        except Exception as error:
-            raise formats.rejected(
-                error, format_ or formats.signature(data) or "image", limits
-            ) from None
+            return _decoded(data, preprocessing, limits, out, caught)
+        except ImageRejected as rejected:
+            if rejected.code != ErrorCode.TRUNCATED:
+                raise
+            whole = whole_pixels.with_end_mark(data)
+            if whole is None:
+                raise
+        return _decoded(whole, preprocessing, limits, out, caught)
+
+
+def _decoded(
+    data: bytes,
+    preprocessing: Preprocessing,
+    limits: DecodeLimits,
+    out: npt.NDArray[np.uint8],
+    caught: list[warnings.WarningMessage],
+) -> DecodedImage:
+    format_ = ""
+    try:
+        with Image.open(BytesIO(data), formats=formats.FORMATS) as image:
+            format_ = image.format or ""
+            width, height = _decode_opened(image, data, preprocessing, limits, out)
+    except ImageRejected:
+        raise
+    except UnidentifiedImageError:
+        raise formats.unidentified(data, [str(warning.message) for warning in caught]) from None
+    except Exception as error:
+        raise formats.rejected(
+            error, format_ or formats.signature(data) or "image", limits
+        ) from None
     return DecodedImage(pixels=out, width=width, height=height, format=format_)
 
 
@@ -129,6 +149,7 @@ def _pillow_settings(limits: DecodeLimits) -> Iterator[list[warnings.WarningMess
 
 def _decode_opened(
     image: Image.Image,
+    data: bytes,
     preprocessing: Preprocessing,
     limits: DecodeLimits,
     out: npt.NDArray[np.uint8],
@@ -147,15 +168,15 @@ def _decode_opened(
     if draftable and (drafted := image.draft(None, stored_size)):
         # Drafted sizes are rounded up: the picture's own edge lies inside the last pixel.
         extent = drafted[1][2:]
-    small = _resized(_resizable(image), extent, stored_share, stored_size, limits)
+    small = _resized(colours.resizable(image, data), extent, stored_share, stored_size, limits)
     if orientation in _TRANSPOSE:
         small = small.transpose(_TRANSPOSE[orientation])
     if size == (preprocessing.width, preprocessing.height):
-        out[...] = _rgb(small)
+        out[...] = colours.rgb(small)
     else:
         left, top = (preprocessing.width - size[0]) // 2, (preprocessing.height - size[1]) // 2
         out[...] = 0
-        out[top : top + size[1], left : left + size[0]] = _rgb(small)
+        out[top : top + size[1], left : left + size[0]] = colours.rgb(small)
     return width, height
 
 
@@ -199,46 +220,6 @@ def _geometry(
     return (preprocessing.width, preprocessing.height), (1.0, 1.0)
 
 
-def _resizable(image: Image.Image) -> Image.Image:
-    """The image in L, RGB or, where it has transparency, RGBa (premultiplied: edges keep clean)."""
-    if image.mode.startswith("I;16"):
-        return _from_16_bit(image)
-    if image.mode in ("I", "F"):
-        return _from_32_bit(image)
-    if image.has_transparency_data:  # RGBA, LA, PA, or a transparent colour in the metadata
-        return (image if image.mode == "RGBA" else image.convert("RGBA")).convert("RGBa")
-    if image.mode in ("L", "RGB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey: the high byte (Pillow's own conversion clips at 255)."""
-    values = np.asarray(image)
-    grey = Image.fromarray((values >> 8).astype(np.uint8))
-    clear = image.info.get("transparency")
-    if not isinstance(clear, int):
-        return grey
-    opaque = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
-    return Image.merge("LA", (grey, opaque)).convert("RGBA").convert("RGBa")
-
-
-def _from_32_bit(image: Image.Image) -> Image.Image:
-    """32-bit integers and floats, by the rule of the module's docstring."""
-    values = np.asarray(image)
-    if image.mode == "I" and values.min() >= 0 and values.max() <= 0xFFFF:
-        return Image.fromarray((values >> 8).astype(np.uint8))
-    finite = np.isfinite(values)
-    if not finite.all():
-        values = np.where(finite, values, values[finite].min() if finite.any() else 0)
-    low, high = float(values.min()), float(values.max())
-    grey = np.empty(values.shape, np.uint8)
-    for row in range(0, len(grey), 64):  # in strips: a float64 copy of the whole would be large
-        strip = values[row : row + 64].astype(np.float64)
-        grey[row : row + 64] = np.rint((strip - low) * (255 / ((high - low) or 1)))
-    return Image.fromarray(grey)
-
-
 def _resized(
     image: Image.Image,
     extent: tuple[float, float],
@@ -257,13 +238,3 @@ def _resized(
         )
         top, bottom = 0.0, float(size[1])
     return image.resize(size, Image.Resampling.BILINEAR, (left, top, right, bottom))
-
-
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3), or (H, W, 1) for grey, of what `_resizable` gave."""
-    pixels: npt.NDArray[np.uint8] = np.asarray(image)
-    if image.mode == "L":
-        return pixels[:, :, np.newaxis]
-    if image.mode == "RGBa":  # premultiplied over white: what alpha leaves free is white
-        return pixels[:, :, :3] + (255 - pixels[:, :, 3:])
-    return pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pi_heif
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -26,6 +27,7 @@ from PIL import (
 )
 
 from catdog.errors import ErrorCode, ImageRejected
+from catdog.pixels import tiff
 
 if TYPE_CHECKING:
     from catdog.pixels.preprocessing import DecodeLimits
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
 # signature. Left out: those that run programs or are stubs (EPS, WMF, HDF5, GRIB, BUFR, FITS,
 # MPEG), and old, rare ones, because archives come from strangers and every decoder is a way in.
 # Imported here, lest Pillow import all of its plugins when it meets the first WebP.
+pi_heif.register_heif_opener(
+    decode_threads=1,  # the cores are shared out one level above
+    thumbnails=False,
+    depth_images=False,
+    aux_images=False,
+)
 FORMATS = tuple(
     plugin.format
     for plugin in (
@@ -44,6 +52,7 @@ FORMATS = tuple(
         BmpImagePlugin.BmpImageFile,
         TiffImagePlugin.TiffImageFile,
         AvifImagePlugin.AvifImageFile,
+        pi_heif.HeifImageFile,
         Jpeg2KImagePlugin.Jpeg2KImageFile,
         PpmImagePlugin.PpmImageFile,
         IcoImagePlugin.IcoImageFile,
@@ -66,6 +75,10 @@ _SIGNATURES = (
     (0, b"BM", "BMP"),
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
+    (0, b"IIRO", "camera raw"),
+    (0, b"IIRS", "camera raw"),
+    (0, b"IIU\0", "camera raw"),
+    (0, b"FOVb", "camera raw"),
     (0, b"II+\0", "TIFF"),
     (0, b"MM\0+", "TIFF"),
     (4, b"ftypavi", "AVIF"),
@@ -74,8 +87,8 @@ _SIGNATURES = (
     (0, b"8BPS", "PSD"),
     (0, b"DDS ", "DDS"),
     (0, b"qoif", "QOI"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
+    (4, b"ftyphei", "HEIF"),
+    (4, b"ftyphev", "HEIF"),
     (4, b"ftypmif1", "HEIF"),
     (4, b"ftypmsf1", "HEIF"),
     (0, b"\xff\x0a", "JPEG XL"),
@@ -133,12 +146,18 @@ def _meaning(message: str, format_: str, *, unsupported: bool = False) -> ImageR
 def unidentified(data: bytes, reasons: list[str]) -> ImageRejected:
     """Why no permitted format opened the file."""
     known = signature(data)
+    if data.startswith(b"MM\0+"):
+        return ImageRejected(ErrorCode.UNSUPPORTED, "Big-endian BigTIFF is not supported.")
+    if known == "TIFF":
+        tiff.refuse_raw_bytes(data)
     if known in FORMATS:
         prefix = f"{known} opening failed. "
         said = next((r.removeprefix(prefix) for r in reasons if r.startswith(prefix)), "")
         if said in ("", "not identified by this driver"):  # Pillow's words for any short header
             said = "its header cannot be read"
-        return _meaning(said, known)
+        return _meaning(said, str(known))
+    if known == "camera raw":
+        return tiff.camera_raw()
     if known:
         return ImageRejected(ErrorCode.UNSUPPORTED, f"{known} files are not supported.")
     start = data[:1024]

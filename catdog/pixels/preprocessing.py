@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Resize = Literal["stretch", "crop", "pad"]
 
 PIXELS_VERSION = 1
-"""Raised when the same bytes would give other pixels: models trained before are then refused."""
+"""Raised when bytes that were read right would give other pixels: models trained before are then
+refused. Not raised where a kind of file that was read wrongly is read right."""
 
 _MAX_SIDE = 4096  # of what a model sees: a batch must fit in shared memory
 

@@ -274,7 +274,7 @@ def test_pixel_limit_is_exact():
         (b'{"error": "AccessDenied"}', ErrorCode.NOT_AN_IMAGE, "text"),
         (bytes(1000), ErrorCode.NOT_AN_IMAGE, "00 00"),
         (b'<?xml version="1.0"?>\n<svg xmlns=""/>', ErrorCode.UNSUPPORTED, "SVG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ErrorCode.UNSUPPORTED, "HEIC"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ErrorCode.TRUNCATED, "HEIF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ErrorCode.UNSUPPORTED, "EPS"),
         (b"%PDF-1.7\n", ErrorCode.UNSUPPORTED, "PDF"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", ErrorCode.UNSUPPORTED, "JPEG XL"),

@@ -82,7 +82,7 @@ def test_every_odd_image_has_one_outcome(capfd):
     assert len(outcomes) == 974
     counts = Counter(outcomes.values())
     assert counts["PNG"] >= 559
-    assert counts["TIFF"] >= 78
+    assert counts["TIFF"] >= 74  # 4 of 16-bit planes are refused
     assert sum(counts[code.value] for code in ErrorCode) <= 98
     said = capfd.readouterr().err
     assert "Warning" not in said, "libtiff may speak, Python may not"
@@ -94,8 +94,9 @@ def test_every_odd_image_has_one_outcome(capfd):
     [
         ("pillow/decompression_bomb.gif", "too-large"),
         ("pillow/decompression_bomb.ico", "too-large"),
-        ("pillow/png_decompression_dos.png", "too-large"),
-        ("pillow/truncated_jpeg.jpg", "truncated"),
+        ("pillow/png_decompression_dos.png", "PNG"),  # large text beside sound pixels
+        ("pillow/tiff_tiled_planar_16bit_RGB.tiff", "unsupported"),
+        ("pillow/truncated_jpeg.jpg", "JPEG"),  # it lacks half of the end mark
         ("pillow/broken_data_stream.png", "truncated"),
         ("pillow/bmp/q/rgb24jpeg.bmp", "unsupported"),
         ("pillow/frame_size.mpo", "MPO"),

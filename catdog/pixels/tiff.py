@@ -1,0 +1,142 @@
+"""What a TIFF's tags say of its numbers that Pillow's modes do not, and what it reads wrongly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from PIL import TiffImagePlugin
+
+from catdog.errors import ErrorCode, ImageRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from PIL import Image
+
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _MAX_VALUE = 254, 258, 259, 262, 266, 281
+_PLANAR, _SUB_IFDS, _INK_SET, _EXTRA, _SAMPLE_FORMAT, _DNG_VERSION = 284, 330, 332, 338, 339, 50706
+_SUBSAMPLING, _CFA, _LINEAR_RAW = 530, 32803, 34892
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """How the numbers of a picture with one channel are meant."""
+
+    bits: int = 16
+    """Of an integer that is stored in 16."""
+
+    white_is_zero: bool = False
+    """Whether the smallest number is white (and Pillow has not turned it already)."""
+
+    signed: bool = False
+    """Whether integers of 8 bits are from -128 on."""
+
+    unsigned_32: bool = False
+    """Whether 32-bit integers are from 0 on."""
+
+    swapped_bytes: int = 0
+    """Bytes of a number that Pillow has turned once too often; 0 where it has not."""
+
+    undeclared_alpha: bool = False
+    """Whether nothing says that a fourth channel is an opacity."""
+
+
+def samples(image: Image.Image) -> Samples:
+    """How the numbers of an opened image are meant; that of other formats than TIFF says it all.
+
+    Raises:
+        ImageRejected: Pillow reads another picture than the file holds.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return Samples()
+    tags: Mapping[int, Any] = image.tag_v2
+    refuse_raw(tags)
+    _refuse_misread(tags, channels=len(image.getbands()))
+    depth = max(_numbers(tags, _BITS, 1))
+    if depth == 16:
+        # Fewer bits in 16: the specification calls this tag a statistic, but what writes exactly
+        # the largest number of a camera's bits means its bits.
+        most = _first(tags, _MAX_VALUE, 0xFFFF)
+        depth = next((bits for bits in (10, 12, 14) if most == (1 << bits) - 1), 16)
+    format_ = _first(tags, _SAMPLE_FORMAT, 1)
+    # libtiff has turned the bytes of compressed numbers; of wide ones Pillow does not know.
+    wide = image.mode in ("I", "F") and image.tag_v2.prefix == b"MM"
+    turned_twice = wide and _first(tags, _COMPRESSION, 1) != 1
+    return Samples(
+        bits=depth if depth in (10, 12, 14) else 16,
+        white_is_zero=_first(tags, _PHOTOMETRIC, 0) == 0 and image.mode[0] in "IF",
+        signed=format_ == 2 and image.mode == "L",
+        unsigned_32=format_ == 1 and image.mode == "I" and depth == 32,
+        swapped_bytes=depth // 8 if turned_twice else 0,
+        undeclared_alpha=_first(tags, _EXTRA, 0) not in (1, 2),
+    )
+
+
+def _refuse_misread(tags: Mapping[int, Any], channels: int) -> None:
+    """Refuses kinds of TIFF that Pillow takes for another one."""
+    bits = max(_numbers(tags, _BITS, 1))
+    packed = _first(tags, _COMPRESSION, 1) != 1
+    photometric = _first(tags, _PHOTOMETRIC, 0)
+    if channels > 1 and bits > 8 and _first(tags, _PLANAR, 1) == 2:
+        raise _unsupported(f"{bits} bits a channel in separate planes")
+    if photometric == 5 and _first(tags, _INK_SET, 1) != 1:
+        raise _unsupported("inks other than cyan, magenta, yellow and black")
+    if bits == 12 and packed:
+        raise _unsupported("compressed 12-bit grey")
+    if bits > 8 and packed and _first(tags, _FILL_ORDER, 1) == 2:
+        raise _unsupported(f"compressed {bits} bits in reversed order")
+    if photometric == 6 and not packed and _numbers(tags, _SUBSAMPLING, 2) != (1, 1):
+        raise _unsupported("uncompressed YCbCr with fewer colour than grey values")
+
+
+def refuse_raw_bytes(data: bytes) -> None:
+    """Refuses a camera's raw file that Pillow could not open.
+
+    Raises:
+        ImageRejected: it is one.
+    """
+    try:
+        directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file = BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        tags: Mapping[int, Any] = dict(directory)
+    except Exception:
+        return
+    refuse_raw(tags)
+
+
+def refuse_raw(tags: Mapping[int, Any]) -> None:
+    """Refuses a camera's raw file: its first picture is a preview, or no picture yet.
+
+    Raises:
+        ImageRejected: the tags are of one.
+    """
+    preview = _first(tags, _SUBFILE, 0) & 1 and _SUB_IFDS in tags
+    sensor = _first(tags, _PHOTOMETRIC, 0) in (_CFA, _LINEAR_RAW)
+    if _DNG_VERSION in tags or preview or sensor:
+        raise camera_raw()
+
+
+def camera_raw() -> ImageRejected:
+    """The answer to every camera's raw format."""
+    return ImageRejected(
+        ErrorCode.UNSUPPORTED,
+        "Camera raw files (DNG and the like) are not supported: export them as JPEG or TIFF.",
+    )
+
+
+def _unsupported(what: str) -> ImageRejected:
+    return ImageRejected(ErrorCode.UNSUPPORTED, f"This kind of TIFF cannot be decoded: {what}.")
+
+
+def _numbers(tags: Mapping[int, Any], tag: int, default: int) -> tuple[int, ...]:
+    value = tags.get(tag, default)
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(each for each in values if isinstance(each, int)) or (default,)
+
+
+def _first(tags: Mapping[int, Any], tag: int, default: int) -> int:
+    return _numbers(tags, tag, default)[0]
