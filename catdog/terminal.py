@@ -6,13 +6,14 @@ that is a plain line every few seconds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from traceback import print_exception
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -25,26 +26,22 @@ from catdog.errors import UserInputError
 from catdog.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
+    from collections.abc import Iterable, Iterator
 
     from rich.console import RenderableType
 
 _PLAIN_LINE_EVERY_S = 10.0
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 
 class Progress(Observer):
-    """A status that changes while a job runs. A context manager.
-
-    Inside it, what Ray, TensorFlow and their C++ parts write to standard error goes to a log file;
-    only this class writes to the terminal.
+    """The lines of a job: one that changes, and those that stay. `progress` makes it.
 
     Args:
-        log_name: the beginning of the log file's name, in the folder for temporary files.
+        terminal: what they are written to.
     """
 
-    def __init__(self, log_name: str) -> None:
-        self.log_file = log_file(log_name)
+    def __init__(self, terminal: TextIO) -> None:
         self._started = time.monotonic()
         self._last_plain = 0.0
         self._phase: Text | None = None  # stays as a line when the next one begins
@@ -53,44 +50,22 @@ class Progress(Observer):
         self._first_steps: tuple[float, int] | None = None  # when the first steps were seen
         self._epochs_shown = False
         self._spinner = Spinner("dots", style="cyan")
+        self._console = Console(file=terminal, highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> Progress:
-        sys.stderr.flush()
-        self._terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
-        self._console = Console(file=self._terminal, highlight=False, soft_wrap=True)
-        log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        os.dup2(log, 2)
-        os.close(log)
-        # Ray tells of dead workers there, amid what a script reads.
-        self._stdout, sys.stdout = sys.stdout, sys.stderr
-        self._live = Live(
+    @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """At a terminal the last line changes by itself."""
+        live = Live(
             console=self._console,
             refresh_per_second=8,
             transient=True,
             get_renderable=self._live_line,
         )
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end_phase()
-        if self._console.is_terminal:
-            self._live.stop()
-        if error is None or isinstance(error, (UserInputError, SystemExit)):
-            self.log_file.unlink(missing_ok=True)  # nobody will look for it
-        else:
-            keep_traceback(error, self.log_file)  # people get one line
-            self.line(f"the libraries' log is in {self.log_file}")
-        sys.stdout = self._stdout
-        sys.stderr.flush()
-        os.dup2(self._terminal.fileno(), 2)
-        self._terminal.close()
+        with live if self._console.is_terminal else contextlib.nullcontext():
+            try:
+                yield
+            finally:
+                self._end_phase()
 
     def _stamp(self) -> str:
         return f"{duration(time.monotonic() - self._started):>7}  "
@@ -182,6 +157,49 @@ class Progress(Observer):
         )
 
 
+@contextlib.contextmanager
+def progress(log_name: str) -> Iterator[Progress]:
+    """A status that changes while a job runs.
+
+    Inside it, what Ray, TensorFlow and their C++ parts write to standard error goes to a log file;
+    only `Progress` writes to the terminal.
+
+    Args:
+        log_name: the beginning of the log file's name, in the folder for temporary files.
+    """
+    log = log_file(log_name)
+    with _standard_error_in(log) as terminal:
+        shown = Progress(terminal)
+        try:
+            with shown.alive():
+                yield shown
+        except (UserInputError, SystemExit):
+            log.unlink(missing_ok=True)  # nobody will look for it
+            raise
+        except BaseException as error:
+            keep_traceback(error, log)  # people get one line
+            shown.line(f"the libraries' log is in {log}")
+            raise
+        log.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _standard_error_in(log: Path) -> Iterator[TextIO]:
+    """Have standard error and what is printed go to a log; gives what standard error was before."""
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal:
+        descriptor = os.open(log, _APPEND, 0o600)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+        try:
+            # Ray tells of dead workers on standard output, amid what a script reads.
+            with contextlib.redirect_stdout(sys.stderr):
+                yield terminal
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal.fileno(), 2)
+
+
 def log_file(name: str) -> Path:
     """Where this process logs what nobody wants to see on the screen."""
     return Path(tempfile.gettempdir()) / f"{name}-{os.getpid()}.log"
@@ -190,8 +208,9 @@ def log_file(name: str) -> Path:
 def keep_traceback(error: BaseException, log: Path) -> Path:
     """Write an exception's traceback to the end of a log, once; gives the log's place back."""
     if getattr(error, "kept_in", None) != log:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        with os.fdopen(os.open(log, flags, 0o600), "a", encoding="utf-8", errors="replace") as file:
+        with os.fdopen(
+            os.open(log, _APPEND, 0o600), "a", encoding="utf-8", errors="replace"
+        ) as file:
             print_exception(error, file=file)
         error.__dict__["kept_in"] = log
     return log

@@ -49,10 +49,10 @@ def decoders() -> Iterator[int]:
 
 
 def _own_processes(wanted: Callable[[bytes], bool]) -> Iterator[int]:
-    for entry in os.scandir("/proc"):
+    for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                command = Path(entry.path, "cmdline").read_bytes()
+                command = (entry / "cmdline").read_bytes()
                 if wanted(command) and os.getpid() in _ancestors(int(entry.name)):
                     yield int(entry.name)
             except OSError:

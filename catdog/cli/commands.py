@@ -37,7 +37,7 @@ Config = TypeVar(
 def _train(command: asked.Train) -> int:
     from catdog import training
 
-    with terminal.Progress("catdog-train") as progress:
+    with terminal.progress("catdog-train") as progress:
         result = training.train(_plain(TrainConfig, command), progress)
     _show(command, result, summaries.print_trained)
     return 0
@@ -47,7 +47,7 @@ def _classify(command: asked.Classify) -> int:
     from catdog import classification
 
     config = _plain(ClassifyConfig, command)
-    with terminal.Progress("catdog-classify") as progress:
+    with terminal.progress("catdog-classify") as progress:
         summary = classification.classify(config, progress)
         page = None if command.no_report else _page(summary.output, progress)
     _show(command, summary, summaries.print_classified)
@@ -61,7 +61,7 @@ def _evaluate(command: asked.Evaluate) -> int:
     from catdog import evaluation
 
     config = _plain(EvaluateConfig, command)
-    with terminal.Progress("catdog-evaluate") as progress:
+    with terminal.progress("catdog-evaluate") as progress:
         result = evaluation.evaluate(config, progress)
         page = None if command.no_report else _page(result.output, progress)
     _show(command, result, summaries.print_evaluated)
@@ -74,7 +74,7 @@ def _evaluate(command: asked.Evaluate) -> int:
 def _demo(command: asked.Demo) -> int:
     from catdog import demo
 
-    with terminal.Progress("catdog-demo") as progress:
+    with terminal.progress("catdog-demo") as progress:
         result = demo.run(_plain(DemoConfig, command), progress)
         page = _page(result.evaluated.output, progress)
     _show(command, result, summaries.print_demo)
@@ -108,7 +108,7 @@ def _refuse_folders(images: Sequence[str]) -> None:
 def _report(command: asked.Report) -> int:
     from catdog import reporting
 
-    with terminal.Progress("catdog-report") as progress:
+    with terminal.progress("catdog-report") as progress:
         summary = reporting.write(_plain(ReportConfig, command), progress)
     _show(command, summary, summaries.print_reported)
     return 0

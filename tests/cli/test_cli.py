@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from catdog import __version__, reporting, terminal
+from catdog.classification import job as classification
 from catdog.cli import parsing
 from catdog.cli.arguments import COMMANDS
 from catdog.cli.commands import main
@@ -107,6 +108,8 @@ def desk(tmp_path, monkeypatch):
     The model's files are not a network; that is found out by whoever runs it.
     """
     monkeypatch.chdir(tmp_path)
+    # Where listing takes longer Ray starts meanwhile, which a slow machine is not to bring about.
+    monkeypatch.setattr(classification, "_PLAN_FIRST_S", 60.0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     for name in ("empty", "flat", "one/cat", "two/cat", "two/dog", "used", "no-model"):
@@ -351,7 +354,7 @@ def test_completion_scripts_are_scripts(shell):
 
 SHOW = """
 from catdog import terminal
-with terminal.Progress("catdog-test") as progress:
+with terminal.progress("catdog-test") as progress:
     progress.phase("listing images")
     progress.progress(30, 120, 2, 15.0)
     print("a library's chatter", file=__import__("sys").stderr)
@@ -381,7 +384,7 @@ def test_terminal_shows_the_time_left():
 EPOCHS = """
 import time
 from catdog import terminal
-with terminal.Progress("catdog-test") as progress:
+with terminal.progress("catdog-test") as progress:
     row = {"loss": 0.6931, "val_loss": 10.5, "accuracy": 0.5, "val_accuracy": 1.0}
     progress.steps(1, 30, 10, 100, 250.0, 2)
     time.sleep(1)
@@ -396,8 +399,8 @@ def test_training_shows_a_table_and_the_time_left():
     """Images/s of all and of each worker, the time to the last epoch's end; a row an epoch."""
     shown = at_a_terminal(EPOCHS)
     step = r"epoch 1 of 30: step 20 of 100, (\dm \d\ds) left, 250 images/s \(125 a worker\)"
-    # 2,980 steps are left, and ten of them took a second.
-    assert re.search(step, shown)[1] in ("4m 58s", "4m 59s", "5m 00s", "5m 01s")
+    # 2,980 steps are left, and ten of them took a second, or a little more where others compute.
+    assert "4m 58s" <= re.search(step, shown)[1] < "5m 30s"
     lines = [line[9:] for line in re.split(r"[\r\n]+", plain(shown)) if "s  " in line[:9]]
     head, *rows = [line for line in lines if "epoch  " in line or line.endswith("best")]
     assert [row.split()[0] for row in rows] == ["1", "12"]
