@@ -260,7 +260,9 @@ class GzipBytes:
 # tar
 
 
-def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
+def tar_members(  # noqa: C901, PLR0912, PLR0915 - the states of a tar's scanner, side by side
+    source: Bytes, max_members: int
+) -> Iterator[Member]:
     """The members of a tar (ustar, GNU, pax) in order.
 
     Raises:

@@ -81,7 +81,9 @@ class _Folder(NamedTuple):
     scan: list[Future[list[str] | OSError]]  # none or one, which runs ahead
 
 
-def _walk_local(root: str, enter: Callable[[str], bool] | None) -> Iterator[list[Found]]:
+def _walk_local(  # noqa: C901, PLR0912 - one stack, whose order all of it keeps
+    root: str, enter: Callable[[str], bool] | None
+) -> Iterator[list[Found]]:
     seen: set[tuple[int, int]] = set()
     # What is left to do, the next one last: runs of file names in a folder, and folders.
     stack: list[_Folder | tuple[str, list[str]]] = [_Folder("", [])]
@@ -224,7 +226,9 @@ def may_hold(parts: list[str], folder: str) -> bool:
 _END = object()
 
 
-def in_order(works: Iterator[T | Callable[[], Iterator[T]]]) -> Generator[T, None, None]:
+def in_order(  # noqa: C901 - both ends of its queues
+    works: Iterator[T | Callable[[], Iterator[T]]],
+) -> Generator[T, None, None]:
     """What the works give, one work after the other, while the next ones run in threads.
 
     Each of these keeps at most two items that were not asked for yet.

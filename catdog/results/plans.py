@@ -122,63 +122,31 @@ def write(
         max_shard_images: where the pixels of 2,048 images would be too large for a block.
         progress: called with the number of entries so far.
     """
-    largest = min(max_shard_images, MAX_SHARD_IMAGES)
-    token = secrets.token_hex(4)
+    shards = _Shards(output, secrets.token_hex(4), min(max_shard_images, MAX_SHARD_IMAGES))
     digest = hashlib.sha256()
-    shard_images: list[int] = []
-    streams = _Streams()
-    images = 0
-    writer: _PlanFile | None = None
-    pending: list[pa.RecordBatch] = []
-    pending_rows = 0
-
-    def flush(*, all_rows: bool) -> None:
-        nonlocal pending, pending_rows, writer, images
-        table = pa.Table.from_batches(pending, PLAN_SCHEMA)
-        start = 0
-        while start < table.num_rows:
-            size = min(_power_of_two(max(_MIN_SHARD_IMAGES, images // 16)), largest)
-            if table.num_rows - start < size and not all_rows:
-                break
-            shard = table.slice(start, size)
-            number, row_group = divmod(len(shard_images), _SHARDS_PER_FILE)
-            if row_group == 0:
-                if writer is not None:
-                    writer.close()
-                writer = _PlanFile(output, _file_name(token, number))
-            assert writer is not None  # noqa: S101 - shard 0 opened it
-            writer.write(shard)
-            streams.add(shard)
-            shard_images.append(shard.num_rows)
-            images += shard.num_rows
-            start += shard.num_rows
-        rest = table.slice(start)
-        pending, pending_rows = rest.to_batches(), rest.num_rows
-
     try:
         for batch in batches:
             _update(digest, batch)
-            pending.append(batch)
-            pending_rows += batch.num_rows
-            if pending_rows >= largest:
-                flush(all_rows=False)
+            shards.add(batch)
             if progress is not None:
-                progress(images + pending_rows)
-        flush(all_rows=True)
-        if writer is not None:
-            writer.close()
+                progress(shards.images)
+        shards.close()
     except BaseException:
-        if writer is not None:
-            writer.abort()
+        shards.abort()
         raise
     plan = Plan(
-        output, digest.hexdigest(), images, tuple(shard_images), token, streams.of_several_shards()
+        output,
+        digest.hexdigest(),
+        shards.images,
+        tuple(shards.sizes),
+        shards.token,
+        shards.streams.of_several_shards(),
     )
     index = {
         "identifier": plan.identifier,
-        "images": images,
-        "shard_images": shard_images,
-        "token": token,
+        "images": plan.images,
+        "shard_images": plan.shard_images,
+        "token": plan.token,
         "streams": plan.streams,
     }
     uri = storage.join(output, PLAN_FOLDER, _INDEX_FILE)
@@ -229,6 +197,67 @@ class _Streams:
     def of_several_shards(self) -> tuple[tuple[int, int], ...]:
         """As `Plan.streams`."""
         return tuple(run for run in self._runs if run[1] > 1)
+
+
+class _Shards:
+    """Cuts entries into shards, which grow with the plan, and writes them as row groups.
+
+    Args:
+        output: URI of the results folder.
+        token: of the plan's files.
+        largest: number of entries of a shard.
+    """
+
+    def __init__(self, output: str, token: str, largest: int) -> None:
+        self.token = token
+        self.images = 0  # seen, those that wait for their shard among them
+        self.sizes: list[int] = []
+        self.streams = _Streams()
+        self._output, self._largest = output, largest
+        self._waiting: list[pa.RecordBatch] = []
+        self._written = 0
+        self._file: _PlanFile | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take entries; they are written when there are enough for a shard of any size."""
+        self._waiting.append(batch)
+        self.images += batch.num_rows
+        if self.images - self._written >= self._largest:
+            self._cut(all_rows=False)
+
+    def _cut(self, *, all_rows: bool) -> None:
+        table = pa.Table.from_batches(self._waiting, PLAN_SCHEMA)
+        start = 0
+        while start < table.num_rows:
+            size = min(_power_of_two(max(_MIN_SHARD_IMAGES, self._written // 16)), self._largest)
+            if table.num_rows - start < size and not all_rows:
+                break
+            self._write(shard := table.slice(start, size))
+            start += shard.num_rows
+        self._waiting = table.slice(start).to_batches()
+
+    def _write(self, shard: pa.Table) -> None:
+        number, row_group = divmod(len(self.sizes), _SHARDS_PER_FILE)
+        if row_group == 0 and self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            self._file = _PlanFile(self._output, _file_name(self.token, number))
+        self._file.write(shard)
+        self.streams.add(shard)
+        self.sizes.append(shard.num_rows)
+        self._written += shard.num_rows
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._cut(all_rows=True)
+        if self._file is not None:
+            self._file.close()
+
+    def abort(self) -> None:
+        """Leave no half file."""
+        if self._file is not None:
+            self._file.abort()
 
 
 class _PlanFile:

@@ -642,7 +642,9 @@ def _retried(uri: str, operation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         delay_s = min(1.7 * delay_s, 10.0)
 
 
-def _translate(uri: str, error: Exception) -> tuple[str, Exception]:
+def _translate(  # noqa: C901, PLR0912 - a table of what stores answer
+    uri: str, error: Exception
+) -> tuple[str, Exception]:
     """The kind of trouble (a key of `_PATIENCE_S`, or another word) and what to raise."""
     import botocore.exceptions as boto  # type: ignore[import-untyped]
 
