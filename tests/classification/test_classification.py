@@ -45,11 +45,11 @@ def mixed(drawings, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def mixed_config(mixed, tiny_model, tmp_path_factory):
+def mixed_config(mixed, tiny_run, tmp_path_factory):
     return ClassifyConfig(
         images=(str(mixed),),
         output=str(tmp_path_factory.mktemp("classified") / "results"),
-        model=tiny_model,
+        model=tiny_run.output,
         workers=2,
     )
 
@@ -74,9 +74,9 @@ def test_every_file_has_one_row(mixed, mixed_config, mixed_summary):
     assert set(rows["model"].to_pylist()) == {mixed_summary.model}
 
 
-def test_scores_are_the_models(mixed, mixed_config, mixed_summary, tiny_model):
+def test_scores_are_the_models(mixed, mixed_config, mixed_summary, tiny_run):
     """A row's scores are what the model says of `decode` of the file's bytes."""
-    model = folders.load(tiny_model)
+    model = folders.load(tiny_run.model)
     predict = inference.load_predictor(model)
     for row in table(mixed_config).to_pylist()[:20]:
         if row["error"]:
@@ -102,13 +102,13 @@ def test_rerun_of_a_finished_job_does_nothing(mixed_config, mixed_summary):
     assert before == after
 
 
-def test_another_question_is_refused(mixed_config, mixed_summary, drawings, tiny_model, tmp_path):
+def test_another_question_is_refused(mixed_config, mixed_summary, drawings, tiny_run, tmp_path):
     """Other images, another threshold or another model do not mix into finished results."""
     with pytest.raises(UserInputError, match="another job"):
         classify(dataclasses.replace(mixed_config, images=(str(drawings),)))
     with pytest.raises(UserInputError, match="min_probability"):
         classify(dataclasses.replace(mixed_config, min_probability=0.9))
-    model = folders.load(tiny_model)
+    model = folders.load(tiny_run.model)
     folders.save(
         (tmp_path / "other").as_uri(),
         model.files,

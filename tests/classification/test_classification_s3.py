@@ -43,7 +43,7 @@ class Local(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def local(drawings, tiny_model, ray_cluster, tmp_path_factory):
+def local(drawings, tiny_run, ray_cluster, tmp_path_factory):
     """The table that all jobs in here are to come to."""
     folder = tmp_path_factory.mktemp("s3-jobs")
     pictures = sorted(drawings.rglob("*.jpg"))
@@ -56,12 +56,12 @@ def local(drawings, tiny_model, ray_cluster, tmp_path_factory):
     config = ClassifyConfig(
         images=(str(folder / "images"),),
         output=str(folder / "results"),
-        model=tiny_model,
+        model=tiny_run.output,
         workers=2,
         batch_size=1,  # what else is in a batch would change the last bits of a score
     )
     summary = classify(config)
-    model = Path(tiny_model)
+    model = Path(storage.local_path(tiny_run.model))
     rows = pq.read_table(folder / "results")
     return Local(folder / "images", model, _by_name(rows), summary.errors)
 
@@ -224,7 +224,7 @@ NOWHERE = "s3://no-such-bucket-here/x"
     ],
 )
 def test_a_store_that_refuses_is_the_users_error(
-    s3, s3_server, local, tiny_model, tmp_path, what, trouble, said
+    s3, s3_server, local, tiny_run, tmp_path, what, trouble, said
 ):
     """One line that names the input or the flag, exit code 2, no secret; nothing is begun."""
     storage.write_atomic(f"{s3}/x.jpg", b"x")

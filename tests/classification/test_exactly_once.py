@@ -49,7 +49,7 @@ def archive(drawings, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(archive, tiny_model, tmp_path_factory):
+def undisturbed(archive, tiny_run, tmp_path_factory):
     """The configuration of a job that nobody disturbed.
 
     Images are scored one by one: what else is in a batch, which depends on who died when, would
@@ -58,7 +58,7 @@ def undisturbed(archive, tiny_model, tmp_path_factory):
     config = ClassifyConfig(
         images=(str(archive),),
         output=str(tmp_path_factory.mktemp("undisturbed") / "results"),
-        model=tiny_model,
+        model=tiny_run.output,
         workers=2,
         batch_size=1,
     )
