@@ -35,7 +35,7 @@ class DecodeLimits:
 
     memory_bytes: int = 2816 * 1024**2
     """Most memory that decoding may take. Enforced in the process that decodes.
-    Measured at the peak, in bytes a pixel: JPEG 3 to 8, PNG and TIFF 4 to 13, WebP 16, JPEG 2000 19
+    Measured at the peak, in bytes a pixel: JPEG 3 to 8, PNG and TIFF 4 to 13, HEIC 8, WebP 16, JPEG 2000 19
     to 24: the default suffices for the largest image permitted."""
 
     def __post_init__(self) -> None:

@@ -374,6 +374,20 @@ def test_too_long_is_a_timeout(photos, slow):
         assert time.monotonic() - began_at < 5
 
 
+def test_many_scans_are_a_timeout(photos, tmp_path):
+    """A progressive JPEG of 300 scans, each over 16 megapixels, ends at the time limit."""
+    stream = io.BytesIO()
+    Image.new("L", (4096, 4096), 90).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    many = tmp_path / "many.jpeg"
+    many.write_bytes(data[:-2] + last * 300 + data[-2:])
+    assert many.stat().st_size < 2 << 20, "a small file"
+    with decoder(DecodeLimits(timeout_s=0.3)) as decoding:
+        collected = Collected(decoding.decode(table(photos[0], many, photos[1])))
+    assert collected.errors() == {1: "timeout"}
+
+
 def test_only_decoding_counts_as_decoding_time(photos):
     """A slow caller, or a child that waits for bytes for long, is no reason to reject."""
     with decoder(DecodeLimits(timeout_s=0.2)) as decoding:
