@@ -160,6 +160,8 @@ def _decode_opened(
     draftable = isinstance(image, JpegImagePlugin.JpegImageFile)
     if not draftable:  # PNG may have its orientation after the pixels, TIFF turns itself
         image.load()
+        if image.format == "PNG" and whole_pixels.lacks_rows(data, image):
+            raise formats.cut("PNG", "rows are missing")
     orientation = _orientation(image)
     width, height = _turned(image.size, orientation)
     size, share = _geometry(width, height, preprocessing)

@@ -140,6 +140,11 @@ def _meaning(message: str, format_: str, *, unsupported: bool = False) -> ImageR
         return ImageRejected(
             ErrorCode.UNSUPPORTED, f"This kind of {format_} cannot be decoded: {reason}."
         )
+    return cut(format_, reason)
+
+
+def cut(format_: str, reason: str) -> ImageRejected:
+    """An image that lacks pixels."""
     return ImageRejected(ErrorCode.TRUNCATED, f"The {format_} is damaged or cut off: {reason}.")
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+_WIDTH, _HEIGHT, _STRIP_OFFSETS, _STRIP_ROWS = 256, 257, 273, 278
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 322, 323, 324
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _MAX_VALUE = 254, 258, 259, 262, 266, 281
 _PLANAR, _SUB_IFDS, _INK_SET, _EXTRA, _SAMPLE_FORMAT, _DNG_VERSION = 284, 330, 332, 338, 339, 50706
 _SUBSAMPLING, _CFA, _LINEAR_RAW = 530, 32803, 34892
@@ -54,6 +56,7 @@ def samples(image: Image.Image) -> Samples:
     tags: Mapping[int, Any] = image.tag_v2
     refuse_raw(tags)
     _refuse_misread(tags, channels=len(image.getbands()))
+    _refuse_cut(tags)
     depth = max(_numbers(tags, _BITS, 1))
     if depth == 16:
         # Fewer bits in 16: the specification calls this tag a statistic, but what writes exactly
@@ -89,6 +92,23 @@ def _refuse_misread(tags: Mapping[int, Any], channels: int) -> None:
         raise _unsupported(f"compressed {bits} bits in reversed order")
     if photometric == 6 and not packed and _numbers(tags, _SUBSAMPLING, 2) != (1, 1):
         raise _unsupported("uncompressed YCbCr with fewer colour than grey values")
+
+
+def _refuse_cut(tags: Mapping[int, Any]) -> None:
+    """Refuses a file that names fewer strips or tiles than cover it: Pillow leaves the rest black."""
+    width, height = _first(tags, _WIDTH, 1), _first(tags, _HEIGHT, 1)
+    if _TILE_OFFSETS in tags:
+        across = -(-width // max(1, _first(tags, _TILE_WIDTH, width)))
+        wanted = across * -(-height // max(1, _first(tags, _TILE_HEIGHT, height)))
+        found = len(_numbers(tags, _TILE_OFFSETS, 0))
+    else:
+        wanted = -(-height // max(1, _first(tags, _STRIP_ROWS, height)))
+        found = len(_numbers(tags, _STRIP_OFFSETS, 0))
+    if found < wanted:
+        raise ImageRejected(
+            ErrorCode.TRUNCATED,
+            f"The TIFF is damaged or cut off: it has {found} of {wanted} pieces of the picture.",
+        )
 
 
 def refuse_raw_bytes(data: bytes) -> None:

@@ -5,6 +5,7 @@ Whether a picture is whole is told by its pixels: were all of them decoded, it i
 
 from __future__ import annotations
 
+import struct
 import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -20,6 +21,17 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _TRANSPARENCY = {0: (2,), 2: (6,), 3: range(1, 257)}
 _XMP = b"XML:com.adobe.xmp\0"  # may hold the orientation
 _MAX_XMP = 1 << 20
+# First column and row, and the steps to the next ones, of the passes of an interlaced PNG.
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_STEP = 1 << 20  # bytes inflated at once
 _END_MARK = b"\xff\xd9"
 # Where entropy-coded data is missing, these bytes are decoded in its place: other pixels.
 _NOISE = bytes((0xAA, 0x35)) * 64
@@ -61,6 +73,42 @@ def _is_needed(kind: bytes, data: bytes, start: int, end: int) -> bool:
         return False
     checksum = zlib.crc32(data[start - 4 : end - 4])
     return data[end - 4 : end] == checksum.to_bytes(4, "big")
+
+
+def lacks_rows(data: bytes, image: Image.Image) -> bool:
+    """Whether a PNG's data ends before its last row: Pillow leaves the rest black, without a word.
+
+    Args:
+        data: the file.
+        image: the same, loaded.
+    """
+    # Rows that did not come are 0. Interlaced ones come last in odd rows.
+    if np.asarray(image)[-2:].any(axis=tuple(range(1, 2 + (len(image.getbands()) > 1)))).all():
+        return False
+    width, height, depth, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    expected = 0
+    for x, y, step_x, step_y in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((x - width) // step_x), -((y - height) // step_y)
+        if columns > 0 and rows > 0:
+            expected += rows * (1 + (columns * bits + 7) // 8)
+    inflater, found = zlib.decompressobj(), 0
+    for start, end in _image_data(data):
+        piece = data[start:end]
+        while piece and not inflater.eof:
+            found += len(inflater.decompress(piece, _STEP))
+            piece = inflater.unconsumed_tail
+    return found < expected
+
+
+def _image_data(data: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of the content of each chunk of a PNG that holds pixels."""
+    at = len(PNG_MAGIC)
+    while len(data) - at >= 8:
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind == b"IDAT":
+            yield at + 8, at + 8 + length
+        at += 12 + length
 
 
 def with_end_mark(data: bytes) -> bytes | None:

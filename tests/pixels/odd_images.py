@@ -205,6 +205,11 @@ def rejected() -> Iterator[tuple[str, bytes, str]]:
     yield "half.jpg", jpeg[:half], "truncated"
     yield "a_byte_short.jpg", jpeg[:-4], "truncated"
     yield "cut_between_scans.jpg", _first_scans(encoded("JPEG", progressive=True)), "truncated"
+    rows = zlib.decompress(png[41:-16])
+    few = chunk(b"IDAT", zlib.compress(rows[: -3 * (1 + 3 * WIDTH)]))
+    yield "three_rows_less.png", png[:33] + few + png[-12:], "truncated"
+    strips = tiff(grey().tobytes(), 8, 1, more=((278, 16),))
+    yield "a_third_of_the_strips.tif", strips, "truncated"
     yield "half.tif", encoded("TIFF")[:-900], "truncated"
     yield "planes16.tif", planes16(), "unsupported"
     yield "grey12_white_is_zero.tif", tiff(packed(grey() * 16, 12), 12, 0), "unsupported"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +118,25 @@ def test_pictures_of_phones(name):
     with pytest.raises(ImageRejected) as caught:
         decode(data[: len(data) // 2], SAME, LIMITS)
     assert caught.value.code == ErrorCode.TRUNCATED
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("mode", "bits"), [("1", 1), ("L", 8), ("RGBA", 32), ("I;16", 16)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 7), (33, 20)])
+def test_a_black_png_is_whole(mode, bits, size, interlaced):
+    """Black last rows are no missing rows, whatever the size, depth and interlacing."""
+    width, height = size
+    kind = {"RGBA": 6}.get(mode, 0)
+    rows = b""
+    steps = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
+    for x, y, step_x, step_y in [*steps, (0, 1, 1, 2)] if interlaced else [(0, 0, 1, 1)]:
+        columns, lines = len(range(x, width, step_x)), len(range(y, height, step_y))
+        rows += bytes(lines * (1 + -(-columns * bits // 8))) if columns else b""
+    depth = bits // 4 if kind else bits
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
+    start = b"\x89PNG\r\n\x1a\n" + odd_images.chunk(b"IHDR", header)
+    end = odd_images.chunk(b"IEND", b"")
+    decode(start + odd_images.chunk(b"IDAT", zlib.compress(rows)) + end, SAME, LIMITS)
+    short = odd_images.chunk(b"IDAT", zlib.compress(rows[:-1]))
+    with pytest.raises(ImageRejected):
+        decode(start + short + end, SAME, LIMITS)
