@@ -83,7 +83,8 @@ def lacks_rows(data: bytes, image: Image.Image) -> bool:
         image: the same, loaded.
     """
     # Rows that did not come are 0. Interlaced ones come last in odd rows.
-    if np.asarray(image)[-2:].any(axis=tuple(range(1, 2 + (len(image.getbands()) > 1)))).all():
+    last = np.asarray(image.crop((0, max(0, image.height - 2), image.width, image.height)))
+    if last.reshape(len(last), -1).any(axis=1).all():
         return False
     width, height, depth, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
