@@ -1,0 +1,34 @@
+"""Members of tar, tar.gz and zip archives: where they lie, found without reading the rest.
+
+Names are only names: nothing here ever writes a file. An archive's bytes are read by offset, a few
+at a time, whatever the archive claims about itself.
+
+What becomes of odd members:
+
+- folders, devices and pipes are no images and are left out;
+- links (symbolic and hard), sparse files, encrypted members and compression methods other than
+  stored and deflate are `unsupported`;
+- members of a zip that share bytes with an earlier one (a zip bomb's way) are `too-large`;
+- an archive that ends early gives the members that are whole, then `truncated` for itself. From a
+  zip without its directory at the end, the members are found by their own headers;
+- whatever comes after a damaged header is lost: `unreadable` for the archive itself.
+"""
+
+from catdog.inputs.archives.tar import tar_members
+from catdog.inputs.archives.windows import Bytes, FileBytes, GzipBytes, Member
+from catdog.inputs.archives.zip import (
+    ZIP_LONGEST_HEADER_BYTES,
+    extract_zip_member,
+    zip_members,
+)
+
+__all__ = [
+    "ZIP_LONGEST_HEADER_BYTES",
+    "Bytes",
+    "FileBytes",
+    "GzipBytes",
+    "Member",
+    "extract_zip_member",
+    "tar_members",
+    "zip_members",
+]

@@ -1,0 +1,177 @@
+"""Members of a tar, found by their headers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs.archives.windows import Bytes, Member, is_utf8
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TAR_BLOCK = 512
+_MAX_TAR_EXTENSION_BYTES = 1 << 20  # a member's long name and attributes; real ones have 4 KiB
+
+
+def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
+    """The members of a tar (ustar, GNU, pax) in order.
+
+    Raises:
+        ImageRejected: after the members found, where the archive is cut, damaged or too large.
+        OSError: as `storage.read_range`.
+    """
+    offset = 0
+    count = 0
+    long_name: bytes | None = None
+    attributes: dict[str, bytes] = {}
+    while (found := _tar_header(source, offset)) is not None:
+        header, size = found
+        kind = header[156:157]
+        data = offset + _TAR_BLOCK
+        if kind in b"xXLKg":
+            extension = _tar_extension(source, offset, size)
+            if kind == b"L":
+                long_name = extension.split(b"\0", 1)[0]
+            elif kind in b"xX":
+                attributes = _pax_attributes(extension, offset)
+            offset = data + _padded(size)
+            continue
+
+        raw_name = attributes.get("GNU.sparse.name") or attributes.get("path") or long_name
+        if raw_name is None:
+            raw_name = _tar_name(header)
+        sparse = kind == b"S" or any(key.startswith("GNU.sparse.") for key in attributes)
+        if kind == b"S":
+            data = _behind_sparse_map(source, header, data)
+        if "size" in attributes:
+            size = _pax_size(attributes["size"], offset)
+        long_name, attributes = None, {}
+        name = raw_name.decode("utf-8", "backslashreplace")
+        if kind in b"123456":
+            size = 0  # whatever the header says, they have no data
+        count += 1
+        if count > max_members:
+            raise ImageRejected(ErrorCode.TOO_LARGE, f"It has more than {max_members:,} members.")
+        if not source.reaches(data + size):
+            raise ImageRejected(ErrorCode.TRUNCATED, f"The archive ends inside {name[:200]!r}.")
+        offset = data + _padded(size)
+        if name.endswith("/") or kind in b"3456DVMN":
+            continue
+        yield Member(name, data, size, size, *_tar_trouble(kind, sparse, name, raw_name))
+
+
+def _tar_trouble(
+    kind: bytes, sparse: bool, name: str, raw_name: bytes
+) -> tuple[ErrorCode, str] | tuple[None, None]:
+    """Why a member cannot be read, or nothing."""
+    if kind in b"12":
+        return ErrorCode.UNSUPPORTED, "It is a link inside an archive."
+    if sparse:
+        return ErrorCode.UNSUPPORTED, "It is a sparse file inside an archive."
+    if "\\x" in name and not is_utf8(raw_name):
+        return ErrorCode.UNREADABLE, "Its name is not valid UTF-8."
+    return None, None
+
+
+def _tar_header(source: Bytes, offset: int) -> tuple[bytes, int] | None:
+    """A header whose checksum is right, and the size in it; None at the archive's end mark."""
+    header = source.read_at(offset, _TAR_BLOCK)
+    if len(header) < _TAR_BLOCK:
+        if offset == 0:
+            code = ErrorCode.UNREADABLE if header else ErrorCode.EMPTY
+            raise ImageRejected(code, "It is no tar archive.")
+        raise ImageRejected(
+            ErrorCode.TRUNCATED,
+            f"The archive ends after {offset:,} bytes without its end mark.",
+        )
+    if not header.strip(b"\0"):
+        return None
+    try:
+        size = _tar_number(header[124:136])
+        if _tar_number(header[148:156]) != 256 + sum(header[:148]) + sum(header[156:]):
+            raise ValueError("checksum")
+    except ValueError:
+        at = f"It is damaged at byte {offset:,}." if offset else "It is no tar archive."
+        raise ImageRejected(ErrorCode.UNREADABLE, at) from None
+    return header, size
+
+
+def _tar_extension(source: Bytes, offset: int, size: int) -> bytes:
+    """What a header is followed by that tells of the next one."""
+    if size > _MAX_TAR_EXTENSION_BYTES:
+        raise ImageRejected(
+            ErrorCode.TOO_LARGE, f"The header at byte {offset:,} has {size:,} bytes."
+        )
+    extension = source.read_at(offset + _TAR_BLOCK, size)
+    if len(extension) < size:
+        raise ImageRejected(
+            ErrorCode.TRUNCATED, f"The archive ends inside the header at byte {offset:,}."
+        )
+    return extension
+
+
+def _tar_name(header: bytes) -> bytes:
+    name = header[:100].split(b"\0", 1)[0]
+    prefix = header[345:500].split(b"\0", 1)[0]
+    if prefix and header[257:263] == b"ustar\0":  # GNU keeps times there
+        return prefix + b"/" + name
+    return name
+
+
+def _behind_sparse_map(source: Bytes, header: bytes, data: int) -> int:
+    """Where the data of an old GNU sparse file begins: behind the blocks that go on with its map."""
+    extended = header[482]
+    while extended:
+        block = source.read_at(data, _TAR_BLOCK)
+        if len(block) < _TAR_BLOCK:
+            raise ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside a header.")
+        extended = block[504]
+        data += _TAR_BLOCK
+    return data
+
+
+def _pax_size(text: bytes, offset: int) -> int:
+    try:
+        size = int(text)
+        if size < 0:
+            raise ValueError("negative")
+    except ValueError:
+        raise ImageRejected(ErrorCode.UNREADABLE, f"It is damaged at byte {offset:,}.") from None
+    return size
+
+
+def _padded(size: int) -> int:
+    return -(-size // _TAR_BLOCK) * _TAR_BLOCK
+
+
+def _tar_number(field: bytes) -> int:
+    """An octal number, or a big-endian one where the first bit is set. Raises ValueError."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip()
+    if not digits:
+        return 0
+    if not digits.isdigit():  # int() takes signs, underscores and 0o as well
+        raise ValueError("not a number")
+    return int(digits, 8)
+
+
+def _pax_attributes(data: bytes, offset: int) -> dict[str, bytes]:
+    attributes: dict[str, bytes] = {}
+    position = 0
+    while position < len(data) and data[position]:
+        try:
+            space = data.index(b" ", position, position + 20)
+            length = int(data[position:space])
+            record = data[space + 1 : position + length]
+            key, separator, value = record.partition(b"=")
+            if length < 5 or not separator or not record.endswith(b"\n"):
+                raise ValueError("not a record")
+        except ValueError:
+            raise ImageRejected(
+                ErrorCode.UNREADABLE, f"It is damaged at byte {offset:,}."
+            ) from None
+        attributes[key.decode("utf-8", "replace")] = value[:-1]
+        position += length
+    return attributes

@@ -1,0 +1,238 @@
+"""An archive's bytes by offset, a few at a time: of a file, or of what a gzip stream expands to."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+
+from catdog import storage
+from catdog.errors import ErrorCode, ImageRejected
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_SMALL_WINDOW_BYTES = 16 << 10
+_LARGE_WINDOW_BYTES = 8 << 20
+_BOMB_FLOOR_BYTES = 1 << 30  # expanding less than this harms nobody, whatever the ratio
+
+
+class Member(NamedTuple):
+    """One file in an archive."""
+
+    name: str
+    """As the archive spells it; bytes that are no UTF-8 as `\\xNN`."""
+    offset: int
+    """Of its data in the tar (or in the decompressed stream), of its local header in the zip."""
+    length: int
+    """Bytes to read from `offset` on."""
+    size: int
+    """Bytes of the file itself."""
+    error: ErrorCode | None = None
+    """Set where it is known already that the file cannot be read."""
+    detail: str | None = None
+
+
+class Bytes(Protocol):
+    """What the indexes read from."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes; fewer only at the end. Offsets never go back by more than a read."""
+
+    def reaches(self, offset: int) -> bool:
+        """Whether there are this many bytes."""
+
+
+class FileBytes:
+    """A file by offset. A remote one is read through a window, ahead of a forward reader.
+
+    The window is small for a reader that jumps from header to header of large members, and grows
+    (with the next one fetched in the background) for a reader that goes from byte to byte.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._descriptor = -1
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: tuple[int, int, Future[bytes]] | None = None
+        self._start = 0
+        self._window = b""
+        self._window_bytes = _SMALL_WINDOW_BYTES
+        if storage.is_local(uri):
+            self._descriptor = storage.open_local(storage.local_path(uri))
+            self.size = os.fstat(self._descriptor).st_size
+        else:
+            self.size = storage.size_of(uri)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reads fail from now on."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._ahead = None
+
+    def reaches(self, offset: int) -> bool:
+        """Whether the file has this many bytes."""
+        return offset <= self.size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset`; fewer only at the end. Errors as `storage.read_range`."""
+        if self._descriptor >= 0:
+            return storage.pread(self._descriptor, offset, length)
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        end = offset + length
+        if not (self._start <= offset and end <= self._start + len(self._window)):
+            self._move(offset, end)
+        return self._window[offset - self._start : end - self._start]
+
+    def _move(self, offset: int, end: int) -> None:
+        """Let the window hold `offset` to `end`."""
+        old_end = self._start + len(self._window)
+        if self._start <= offset <= old_end + self._window_bytes:
+            self._window_bytes = min(4 * self._window_bytes, _LARGE_WINDOW_BYTES)
+        else:
+            self._window_bytes = _SMALL_WINDOW_BYTES
+        kept = self._window[offset - self._start :] if self._start <= offset < old_end else b""
+        self._start = offset
+        self._window = kept
+        if self._ahead is not None:
+            ahead_start, ahead_end, future = self._ahead
+            self._ahead = None
+            have = offset + len(kept)
+            if ahead_start <= have < ahead_end:
+                # A small jump may have left the first of these bytes behind.
+                self._window = kept + future.result()[have - ahead_start :]
+        have = self._start + len(self._window)
+        if have < end:
+            wanted = min(max(end, self._start + self._window_bytes), self.size)
+            fetched = storage.read_range(self._uri, have, wanted - have)
+            self._window += fetched
+            have += len(fetched)
+            if have < min(end, self.size):
+                raise ImageRejected(ErrorCode.TRUNCATED, "The archive became shorter.")
+        if self._window_bytes >= (1 << 20) and have < self.size:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, thread_name_prefix="catdog-ahead")
+            length = min(self._window_bytes, self.size - have)
+            fetching = self._pool.submit(storage.read_range, self._uri, have, length)
+            self._ahead = (have, have + length, fetching)
+
+
+class GzipBytes:
+    """The decompressed stream of a gzip file, read forward only. Memory is a few blocks.
+
+    `position` is how far it was read; `read_at` accepts no smaller offset.
+    """
+
+    def __init__(self, file: FileBytes, max_expansion: int) -> None:
+        self.position = 0
+        self._file = file
+        self._max_expansion = max_expansion
+        self._read = 0  # compressed bytes taken from the file
+        self._input = b""
+        self._output = b""
+        self._expanded = 0
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._ended = False
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset`; fewer only at the end.
+
+        Raises:
+            ImageRejected: the stream is damaged or cut, or a bomb.
+            OSError: as `storage.read_range`.
+        """
+        if not self._skip(offset):
+            return b""
+        chunks = []
+        while length > 0 and self._fill():
+            chunk = self._output[:length]
+            self._output = self._output[length:]
+            chunks.append(chunk)
+            length -= len(chunk)
+            self.position += len(chunk)
+        return b"".join(chunks)
+
+    def reaches(self, offset: int) -> bool:
+        """Whether the stream has this many bytes; goes there, but not behind what is read."""
+        return offset <= self.position or self._skip(offset)
+
+    def check_rest(self) -> None:
+        """Read to the end, where the checksum is. Raises as `read_at`."""
+        while self._fill():
+            self.position += len(self._output)
+            self._output = b""
+
+    def _skip(self, offset: int) -> bool:
+        if offset < self.position:
+            raise ValueError("a gzip stream does not go back")
+        while self.position < offset and self._fill():
+            step = min(offset - self.position, len(self._output))
+            self._output = self._output[step:]
+            self.position += step
+        return self.position == offset
+
+    def _fill(self) -> bool:
+        """Have some output, unless the stream has ended."""
+        while not self._output and not self._ended:
+            if self._inflate.eof:
+                # Files of several gzip streams one after the other are one stream; anything else
+                # behind the end (zeros, mostly) is padding.
+                self._input = self._inflate.unused_data or self._input
+                self._input = self._input.lstrip(b"\0") or self._more()
+                if not self._input:
+                    self._ended = True
+                    break
+                if not self._input.lstrip(b"\0"):
+                    self._input = b""
+                    continue
+                if not self._input.startswith(b"\x1f"):
+                    self._ended = True
+                    break
+                self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            if not self._input:
+                self._input = self._more()
+                if not self._input:
+                    raise ImageRejected(ErrorCode.TRUNCATED, "The gzip stream ends early.")
+            try:
+                self._output = self._inflate.decompress(self._input, 1 << 18)
+            except zlib.error as error:
+                raise ImageRejected(ErrorCode.UNREADABLE, "The gzip stream is damaged.") from error
+            self._input = self._inflate.unconsumed_tail
+            self._expanded += len(self._output)
+            if self._expanded > max(_BOMB_FLOOR_BYTES, self._max_expansion * self._read):
+                raise ImageRejected(
+                    ErrorCode.TOO_LARGE,
+                    f"The gzip stream expands more than {self._max_expansion} times.",
+                )
+        return bool(self._output)
+
+    def _more(self) -> bytes:
+        data = self._file.read_at(self._read, 1 << 18)
+        self._read += len(data)
+        return data
+
+
+def is_utf8(name: bytes) -> bool:
+    """Whether a name can be shown as it is."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

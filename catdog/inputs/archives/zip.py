@@ -1,0 +1,284 @@
+"""Members of a zip, found in its directory, or by their own headers where it has none."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs.archives.windows import FileBytes, Member, is_utf8
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+_ZIP_LOCAL_BYTES = 30
+# A local header's extra field may be longer than the directory's; tools add some dozens of bytes.
+_ZIP_SLACK_BYTES = 64
+ZIP_LONGEST_HEADER_BYTES = _ZIP_LOCAL_BYTES + 2 * 65535
+_ZIP_END = struct.Struct("<4s4H2LH")
+_ZIP64_LOCATOR = struct.Struct("<4sLQL")
+_ZIP64_END = struct.Struct("<4sQ2H2L4Q")
+_ZIP_ENTRY = struct.Struct("<4s6H3L5H2L")
+_ZIP_LOCAL = struct.Struct("<4s5H3L2H")
+
+
+class _Entry(NamedTuple):
+    """A record of a zip's directory."""
+
+    raw_name: bytes
+    flags: int
+    method: int
+    compressed: int
+    size: int
+    mode: int
+    offset: int
+    header_bytes: int
+
+
+def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
+    """The members of a zip in the order of its directory.
+
+    Raises:
+        ImageRejected: after the members found, where the archive is cut, damaged or too large.
+        OSError: as `storage.read_range`.
+    """
+    if not file.size:
+        raise ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
+    found = _zip_directory(file)
+    if found is None:
+        if file.read_at(0, 4) != b"PK\3\4":
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is no zip archive.")
+        yield from _zip_members_without_directory(file, max_members)
+        return
+    start, length, shift = found
+    # The directory is read twice, rather than kept: a million members have a hundred megabytes.
+    spans = _zip_spans(file, start, length, max_members)
+    overlapping = _overlapping(spans)
+    for index, entry in enumerate(_zip_entries(file, start, length)):
+        if index >= max_members:
+            raise ImageRejected(ErrorCode.TOO_LARGE, f"It has more than {max_members:,} members.")
+        name = _zip_name(entry)
+        if name.endswith("/"):
+            continue
+        error, detail = _zip_trouble(entry)
+        offset = entry.offset + shift
+        if error is None and overlapping[index]:
+            error, detail = ErrorCode.TOO_LARGE, "It shares its bytes with another member (a bomb)."
+        if error is None and offset + entry.header_bytes + entry.compressed > file.size:
+            error, detail = ErrorCode.TRUNCATED, "The archive ends before it."
+        span = entry.header_bytes + entry.compressed + _ZIP_SLACK_BYTES
+        yield Member(name, offset, span, entry.size, error, detail)
+
+
+def extract_zip_member(span: bytes, size: int) -> bytes:
+    """The file in the bytes of a zip from its local header on (stored or deflated).
+
+    Args:
+        span: from the local header to the end of the data, or further.
+        size: of the file in bytes, as the directory says; memory is bounded by it.
+
+    Raises:
+        ImageRejected: it is damaged, or not of that size. `truncated` where `span` is too short.
+    """
+    if len(span) < _ZIP_LOCAL_BYTES or span[:4] != b"PK\3\4":
+        raise ImageRejected(ErrorCode.UNREADABLE, "The archive has no member at its offset.")
+    _, _, flags, method, _, _, crc, compressed, _, name_bytes, extra_bytes = _ZIP_LOCAL.unpack_from(
+        span
+    )
+    start = _ZIP_LOCAL_BYTES + name_bytes + extra_bytes
+    if method == 0:
+        data = span[start : start + size]
+        after = span[start + size : start + size + 8]
+    elif method == 8:
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            data = inflate.decompress(memoryview(span)[start:], size + 1)
+            if len(data) == size and not inflate.eof:  # the end mark alone may be left
+                data += inflate.decompress(inflate.unconsumed_tail, 1)
+        except zlib.error as error:
+            raise ImageRejected(ErrorCode.UNREADABLE, "Its compressed data is damaged.") from error
+        if len(data) > size:
+            raise ImageRejected(
+                ErrorCode.UNREADABLE, f"It is larger than the {size:,} bytes that it claims."
+            )
+        if inflate.eof and len(data) < size:
+            raise ImageRejected(
+                ErrorCode.UNREADABLE, f"It is smaller than the {size:,} bytes that it claims."
+            )
+        after = inflate.unused_data[:8]
+    else:
+        raise ImageRejected(ErrorCode.UNSUPPORTED, f"Compression method {method} is not supported.")
+    if len(data) < size:
+        raise ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
+    if flags & 8 and not compressed:  # the checksum comes after the data
+        if after[:4] != b"PK\7\x08":
+            return data
+        crc = int.from_bytes(after[4:8], "little")
+    if zlib.crc32(data) != crc:
+        raise ImageRejected(ErrorCode.UNREADABLE, "Its checksum is wrong.")
+    return data
+
+
+def _zip_directory(file: FileBytes) -> tuple[int, int, int] | None:
+    """Where the directory starts, its length, and by how much all offsets are shifted."""
+    tail_start = max(0, file.size - (_ZIP_END.size + 65535 + _ZIP64_LOCATOR.size))
+    tail = file.read_at(tail_start, file.size - tail_start)
+    at = len(tail)
+    while True:
+        at = tail.rfind(b"PK\5\6", 0, at)
+        if at < 0:
+            return None
+        if at + _ZIP_END.size <= len(tail):
+            end = _ZIP_END.unpack_from(tail, at)
+            if at + _ZIP_END.size + end[7] <= len(tail):
+                break
+    _, disk, directory_disk, _, _, length, start, _ = end
+    directory_end = tail_start + at
+    if at >= _ZIP64_LOCATOR.size:
+        locator = _ZIP64_LOCATOR.unpack_from(tail, at - _ZIP64_LOCATOR.size)
+        if locator[0] == b"PK\6\7":
+            # Right before its locator, except where extra data stands between.
+            for end64_start in (directory_end - _ZIP64_LOCATOR.size - _ZIP64_END.size, locator[2]):
+                record = file.read_at(max(0, end64_start), _ZIP64_END.size)
+                if len(record) == _ZIP64_END.size and record[:4] == b"PK\6\6":
+                    end64 = _ZIP64_END.unpack(record)
+                    disk, directory_disk, length, start = end64[4], end64[5], end64[8], end64[9]
+                    directory_end = end64_start
+                    break
+    if disk or directory_disk:
+        raise ImageRejected(ErrorCode.UNSUPPORTED, "It is one part of a zip in several files.")
+    shift = directory_end - length - start  # bytes put before the archive, such as a program
+    if shift < 0:
+        raise ImageRejected(ErrorCode.UNREADABLE, "The directory of the zip is damaged.")
+    return start + shift, length, shift
+
+
+def _zip_entries(file: FileBytes, start: int, length: int) -> Iterator[_Entry]:
+    end = start + length
+    chunk, chunk_start = b"", start
+    position = start
+    damaged = ImageRejected(ErrorCode.UNREADABLE, "The directory of the zip is damaged.")
+    while position < end:
+        chunk_end = chunk_start + len(chunk)
+        if chunk_end < min(end, position + _ZIP_ENTRY.size + 3 * 65535):  # the longest record
+            chunk = file.read_at(position, min(1 << 20, end - position))
+            chunk_start = position
+        at = position - chunk_start
+        if at + _ZIP_ENTRY.size > len(chunk) or chunk[at : at + 4] != b"PK\1\2":
+            raise damaged
+        fields = _ZIP_ENTRY.unpack_from(chunk, at)
+        flags, method = fields[3:5]
+        compressed, size, n, e, c = fields[8:13]
+        attributes, offset = fields[15:17]
+        after = at + _ZIP_ENTRY.size + n + e + c
+        if after > len(chunk):
+            raise damaged
+        name_end = at + _ZIP_ENTRY.size + n
+        raw_name = chunk[at + _ZIP_ENTRY.size : name_end]
+        if 0xFFFFFFFF in (compressed, size, offset):
+            wide = _zip64_numbers(chunk[name_end : name_end + e])
+            try:
+                size = next(wide) if size == 0xFFFFFFFF else size
+                compressed = next(wide) if compressed == 0xFFFFFFFF else compressed
+                offset = next(wide) if offset == 0xFFFFFFFF else offset
+            except StopIteration:
+                raise damaged from None
+        header_bytes = _ZIP_LOCAL_BYTES + n + e
+        yield _Entry(
+            raw_name, flags, method, compressed, size, attributes >> 16, offset, header_bytes
+        )
+        position = chunk_start + after
+
+
+def _zip64_numbers(extra: bytes) -> Iterator[int]:
+    while len(extra) >= 4:
+        tag, length = struct.unpack_from("<2H", extra)
+        if tag == 1:
+            body = extra[4 : 4 + length]
+            for at in range(0, len(body) - 7, 8):
+                yield int.from_bytes(body[at : at + 8], "little")
+            return
+        extra = extra[4 + length :]
+
+
+def _zip_spans(
+    file: FileBytes, start: int, length: int, max_members: int
+) -> npt.NDArray[np.uint64]:
+    """First and last byte of every member, as the directory claims them: uint64, (members, 2)."""
+    spans = bytearray()
+    for count, entry in enumerate(_zip_entries(file, start, length)):
+        if count >= max_members:
+            break
+        first = _ZIP_LOCAL_BYTES + len(entry.raw_name)
+        spans += struct.pack(
+            "<2Q", entry.offset, min(entry.offset + first + entry.compressed, (1 << 64) - 1)
+        )
+    return np.frombuffer(spans, dtype="<u8").reshape(-1, 2)
+
+
+def _overlapping(spans: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which members start before another one, that starts earlier, has ended."""
+    overlapping = np.zeros(len(spans), dtype=np.bool_)
+    if len(spans) > 1:
+        order = np.argsort(spans[:, 0], kind="stable")
+        ends = np.maximum.accumulate(spans[order, 1])
+        overlapping[order[1:]] = spans[order[1:], 0] < ends[:-1]
+    return overlapping
+
+
+def _zip_name(entry: _Entry) -> str:
+    # As Python's zipfile reads it, or fsspec would not find the member under this name.
+    encoding = "utf-8" if entry.flags & 0x800 else "cp437"
+    return entry.raw_name.decode(encoding, "backslashreplace").split("\0", 1)[0]
+
+
+def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
+    if entry.flags & 0x2041:
+        return ErrorCode.UNSUPPORTED, "It is encrypted."
+    if entry.method not in {0, 8}:
+        return ErrorCode.UNSUPPORTED, f"Compression method {entry.method} is not supported."
+    if stat.S_ISLNK(entry.mode):
+        return ErrorCode.UNSUPPORTED, "It is a link inside an archive."
+    if entry.method == 0 and entry.size != entry.compressed:
+        return ErrorCode.UNREADABLE, "The directory of the zip contradicts itself about it."
+    if entry.flags & 0x800 and not is_utf8(entry.raw_name):
+        return ErrorCode.UNREADABLE, "Its name is not valid UTF-8."
+    return None, None
+
+
+def _zip_members_without_directory(file: FileBytes, max_members: int) -> Iterator[Member]:
+    """Members by their own headers, up to where these end or do not tell the size."""
+    offset = 0
+    for _ in range(max_members):
+        header = file.read_at(offset, _ZIP_LOCAL_BYTES)
+        if len(header) < _ZIP_LOCAL_BYTES or header[:4] != b"PK\3\4":
+            break
+        fields = _ZIP_LOCAL.unpack(header)
+        flags, method, compressed, size, name_bytes, extra_bytes = (
+            fields[2],
+            fields[3],
+            *fields[7:],
+        )
+        rest = file.read_at(offset + _ZIP_LOCAL_BYTES, name_bytes + extra_bytes)
+        if size == 0xFFFFFFFF or compressed == 0xFFFFFFFF:
+            wide = [*_zip64_numbers(rest[name_bytes:])]
+            if len(wide) >= 2:
+                size, compressed = wide[:2]
+        length = _ZIP_LOCAL_BYTES + name_bytes + extra_bytes + compressed
+        if offset + length > file.size or (flags & 8 and not compressed):
+            break
+        entry = _Entry(rest[:name_bytes], flags, method, compressed, size, 0, offset, 0)
+        name = _zip_name(entry)
+        if not name.endswith("/"):
+            yield Member(name, offset, length, size, *_zip_trouble(entry))
+        offset += length
+    raise ImageRejected(
+        ErrorCode.TRUNCATED,
+        "The directory at the end of the zip is missing; later members are lost.",
+    )
