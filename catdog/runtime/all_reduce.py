@@ -17,13 +17,12 @@ import socket
 import tempfile
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -81,15 +80,8 @@ class SharedMemoryAllReduce:
         numbers = np.frombuffer(memory, np.float32).reshape(workers + 1, capacity)
         self._slots, self._total = numbers[:workers], numbers[workers]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the connections: the others notice at their next `sum`."""
         for peer in self._peers:
             peer.close()
 

@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -38,7 +39,9 @@ def work(worker, workers, mailbox, told, turns, deadly=None):
     """A worker that sums `turns` times; the one called `deadly` ends or stops before the last."""
     broadcast = broadcast_by(mailbox, workers)
     try:
-        with SharedMemoryAllReduce(worker, workers, 64, broadcast, timeout_s=2.0) as reduce:
+        with closing(
+            SharedMemoryAllReduce(worker, workers, 64, broadcast, timeout_s=2.0)
+        ) as reduce:
             results = []
             for turn in range(turns):
                 if turn == turns - 1 and deadly:
@@ -111,9 +114,9 @@ def test_too_many_numbers_are_refused():
     )
     other.start()
     with (
-        SharedMemoryAllReduce(0, 2, 16, broadcast, timeout_s=5.0) as reduce,
+        closing(SharedMemoryAllReduce(0, 2, 16, broadcast, timeout_s=5.0)) as reduce,
         pytest.raises(ValueError, match="32 numbers are more than the capacity, 16"),
     ):
         reduce.sum([np.zeros(17, np.float32)])
     other.join()
-    made.get().__exit__(None, None, None)
+    made.get().close()
