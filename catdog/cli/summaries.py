@@ -29,9 +29,17 @@ def print_trained(result: TrainResult) -> None:
             ("best epoch", f"{best['epoch']:.0f} of {len(result.history)}"),
             ("validation accuracy", f"{best['val_accuracy']:.2%}"),
             ("time", terminal.duration(result.seconds)),
+            ("decoding", _decoding(result)),
             ("model", result.model),
         ],
     )
+
+
+def _decoding(result: TrainResult) -> str:
+    if not result.decoding_s:
+        return "nothing to do: the run was complete"
+    rate = f"{result.decoded_images_per_s:,.0f} images/s"
+    return f"{terminal.duration(result.decoding_s)}, {rate}"
 
 
 def print_classified(summary: ClassifySummary) -> None:

@@ -31,7 +31,7 @@ class Recipe:
     optimizer: Literal["rmsprop", "adamw", "sgd"]
     learning_rate: float
     schedule: Literal["constant", "cosine"]
-    warmup_epochs: int
+    warmup: float
     weight_decay: float
     gradient_clip: float
     label_smoothing: float
@@ -51,7 +51,7 @@ ARTICLE = Recipe(
     optimizer="rmsprop",
     learning_rate=1e-4,
     schedule="constant",
-    warmup_epochs=0,
+    warmup=0.0,
     weight_decay=0.0,
     gradient_clip=0.0,
     label_smoothing=0.0,
@@ -70,7 +70,7 @@ COMPACT = Recipe(
     optimizer="adamw",
     learning_rate=2e-3,
     schedule="cosine",
-    warmup_epochs=3,
+    warmup=0.015,
     weight_decay=0.05,
     gradient_clip=1.0,
     label_smoothing=0.05,
@@ -88,7 +88,7 @@ TRANSFER = dataclasses.replace(
     height=224,
     width=224,
     learning_rate=1e-3,
-    warmup_epochs=1,
+    warmup=0.125,
     augmented_scale=1.0,
     weight_average=0.0,
     frozen_epochs=2,
@@ -99,7 +99,7 @@ TRANSFER = dataclasses.replace(
 PROBE = dataclasses.replace(
     TRANSFER,
     learning_rate=1e-3,
-    warmup_epochs=0,
+    warmup=0.0,
     augmentation="none",
     frozen_epochs=10,
 )
@@ -132,7 +132,8 @@ class TrainConfig:
         learning_rate: the highest one; default by architecture.
         schedule: whether the learning rate stays or falls along a cosine to 0; default by
             architecture.
-        warmup_epochs: over which the learning rate rises from 0; default by architecture.
+        warmup: fraction of the run's steps over which the learning rate rises from 0, after frozen
+            epochs; default by architecture.
         weight_decay: of AdamW, decoupled and multiplied by the learning rate; default by
             architecture.
         gradient_clip: largest norm of the whole gradient, 0 for any; default by architecture.
@@ -163,7 +164,13 @@ class TrainConfig:
         gpus_per_worker: 0 or 1; by default 1 where the cluster has GPUs.
         max_rejected: the run fails if a larger fraction of the images cannot be decoded.
         max_restarts: how often the worker group is started again after a worker died.
-        resume: go on with an interrupted run in `output`.
+        split_by_folder: `auto` takes folders `train`, `val` (`validation`, `valid`) and `test` for the
+            parts, where the images have no other folders above their classes'; `no` takes any folder
+            for a class.
+        resume: nothing more: an interrupted run in `output` is gone on with anyway.
+        restart: delete what an interrupted run left in `output`, and begin anew.
+        discard: the folder of `output` once more, where it holds a finished model that `restart` is
+            to delete.
         address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
     """
 
@@ -180,7 +187,7 @@ class TrainConfig:
     optimizer: Literal["rmsprop", "adamw", "sgd"] | None = None
     learning_rate: float | None = None
     schedule: Literal["constant", "cosine"] | None = None
-    warmup_epochs: int | None = None
+    warmup: float | None = None
     weight_decay: float | None = None
     gradient_clip: float | None = None
     label_smoothing: float | None = None
@@ -203,7 +210,10 @@ class TrainConfig:
     gpus_per_worker: Literal[0, 1] | None = None
     max_rejected: float = 0.1
     max_restarts: int = 3
+    split_by_folder: Literal["auto", "no"] = "auto"
     resume: bool = False
+    restart: bool = False
+    discard: str | None = None
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -243,10 +253,10 @@ class TrainConfig:
             )
         if recipe.learning_rate <= 0:
             raise UserInputError("--learning-rate must be above 0")
-        for name in ("warmup_epochs", "weight_decay", "gradient_clip", "frozen_epochs"):
+        for name in ("weight_decay", "gradient_clip", "frozen_epochs"):
             if getattr(recipe, name) < 0:
                 raise UserInputError(f"--{name.replace('_', '-')} must not be negative")
-        for name in ("label_smoothing", "weight_average"):
+        for name in ("warmup", "label_smoothing", "weight_average"):
             if not 0 <= getattr(recipe, name) < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be from 0 to below 1")
         if not 0.25 <= recipe.augmented_scale <= 1:
@@ -270,6 +280,12 @@ class TrainConfig:
         ):
             raise UserInputError(
                 "--validation and --test are fractions that leave some to train on"
+            )
+        if self.restart and self.resume:
+            raise UserInputError("--restart and --resume: give one of them")
+        if self.discard is not None and not self.restart:
+            raise UserInputError(
+                f"--discard {self.discard}: says what --restart may delete; add it"
             )
         if not 0 <= self.max_rejected <= 1:
             raise UserInputError("--max-rejected must be a fraction from 0 to 1")
@@ -314,7 +330,7 @@ class TrainConfig:
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result: a resumed run must have the same."""
-        neutral = {"resume", "address", "max_restarts", "output", "patience"}
+        neutral = {"resume", "restart", "discard", "address", "max_restarts", "output", "patience"}
         if self.hyperparameters.schedule == "constant":
             neutral.add("epochs")
         content = dataclasses.asdict(self) | dataclasses.asdict(self.hyperparameters)
@@ -332,12 +348,13 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         return recipe.learning_rate
     highest = recipe.learning_rate * (FINE_TUNE_FACTOR if frozen else 1.0)
     step -= frozen
-    warmup = recipe.warmup_epochs * steps_per_epoch
+    steps = recipe.epochs * steps_per_epoch - frozen
+    warmup = round(recipe.warmup * steps)
     if step < warmup:
         return highest * (step + 1) / warmup
     if recipe.schedule == "constant":
         return highest
-    falling = recipe.epochs * steps_per_epoch - frozen - warmup
+    falling = steps - warmup
     return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, falling))))
 
 

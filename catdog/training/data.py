@@ -1,4 +1,4 @@
-"""Images for training: decoded once by Ray Data, kept in the object store, read in any order.
+"""Images for training, decoded and in the object store, and the order in which they are read.
 
 The order of an epoch is a function of the seed alone and never of the number of workers: every
 worker computes the same global batches and takes its slice of each. So N workers see what one
@@ -7,79 +7,15 @@ would see, nothing is dropped where the numbers do not divide, and no worker can
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-
-from catdog import inputs
-from catdog.errors import UserInputError
-from catdog.inputs import splits
-from catdog.pixels import DecodeEntries, as_pixels
-from catdog.runtime import ray_quirks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-    from catdog.inputs import SourceLimits
-    from catdog.pixels import DecodeLimits, Preprocessing
-
-_SHARD_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """What there is to train on.
-
-    Attributes:
-        entries: the plan of all images with a label, in the order of their parts.
-        labels: the classes, sorted by name.
-        classes: class number of each entry, int32 (n,).
-        parts: part of each entry, (n,) of str.
-    """
-
-    entries: pa.Table
-    labels: tuple[str, ...]
-    classes: NDArray[np.int32]
-    parts: NDArray[np.str_]
-
-
-def list_labelled(
-    images: Sequence[str], limits: SourceLimits, *, validation: float, test: float
-) -> LabelledImages:
-    """List the images, with a label each and a part by `splits.part_of`.
-
-    Raises:
-        UserInputError: no labels, or a single one, or an empty train or validation part.
-    """
-    plan = pa.Table.from_batches(list(inputs.list_images(images, limits)), inputs.PLAN_SCHEMA)
-    shown = " ".join(images)
-    names, image_labels = plan["name"].to_pylist(), plan["label"].to_pylist()
-    unlabelled = [name for name, label in zip(names, image_labels, strict=True) if label is None]
-    if unlabelled and len(unlabelled) == len(names):
-        raise UserInputError(
-            f"{shown}: no labels; training wants one folder per class "
-            "(or archives of such folders, or a table with a label column)"
-        )
-    if unlabelled:
-        raise UserInputError(
-            f"{shown}: {len(unlabelled)} images have no label, among them {unlabelled[0]!r}"
-        )
-    labels = tuple(sorted(set(image_labels)))
-    if len(labels) < 2:
-        raise UserInputError(f"{shown}: {len(labels)} class found, training wants two or more")
-    numbers = {label: number for number, label in enumerate(labels)}
-    classes = np.array([numbers[label] for label in image_labels], np.int32)
-    parts = np.array([splits.part_of(name, validation=validation, test=test) for name in names])
-    for part in ("train", "validation"):
-        if not (parts == part).any():
-            raise UserInputError(f"{shown}: no image falls into the {part} part")
-    order = np.argsort(parts, kind="stable")  # blocks of one part each
-    return LabelledImages(plan.take(pa.array(order)), labels, classes[order], parts[order])
 
 
 @dataclass(frozen=True)
@@ -92,6 +28,7 @@ class DecodedImages:
         classes: class number of image i, int32 (n,).
         train, validation: which images belong to the parts, int64.
         shape: height, width, 3.
+        window_images: how many images are shuffled together; see `shuffled_passes`.
         rejected: URI, reason and sentence of what could not be decoded.
     """
 
@@ -102,111 +39,8 @@ class DecodedImages:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     shape: tuple[int, int, int]
+    window_images: int
     rejected: tuple[tuple[str, str, str], ...]
-
-
-def decode_all(
-    labelled: LabelledImages,
-    preprocessing: Preprocessing,
-    decode_limits: DecodeLimits,
-    source_limits: SourceLimits,
-    actors: int,
-) -> DecodedImages:
-    """Decode the train and validation images with a Ray Data job. The cluster is connected."""
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    used = np.flatnonzero(labelled.parts != "test")
-    shards = []
-    for part in ("train", "validation"):
-        members = np.flatnonzero(labelled.parts == part)
-        for start in range(0, len(members), _SHARD_IMAGES):
-            rows = members[start : start + _SHARD_IMAGES]
-            shard = labelled.entries.take(pa.array(rows))
-            shards.append(shard.append_column("index", pa.array(rows, pa.int64())))
-    summarize = ray.remote(num_cpus=1)(_summary)  # with 0, Ray starts a process for each block
-
-    # All that asks the cluster happens within, to be watched.
-    def decode() -> Iterator[tuple[list[Any], list[pa.Table]]]:
-        pipeline = ray.data.from_arrow(shards).map_batches(
-            DecodeEntries,
-            fn_constructor_args=(preprocessing, decode_limits, source_limits, ("index",)),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(actors, len(shards))),
-            num_cpus=1,
-            **ray_quirks.BOUNDED_RESTARTS,
-        )
-        blocks = pipeline.materialize().to_arrow_refs()
-        yield blocks, ray.get([summarize.remote(block) for block in blocks])
-
-    with ray_quirks.plain_errors():
-        watch = ray_quirks.NodeWatch(1, cpus=1)
-        ((unordered, summaries),) = ray_quirks.watched(decode(), watch)
-    # Blocks arrive as actors finish; the order of the images must not depend on that.
-    order = sorted(range(len(unordered)), key=lambda block: summaries[block]["index"][0].as_py())
-    blocks = tuple(unordered[block] for block in order)
-    block_of = np.full(len(labelled.classes), -1, np.int32)
-    row_of = np.zeros(len(labelled.classes), np.int32)
-    rejected: list[tuple[str, str, str]] = []
-    for number, summary in enumerate(summaries[block] for block in order):
-        index = summary["index"].to_numpy()
-        good = summary["error"].is_null().to_numpy(zero_copy_only=False)
-        block_of[index[good]] = number
-        row_of[index[good]] = np.flatnonzero(good)
-        for row in np.flatnonzero(~good):
-            uri = labelled.entries["uri"][int(index[row])].as_py()
-            rejected.append(
-                (uri, summary["error"][row].as_py(), summary["error_detail"][row].as_py())
-            )
-    decodable = used[block_of[used] >= 0]
-    parts = labelled.parts[decodable]
-    return DecodedImages(
-        blocks=blocks,
-        block_of=block_of,
-        row_of=row_of,
-        classes=labelled.classes,
-        train=decodable[parts == "train"],
-        validation=decodable[parts == "validation"],
-        shape=(preprocessing.height, preprocessing.width, 3),
-        rejected=tuple(sorted(rejected)),
-    )
-
-
-def _summary(block: pa.Table) -> pa.Table:
-    return block.select(["index", "error", "error_detail"]).combine_chunks()
-
-
-class PixelReader:
-    """Reads images of any numbers from the object store, keeping the blocks used last.
-
-    A block of this node's object store is read in place, without a copy.
-    """
-
-    def __init__(self, images: DecodedImages, max_blocks: int) -> None:
-        self._images = images
-        self._max_blocks = max_blocks
-        self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-
-    def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pixels (n, H, W, 3) of the images with these numbers."""
-        pixels = np.empty((len(numbers), *self._images.shape), np.uint8)
-        for target, number in enumerate(numbers):
-            block = self._block(int(self._images.block_of[number]))
-            pixels[target] = block[self._images.row_of[number]]
-        return pixels
-
-    def _block(self, number: int) -> NDArray[np.uint8]:
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
-        import ray
-
-        block = as_pixels(ray.get(self._images.blocks[number])["pixels"], self._images.shape)
-        self._cache[number] = block
-        if len(self._cache) > self._max_blocks:
-            self._cache.popitem(last=False)
-        return block
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,37 @@
 """Data-parallel training: Keras under TensorFlow's strategy on workers that Ray Train starts.
 
-The flow: `train` (the driver) lists the images and has Ray Data decode them; `train_worker` runs on
-every worker and reports a checkpoint each epoch; the driver shows the progress and writes the run's
-folder.
+The flow: `train` (the driver) claims the run's folder, lists the images and has Ray Data decode them;
+`train_worker` runs on every worker and reports a checkpoint each epoch; the driver shows the progress
+and writes the run's folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
-import io
 import json
-import queue
-import tempfile
-import threading
+import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from catdog import storage
-from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import SourceLimits
-from catdog.model import architectures, folders
+from catdog.model import folders
 from catdog.observer import Observer
 from catdog.pixels import DecodeLimits
-from catdog.runtime import ray_quirks, tensorflow_quirks
-from catdog.training import data
+from catdog.runtime import ray_quirks
+from catdog.training import claims, decoding, downloads, fitting, records
 from catdog.training.config import TrainConfig, best_row
-from catdog.training.worker import TEMPERATURE_FILE, train_worker
+from catdog.training.labelled import list_labelled
+from catdog.training.records import METRICS_COLUMNS
 
 if TYPE_CHECKING:
-    from catdog.training.data import DecodedImages
+    from catdog.training.labelled import LabelledImages
 
 __all__ = ["METRICS_COLUMNS", "TrainConfig", "TrainResult", "train"]
 
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.csv"
-CURVES_FILE = "curves.png"
-TENSORBOARD_FILE = "tensorboard/events.out.tfevents.catdog"
-REJECTED_FILE = "rejected.csv"
-METRICS_COLUMNS = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "images_per_s",
-    "seconds",
-)
+_WINDOW_SHARE = 4  # of a node's object store: one window is read, the next comes, results pass
 
 
 @dataclass(frozen=True)
@@ -66,6 +47,8 @@ class TrainResult:
         labels: the classes.
         images: numbers of images by part, and rejected.
         seconds: wall time of the whole job.
+        decoding_s: wall time of the decoding within it.
+        decoded_images_per_s: its rate, the rejected images among them.
     """
 
     output: str
@@ -76,84 +59,117 @@ class TrainResult:
     labels: tuple[str, ...]
     images: dict[str, int]
     seconds: float
+    decoding_s: float
+    decoded_images_per_s: float
 
 
 def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
     """Train as configured; runs on the driver, connects to Ray and disconnects.
 
+    A run that was interrupted in the same folder is gone on with; a finished one is left as it is.
+
     Raises:
         UserInputError: the input is wrong: no images, no labels, an output that is in use.
-        CatdogError: training failed; `--resume` goes on from the last checkpoint.
+        CatdogError: training failed; the same call goes on from the last checkpoint.
     """
     started = time.monotonic()
     observer = observer or Observer()
     output = storage.to_uri(config.output)
-    if not _claim_output(config, output):
-        return _finished_result(output)
-    source_limits, decode_limits = SourceLimits(), DecodeLimits()
-    observer.phase("listing images")
-    labelled = data.list_labelled(
-        config.images, source_limits, validation=config.validation, test=config.test
+    downloads.refuse_unreachable(config)
+    with claims.claimed(config, output, versions()) as claim:
+        if claim.finished:
+            observer.phase("nothing to do: the run is complete")
+            return _finished_result(output)
+        observer.phase("listing images")
+        labelled = list_labelled(
+            config.images,
+            SourceLimits(),
+            validation=config.validation,
+            test=config.test,
+            split_by_folder=config.split_by_folder == "auto",
+        )
+        for line in labelled.notices:
+            observer.phase(line)
+        observer.phase("starting Ray")
+        with ray_quirks.connect(config.address, minimum_cpus=config.workers):
+            return _on_cluster(config, output, labelled, claim, observer, started)
+
+
+def _on_cluster(
+    config: TrainConfig,
+    output: str,
+    labelled: LabelledImages,
+    claim: claims.Claim,
+    observer: Observer,
+    started: float,
+) -> TrainResult:
+    shape = {"cpus": config.cpus_per_worker, "gpus": config.gpus_per_worker or 0}
+    ray_quirks.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
+    cpus, gpus = ray_quirks.cluster_resources()
+    use_gpu = gpus > 0 if config.gpus_per_worker is None else config.gpus_per_worker > 0
+    shape["gpus"] = int(use_gpu)
+    workers = config.workers or config.workers_of(ray_quirks.room(**shape))
+    ray_quirks.wait_for_room(workers, **shape, on_wait=observer.phase)
+    observer.phase(f"decoding {labelled.entries.num_rows:,} images")
+    decoded = decoding.decode_all(
+        labelled,
+        config,
+        DecodeLimits(),
+        SourceLimits(),
+        actors=max(1, cpus),
+        window_images=_window_images(config, output),
+        observer=observer,
     )
-    observer.phase("starting Ray")
-    with ray_quirks.connect(config.address, minimum_cpus=config.workers):
-        shape = {"cpus": config.cpus_per_worker, "gpus": config.gpus_per_worker or 0}
-        ray_quirks.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
-        cpus, gpus = ray_quirks.cluster_resources()
-        use_gpu = gpus > 0 if config.gpus_per_worker is None else config.gpus_per_worker > 0
-        shape["gpus"] = int(use_gpu)
-        workers = config.workers or config.workers_of(ray_quirks.room(**shape))
-        ray_quirks.wait_for_room(workers, **shape, on_wait=observer.phase)
-        _write_config(config, output)  # nothing is left to say against the command
-        observer.phase(f"decoding {labelled.entries.num_rows:,} images")
-        images = data.decode_all(
-            labelled, config.preprocessing, decode_limits, source_limits, actors=max(1, cpus)
-        )
-        _report_rejected(config, output, images)
-        observer.phase(f"starting {workers} workers")
-        on_workers = config.on_workers(workers)
-        return _fit(
-            on_workers, output, images, labelled.labels, workers, observer, started, use_gpu=use_gpu
-        )
+    images = decoded.images
+    total = len(images.train) + len(images.validation) + len(images.rejected)
+    records.write_rejected(output, images.rejected, total, config.max_rejected)
+    decoding.refuse_empty(images, labelled.labels)
+    for line in decoding.lines(decoded, parts_given=labelled.parts_given):
+        observer.phase(line)
+    observer.phase(f"starting {workers} workers")
+    fitted = fitting.fit(
+        config.on_workers(workers),
+        output,
+        images,
+        labelled.labels,
+        workers,
+        observer,
+        claim.check,
+        use_gpu=use_gpu,
+    )
+    observer.phase("saving the model")
+    counts = {
+        "train": len(images.train),
+        "validation": len(images.validation),
+        "rejected": len(images.rejected),
+    }
+    return _saved(
+        config.on_workers(workers),
+        output,
+        fitted,
+        labelled.labels,
+        counts,
+        workers,
+        decoding_s=decoded.seconds,
+        decoded_images_per_s=total / max(decoded.seconds, 1e-9),
+        started=started,
+    )
 
 
-def _claim_output(config: TrainConfig, output: str) -> bool:
-    """Whether there is something to do in `output`.
+def _window_images(config: TrainConfig, output: str) -> int:
+    """How many images are shuffled together: what a node's object store holds beside the rest.
 
-    Raises:
-        UserInputError: it holds another run, or something else.
+    The order of training depends on it, so it is written down once: a run that goes on, on whatever
+    nodes, keeps it.
     """
-    config_uri = storage.join(output, CONFIG_FILE)
-    if storage.exists(config_uri):
-        recorded = json.loads(storage.read_bytes(config_uri, 2**20))["recipe"]
-        recorded["architecture"] = architectures.current_name(recorded["architecture"])
-        current = json.loads(json.dumps(config.recipe()))
-        if not config.resume:
-            raise UserInputError(
-                f"--output {config.output}: holds a run already; add --resume to go on with it, "
-                "or name another folder"
-            )
-        changed = sorted(k for k in current | recorded if current.get(k) != recorded.get(k))
-        if changed:
-            flags = ", ".join(
-                f"--{name.replace('_', '-')} was {recorded.get(name)!r}, is {current.get(name)!r}"
-                for name in changed
-            )
-            raise UserInputError(f"--resume: the run in {config.output} was another one: {flags}")
-        return not storage.exists(
-            storage.join(output, folders.RUN_SUBFOLDER, folders.METADATA_FILE)
-        )
-    if storage.list_names(output):
-        raise UserInputError(f"--output {config.output}: the folder is not empty; name another one")
-    return True
-
-
-def _write_config(config: TrainConfig, output: str) -> None:
-    """Write the run's configuration, once there is something to train on; a resumed run has it."""
-    config_uri = storage.join(output, CONFIG_FILE)
-    if not storage.exists(config_uri):
-        record = {"recipe": config.recipe(), "versions": versions()}
-        storage.write_atomic(config_uri, (json.dumps(record, indent=2) + "\n").encode())
+    uri = storage.join(output, claims.ORDER_FILE)
+    if not storage.exists(uri):
+        preprocessing = config.preprocessing
+        image_bytes = math.prod((preprocessing.height, preprocessing.width, 3))
+        images = _object_store_bytes() // _WINDOW_SHARE // image_bytes
+        record = {"window_images": max(1, images)}
+        storage.write_new(uri, (json.dumps(record) + "\n").encode())
+    return int(json.loads(storage.read_bytes(uri, 2**20))["window_images"])
 
 
 def versions() -> dict[str, str]:
@@ -188,117 +204,41 @@ def _finished_result(output: str) -> TrainResult:
         labels=metadata.labels,
         images=dict(training["images"]),
         seconds=0.0,
+        decoding_s=0.0,
+        decoded_images_per_s=0.0,
     )
 
 
-def _report_rejected(config: TrainConfig, output: str, images: DecodedImages) -> None:
-    total = len(images.train) + len(images.validation) + len(images.rejected)
-    if images.rejected:
-        text = io.StringIO()
-        table = csv.writer(text)
-        table.writerow(("uri", "error", "error_detail"))
-        table.writerows(images.rejected)
-        storage.write_atomic(storage.join(output, REJECTED_FILE), text.getvalue().encode())
-    if len(images.rejected) > config.max_rejected * total:
-        uri, error, detail = images.rejected[0]
-        raise CatdogError(
-            f"{len(images.rejected)} of {total} images were rejected, more than --max-rejected "
-            f"{config.max_rejected}; the first is {uri}: {error}, {detail}"
-        )
-    if not len(images.train) or not len(images.validation):
-        raise CatdogError("no decodable image is left to train on or to validate with")
+def _object_store_bytes() -> int:
+    """Of the live node that has least."""
+    import ray
+
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return int(min(has["object_store_memory"] for has in nodes if "object_store_memory" in has))
 
 
-def _fit(
+def _saved(
     config: TrainConfig,
     output: str,
-    images: DecodedImages,
+    fitted: fitting.Fitted,
     labels: tuple[str, ...],
+    counts: dict[str, int],
     workers: int,
-    observer: Observer,
-    started: float,
     *,
-    use_gpu: bool,
+    decoding_s: float,
+    decoded_images_per_s: float,
+    started: float,
 ) -> TrainResult:
-    tensorflow_quirks.prepare_environment()
-    import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.tensorflow import TensorflowTrainer
-
-    # Not on a worker's node, with which it would go.
-    board = ray.remote(**ray_quirks.beside_driver())(_Board).remote()
-    filesystem, path = ray_quirks.arrow_filesystem(output)
-    trainer = TensorflowTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config,
-            "images": images,
-            "labels": labels,
-            "board": board,
-            "use_gpu": use_gpu,
-        },
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=config.max_restarts),
-        ),
-    )
-    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def fit() -> None:
-        try:
-            outcome.put(trainer.fit())
-        except Exception as error:
-            outcome.put(error)
-
-    thread = threading.Thread(target=fit, name="trainer", daemon=True)
-    thread.start()
-    watch = ray_quirks.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
-    shown = 0
-    while True:
-        thread.join(timeout=0.5)
-        watch.check()  # Ray Train waits for nodes without end
-        state = ray.get(board.state.remote())
-        for row in state.history[shown:]:
-            observer.epoch(row, best=row is best_row(state.history, config.monitor))
-        if len(state.history) > shown:
-            shown = len(state.history)
-            _write_metrics(output, state.history)
-        if not thread.is_alive():
-            break
-        if state.progress is not None:
-            observer.steps(*state.progress)
-    result = outcome.get()
-    if isinstance(result, Exception):
-        raise CatdogError(f"training failed: {ray_quirks.root_cause(result)}") from result
-    observer.phase("saving the model")
-    history = tuple(state.history)
+    """Write the run's last files, the model's metadata last of all."""
+    history = fitted.history
     best = best_row(history, config.monitor)
-    with result.checkpoint.as_directory() as folder:
-        files = {
-            name: (Path(folder) / name).read_bytes()
-            for name in (folders.KERAS_FILE, *folders.OPENVINO_FILES)
-        }
-        temperature = json.loads((Path(folder) / TEMPERATURE_FILE).read_text())
-    _write_metrics(output, history)
-    storage.write_atomic(storage.join(output, CURVES_FILE), _curves(history, best))
-    counts = {
-        "train": len(images.train),
-        "validation": len(images.validation),
-        "rejected": len(images.rejected),
-    }
+    records.write_metrics(output, history)
+    records.write_curves(output, history, best)
     seconds = time.monotonic() - started
     model_uri = storage.join(output, folders.RUN_SUBFOLDER)
     metadata = folders.save(
         model_uri,
-        files,
+        fitted.files,
         labels=labels,
         preprocessing=config.preprocessing,
         architecture=config.architecture,
@@ -307,9 +247,10 @@ def _fit(
             "workers": workers,
             "images": counts,
             "best": best,
-            "temperature": temperature,
+            "temperature": fitted.temperature,
             "history": list(history),
             "seconds": round(seconds, 1),
+            "decoding_s": round(decoding_s, 1),
             "versions": versions(),
         },
     )
@@ -322,72 +263,6 @@ def _fit(
         labels=labels,
         images=counts,
         seconds=seconds,
+        decoding_s=round(decoding_s, 2),
+        decoded_images_per_s=round(decoded_images_per_s, 1),
     )
-
-
-def _write_metrics(output: str, history: Any) -> None:
-    """Write the epochs until now, whole files each time: a resumed run has each epoch once."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, METRICS_COLUMNS)
-    table.writeheader()
-    table.writerows(history)
-    storage.write_atomic(storage.join(output, METRICS_FILE), text.getvalue().encode())
-    storage.write_atomic(storage.join(output, TENSORBOARD_FILE), _events(history))
-
-
-def _events(history: Any) -> bytes:
-    """A TensorBoard event file; its scalars are the columns of `metrics.csv`."""
-    from tensorboardX import SummaryWriter  # Ray's own dependency; needs no TensorFlow
-
-    with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:
-            for row in history:
-                for name in METRICS_COLUMNS[1:]:
-                    writer.add_scalar(name, row[name], global_step=row["epoch"])
-        (file,) = Path(folder).iterdir()
-        return file.read_bytes()
-
-
-def _curves(history: Any, best: dict[str, float]) -> bytes:
-    """Loss and accuracy over the epochs as a PNG."""
-    from matplotlib.figure import Figure
-
-    epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(epochs, [row[name] for row in history], marker=".", label="training")
-        axes.plot(epochs, [row[f"val_{name}"] for row in history], marker=".", label="validation")
-        axes.axvline(
-            best["epoch"], color="grey", linestyle=":", label=f"best: epoch {best['epoch']}"
-        )
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class _BoardState:
-    progress: tuple[int, int, int, int, float, int] | None
-    history: list[dict[str, float]]
-
-
-class _Board:
-    """An actor beside the driver where rank 0 writes how far it is."""
-
-    def __init__(self) -> None:
-        self._state = _BoardState(None, [])
-
-    def write(
-        self,
-        progress: tuple[int, int, int, int, float, int] | None,
-        history: list[dict[str, float]],
-    ) -> None:
-        """Replace the whole state: a restarted worker repeats epochs, each must stand once."""
-        self._state = _BoardState(progress, history)
-
-    def state(self) -> _BoardState:
-        """What was written last."""
-        return self._state

@@ -247,7 +247,7 @@ def test_relu_after_pooling_is_relu_before_it(keras):
 @pytest.mark.parametrize("classes", [2, 5])
 def test_calibration_finds_the_temperature_that_was_put_in(keras, classes):
     """Scores sharpened by a known factor are cooled by that factor, whatever the classes."""
-    from catdog.training import worker
+    from catdog.training import validation
 
     random = np.random.default_rng(6)
     logits = random.normal(size=(4000, classes)) * 2
@@ -256,7 +256,7 @@ def test_calibration_finds_the_temperature_that_was_put_in(keras, classes):
     sharp = np.exp(3 * logits) / np.exp(3 * logits).sum(axis=1, keepdims=True)
     scores = (sharp[:, 1:] if classes == 2 else sharp).astype(np.float32)
     temperatures = np.linspace(1, 5, 81).astype(np.float32)
-    losses = worker._scaled_losses(scores, labels, temperatures).sum(axis=0)
+    losses = validation.scaled_losses(scores, labels, temperatures).sum(axis=0)
     assert temperatures[losses.argmin()] == pytest.approx(3, abs=0.3)
 
 

@@ -34,7 +34,7 @@ def test_article_is_trained_as_the_article_says():
         "optimizer": "rmsprop",
         "learning_rate": 1e-4,
         "schedule": "constant",
-        "warmup_epochs": 0,
+        "warmup": 0.0,
         "weight_decay": 0.0,
         "gradient_clip": 0.0,
         "label_smoothing": 0.0,
@@ -68,15 +68,33 @@ def test_a_batch_is_shared_or_grows_with_the_workers():
 
 def test_the_learning_rate_rises_falls_and_ends_at_zero():
     """Warm-up reaches the highest rate, the cosine falls all the way, no step is above it."""
-    recipe = dataclasses.replace(
-        train_config.COMPACT, epochs=10, warmup_epochs=2, learning_rate=0.1
-    )
+    recipe = dataclasses.replace(train_config.COMPACT, epochs=10, warmup=0.2, learning_rate=0.1)
     rates = [learning_rate(recipe, step, 50) for step in range(500)]
     assert rates[0] == pytest.approx(0.001)
     assert rates[99] == pytest.approx(0.1)
     assert all(a < b for a, b in itertools.pairwise(rates[:100]))
     assert all(a > b for a, b in itertools.pairwise(rates[101:]))
     assert 0 < rates[-1] < 1e-5
+
+
+@pytest.mark.parametrize("recipe", ["COMPACT", "TRANSFER", "PROBE"])
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 7), (5, 39), (200, 176)])
+def test_a_schedule_fits_the_run(recipe, epochs, steps):
+    """However short a run, warm-up is a small part of it, and the rate ends near 0."""
+    whole = getattr(train_config, recipe)
+    short = dataclasses.replace(whole, epochs=epochs, frozen_epochs=0)
+    rates = [learning_rate(short, step, steps) for step in range(epochs * steps)]
+    assert rates.index(max(rates)) <= 0.13 * len(rates)
+    assert max(rates) == whole.learning_rate
+    if len(rates) > 10:
+        assert rates[-1] < 0.05 * whole.learning_rate
+
+
+def test_compacts_own_run_warms_up_as_before():
+    """Three of its 200 epochs, to the step: models with its recipe come out the same."""
+    rates = [learning_rate(train_config.COMPACT, step, 176) for step in range(4 * 176)]
+    assert rates[: 3 * 176] == [2e-3 * (step + 1) / (3 * 176) for step in range(3 * 176)]
+    assert rates[3 * 176 + 1] < 2e-3
 
 
 def test_the_seeds_learning_rate_stays():
@@ -134,16 +152,16 @@ def test_what_makes_no_sense_is_refused_by_name(arguments, named):
 
 STUCK = """
 import threading, time
-from catdog.training import worker as train_worker
-train_worker.STEP_TIMEOUT_S = 0.7
-with train_worker._step_limit() as begin_step:
+from catdog.training import network
+network.STEP_TIMEOUT_S = 0.7
+with network.step_limit() as begin_step:
     for _ in range(10):
         time.sleep(0.1)
         begin_step()
 print("ten steps", flush=True)
 time.sleep(1)
 print("outside", flush=True)
-with train_worker._step_limit():
+with network.step_limit():
     threading.Event().wait()
 """
 

@@ -28,6 +28,8 @@ from catdog.pixels.ray_stage import DecodeEntries
 from catdog.runtime import tensorflow_quirks
 from catdog.training import job as training
 from catdog.training.job import TrainConfig, train
+from catdog.training.network import Network
+from catdog.training.step import TrainingStep
 from tests.conftest import free_ports
 
 pytestmark = pytest.mark.slow
@@ -68,8 +70,8 @@ def test_the_best_epoch_is_kept(tiny_run):
 
 
 def test_finished_run_does_nothing_again(tiny_run, tiny_config):
-    """`--resume` on a finished run gives its result back and touches nothing."""
-    again = train(dataclasses.replace(tiny_config, resume=True))
+    """The same command on a finished run gives its result back and touches nothing."""
+    again = train(tiny_config)
     assert again.fingerprint == tiny_run.fingerprint
     assert list(again.history) == list(tiny_run.history)
 
@@ -87,10 +89,8 @@ def test_a_run_from_before_article_had_its_name_goes_on(tiny_run, tiny_config, t
 
 def test_used_output_is_refused(tiny_run, tiny_config, tmp_path):
     """A run is never written over, and another recipe cannot go on with it."""
-    with pytest.raises(UserInputError, match="--resume"):
-        train(tiny_config)
     with pytest.raises(UserInputError, match=r"--learning-rate was 0\.001, is 0\.5"):
-        train(dataclasses.replace(tiny_config, resume=True, learning_rate=0.5))
+        train(dataclasses.replace(tiny_config, learning_rate=0.5))
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(UserInputError, match="not empty"):
         train(dataclasses.replace(tiny_config, output=str(tmp_path)))
@@ -124,8 +124,8 @@ def test_two_workers_follow_the_loss_of_one(ray_cluster, tiny_config, tmp_path):
     assert_one_worker_follows(config, train(config).history, tmp_path, 1e-3)
 
 
-def session_and_batches(worker, workers, **recipe):
-    """A worker's session outside of Ray, and its slices of three batches of eight images."""
+def step_and_batches(worker, workers, **recipe):
+    """A worker's step outside of Ray, and its slices of three batches of eight images."""
     config = TrainConfig(
         images=("photos",),
         output="run",
@@ -136,26 +136,19 @@ def session_and_batches(worker, workers, **recipe):
         batch_size=8,
         **recipe,
     )
-    session = worker._Session(
-        config,
-        np.zeros(1, np.int32),
-        2,
-        worker=worker,
-        workers=workers,
-        one_node=False,
-        use_gpu=False,
-    )
+    network = Network(config, 2, worker=worker, workers=workers, one_node=False, use_gpu=False)
+    step = TrainingStep(network, config.hyperparameters, np.ones(2, np.float32))
     random = np.random.default_rng(0)
     batches = []
     for _ in range(3):
         pixels = random.integers(0, 256, (8, 32, 32, 3), np.uint8)
         slices = pixels, random.integers(0, 2, 8, np.int32), np.ones(8, np.float32)
         share = [np.array_split(each, workers)[worker] for each in slices]
-        uniforms = random.random((8, session.uniforms), np.float32)
+        uniforms = random.random((8, network.uniforms), np.float32)
         share.append(np.float32(8))
         share.append(np.array_split(uniforms, workers)[worker])
         batches.append(share)
-    return session, batches
+    return network, step, batches
 
 
 def step_three_times(worker, workers, ports, told):
@@ -163,9 +156,9 @@ def step_three_times(worker, workers, ports, told):
     nodes = [f"127.0.0.1:{port}" for port in ports]
     task = {"type": "worker", "index": worker}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": nodes}, "task": task})
-    session, batches = session_and_batches(worker, workers, optimizer="sgd", learning_rate=0.1)
-    loss, accuracy = session.run(session.train_step, iter(batches), None)
-    told.put((worker, loss, accuracy, session.weights()))
+    network, step, batches = step_and_batches(worker, workers, optimizer="sgd", learning_rate=0.1)
+    loss, accuracy = network.run(step, iter(batches))
+    told.put((worker, loss, accuracy, network.weights()))
 
 
 def test_workers_on_several_nodes_equal_one():
@@ -200,7 +193,7 @@ def whole_config(tiny_config, tmp_path_factory):
         architecture="compact",
         epochs=4,
         learning_rate=1e-4,
-        warmup_epochs=1,
+        warmup=0.25,
         weight_average=0.8,
         gradient_clip=0.1,
         precision="float32",
@@ -223,7 +216,7 @@ def test_two_workers_follow_one_in_everything(undisturbed, whole_config, tmp_pat
 
 def command_of(config, output):
     names = ("workers", "batch_size", "height", "width", "learning_rate", "validation", "seed")
-    names += ("architecture", "epochs", "warmup_epochs", "weight_average", "gradient_clip")
+    names += ("architecture", "epochs", "warmup", "weight_average", "gradient_clip")
     names += ("precision",)
     command = [sys.executable, "-m", "catdog", "train", *config.images, "--output", str(output)]
     for name in names:
@@ -264,7 +257,7 @@ def assert_same_run(printed, undisturbed):
 
 
 def test_killed_driver_resumes_to_the_same_history(undisturbed, whole_config, tmp_path):
-    """SIGKILL of the driver in the middle of training: `--resume` ends with every epoch once.
+    """SIGKILL of the driver in the middle of training: the same command ends with every epoch once.
 
     Weights and their average, optimizer state, the place in the schedule, in the order of images
     and in their random changes come back: the losses are those of an undisturbed run.
@@ -276,7 +269,7 @@ def test_killed_driver_resumes_to_the_same_history(undisturbed, whole_config, tm
     driver.kill()
     driver.wait()
     assert not (output / "model" / "metadata.json").exists()
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert_same_run(done.stdout, undisturbed)
 
@@ -298,14 +291,14 @@ def test_killed_worker_is_started_again(undisturbed, whole_config, tmp_path):
 
 def fine_tune(path, told):
     """A process that trains with initial weights, an epoch of three steps in each phase."""
-    session, batches = session_and_batches(
+    network, step, batches = step_and_batches(
         0, 1, architecture="MobileNetV3Small", weights=path, frozen_epochs=1, learning_rate=1e-2
     )
-    (body,) = [layer for layer in session._model.layers if hasattr(layer, "layers")]
+    (body,) = [layer for layer in network.model.layers if hasattr(layer, "layers")]
     for epoch in (1, 2):
-        session.begin(epoch)
-        session.run(session.train_step, iter(batches), None)
-        told.put((body.get_weights(), session._model.get_layer("scores").get_weights()))
+        step.begin(epoch)
+        network.run(step, iter(batches))
+        told.put((body.get_weights(), network.model.get_layer("scores").get_weights()))
 
 
 def test_frozen_layers_stay_as_they_came(tmp_path):
@@ -376,3 +369,31 @@ def test_too_many_broken_images_stop_training(ray_cluster, drawings, tiny_config
         rows = list(csv.DictReader(file))
     assert len(rows) == 26
     assert {row["error"] for row in rows} <= {"truncated", "not-an-image"}
+
+
+def test_a_killed_command_is_gone_on_with_and_a_rival_refused(drawings, tmp_path):
+    """Two `catdog train` into one new folder: the second ends with exit code 2 and one line.
+
+    The first one is killed while it trains, or just before; the same command then ends well.
+    """
+    command = [sys.executable, "-m", "catdog", "train", str(drawings), "--architecture", "article"]
+    command += ["--epochs", "1", "--workers", "1", "--height", "32", "--width", "32"]
+    command += ["--class-weights", "balanced", "--output", str(tmp_path / "run"), "--json"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "config.json").exists():
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for more in ([], ["--seed", "5"]):
+        rival = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert rival.returncode == 2, rival.stderr
+        assert "at work" in rival.stderr or "--seed was 0, is 5" in rival.stderr
+        assert "Traceback" not in rival.stderr
+    first.kill()
+    first.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["decoded_images_per_s"] > 0
+    assert len(result["history"]) == 1

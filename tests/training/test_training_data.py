@@ -26,6 +26,7 @@ def decoded(train: int, blocks: int = 4) -> DecodedImages:
         train=numbers,
         validation=numbers[:0],
         shape=(1, 1, 3),
+        window_images=1000,
         rejected=(),
     )
 

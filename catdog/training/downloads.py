@@ -1,0 +1,58 @@
+"""What training would download is asked for before anything starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catdog.errors import UserInputError
+from catdog.model import APPLICATIONS
+
+if TYPE_CHECKING:
+    from catdog.training.config import TrainConfig
+
+_HOST = "https://storage.googleapis.com"  # where Keras has its weights
+_TIMEOUT_S = 3.0
+# In a process of its own: nothing else ends a search for a name that no server answers.
+_ASK = (
+    "import sys, urllib.error, urllib.request\n"
+    "try:\n"
+    "    urllib.request.urlopen(sys.argv[1], timeout=2.5)\n"
+    "except urllib.error.HTTPError:\n"
+    "    pass\n"  # it answers
+)
+
+
+def refuse_unreachable(config: TrainConfig) -> None:
+    """See that Keras can load the initial weights: that they are in its cache, or its server answers.
+
+    Raises:
+        UserInputError: neither, after at most `_TIMEOUT_S` seconds.
+    """
+    if config.initial_weights != "imagenet" or config.architecture not in APPLICATIONS:
+        return
+    if _is_cached(config.architecture):
+        return
+    command = [sys.executable, "-c", _ASK, _HOST]
+    try:
+        reachable = not subprocess.run(
+            command, capture_output=True, timeout=_TIMEOUT_S, check=False
+        ).returncode
+    except subprocess.TimeoutExpired:
+        reachable = False
+    if not reachable:
+        raise UserInputError(
+            f"--weights imagenet: the weights of {config.architecture} cannot be downloaded, "
+            f"{_HOST} does not answer; name a file with --weights, or take --architecture "
+            "EfficientNetLite0, whose weights are a package"
+        )
+
+
+def _is_cached(architecture: str) -> bool:
+    """Whether Keras' folder holds a file of that network's weights without its last layer."""
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    plain = [path.name.lower().replace("_", "") for path in home.glob("models/*")]
+    return any(architecture.lower() in name and "notop" in name for name in plain)

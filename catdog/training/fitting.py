@@ -1,0 +1,158 @@
+"""The training workers as the driver sees them: started by Ray Train, watched, their epochs shown."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from catdog.errors import CatdogError
+from catdog.model import folders
+from catdog.runtime import ray_quirks, tensorflow_quirks
+from catdog.training import records
+from catdog.training.config import best_row
+from catdog.training.worker import TEMPERATURE_FILE, train_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from catdog.observer import Observer
+    from catdog.training.config import TrainConfig
+    from catdog.training.data import DecodedImages
+
+_POLL_S = 0.5
+
+
+class Fitted(NamedTuple):
+    """What the workers leave.
+
+    Attributes:
+        history: rows of the metrics, an epoch each.
+        files: the model folder's files of the best epoch.
+        temperature: what its scores were divided by.
+    """
+
+    history: tuple[dict[str, float], ...]
+    files: dict[str, bytes]
+    temperature: float
+
+
+def fit(
+    config: TrainConfig,
+    output: str,
+    images: DecodedImages,
+    labels: tuple[str, ...],
+    workers: int,
+    observer: Observer,
+    check: Callable[[], None],
+    *,
+    use_gpu: bool,
+) -> Fitted:
+    """Train on the workers of the connected cluster; writes the metrics after each epoch.
+
+    Raises:
+        CatdogError: training failed; by `check`, called twice a second; or nodes are gone and do not return.
+    """
+    tensorflow_quirks.prepare_environment()
+    import ray
+
+    # Not on a worker's node, with which it would go.
+    board = ray.remote(**ray_quirks.beside_driver())(_Board).remote()
+    loop = {
+        "config": config,
+        "images": images,
+        "labels": labels,
+        "board": board,
+        "use_gpu": use_gpu,
+    }
+    trainer = _trainer(config, output, loop, workers, use_gpu=use_gpu)
+    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put(trainer.fit())
+        except Exception as error:
+            outcome.put(error)
+
+    thread = threading.Thread(target=run, name="trainer", daemon=True)
+    thread.start()
+    watch = ray_quirks.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
+    shown = 0
+    while True:
+        thread.join(timeout=_POLL_S)
+        ended = not thread.is_alive()
+        check()
+        watch.check()  # Ray Train waits for nodes without end
+        state = ray.get(board.state.remote())
+        for row in state.history[shown:]:
+            observer.epoch(row, best=row is best_row(state.history, config.monitor))
+        if len(state.history) > shown:
+            shown = len(state.history)
+            records.write_metrics(output, state.history)
+        if ended:
+            break
+        if state.progress is not None:
+            observer.steps(*state.progress)
+    result = outcome.get()
+    if isinstance(result, Exception):
+        raise CatdogError(f"training failed: {ray_quirks.root_cause(result)}") from result
+    with result.checkpoint.as_directory() as folder:
+        files = {
+            name: (Path(folder) / name).read_bytes()
+            for name in (folders.KERAS_FILE, *folders.OPENVINO_FILES)
+        }
+        temperature = json.loads((Path(folder) / TEMPERATURE_FILE).read_text())
+    return Fitted(tuple(state.history), files, temperature)
+
+
+def _trainer(
+    config: TrainConfig, output: str, loop: dict[str, Any], workers: int, *, use_gpu: bool
+) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.tensorflow import TensorflowTrainer
+
+    filesystem, path = ray_quirks.arrow_filesystem(output)
+    return TensorflowTrainer(
+        train_worker,
+        train_loop_config=loop,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=config.max_restarts),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _BoardState:
+    progress: tuple[int, int, int, int, float, int] | None
+    history: list[dict[str, float]]
+
+
+class _Board:
+    """An actor beside the driver where rank 0 writes how far it is."""
+
+    def __init__(self) -> None:
+        self._state = _BoardState(None, [])
+
+    def write(
+        self,
+        progress: tuple[int, int, int, int, float, int] | None,
+        history: list[dict[str, float]],
+    ) -> None:
+        """Replace the whole state: a restarted worker repeats epochs, each must stand once."""
+        self._state = _BoardState(progress, history)
+
+    def state(self) -> _BoardState:
+        """What was written last."""
+        return self._state

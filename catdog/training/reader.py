@@ -1,0 +1,115 @@
+"""Batches as arrays: pixels out of the object store, the next ones read while one is computed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from catdog.pixels import as_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from catdog.training.data import Batch, DecodedImages
+
+_BATCHES_AHEAD = 4
+_LEAST_BLOCKS = 4
+
+
+class PixelReader:
+    """Reads images of any numbers from the object store, keeping the blocks used last.
+
+    A block of this node's object store is read in place, without a copy: what is kept stays in the
+    store, for all workers of the node.
+
+    Args:
+        images: what there is.
+        kept_images: blocks are kept as long as they hold no more images than that.
+    """
+
+    def __init__(self, images: DecodedImages, kept_images: int) -> None:
+        self._images = images
+        per_block = len(images.block_of) / max(1, len(images.blocks))
+        self._max_blocks = max(_LEAST_BLOCKS, int(kept_images / max(1.0, per_block)))
+        self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def read(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """Pixels (n, H, W, 3) and class numbers (n,) of the images with these numbers."""
+        pixels = np.empty((len(numbers), *self._images.shape), np.uint8)
+        for target, number in enumerate(numbers):
+            block = self._block(int(self._images.block_of[number]))
+            pixels[target] = block[self._images.row_of[number]]
+        return pixels, self._images.classes[numbers]
+
+    def _block(self, number: int) -> NDArray[np.uint8]:
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            return self._cache[number]
+        import ray
+
+        block = as_pixels(ray.get(self._images.blocks[number])["pixels"], self._images.shape)
+        self._cache[number] = block
+        if len(self._cache) > self._max_blocks:
+            self._cache.popitem(last=False)
+        return block
+
+
+def read(
+    reader: PixelReader,
+    batches: Iterable[Batch],
+    randomness: Callable[[Batch], NDArray[np.float32]] | None = None,
+) -> Generator[tuple[Any, ...], None, None]:
+    """Batches as arrays, read ahead by a thread that ends with the generator.
+
+    Yields:
+        pixels uint8 (slice, H, W, 3), classes int32 (slice,), weights float32 (slice,), images in
+        the global batch, random numbers float32 (slice, k) where `randomness` gives them.
+    """
+
+    def arrays() -> Iterator[tuple[Any, ...]]:
+        for batch in batches:
+            pixels, classes = reader.read(batch.numbers)
+            random = (randomness(batch),) if randomness else ()
+            yield pixels, classes, batch.weights, np.float32(batch.total), *random
+
+    return _read_ahead(arrays())
+
+
+def _read_ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
+    ready: queue.Queue[Any] = queue.Queue(maxsize=_BATCHES_AHEAD)
+    stopped = threading.Event()
+
+    def put(item: Any) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def fill() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,137 @@
+"""What there is to train on: parts by folder or by name, classes that can be learned."""
+
+from __future__ import annotations
+
+import collections
+import unicodedata
+
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+
+from catdog.errors import UserInputError
+from catdog.inputs import SourceLimits, splits
+from catdog.training import labelled
+from catdog.training.step import class_weights
+
+
+def listed(folder, **options):
+    """List with the default fractions."""
+    options = {"validation": 0.1, "test": 0.0} | options
+    return labelled.list_labelled([str(folder)], SourceLimits(), **options)
+
+
+def put(folder, *names):
+    """Files of these names; listing looks at no bytes."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def photos(label, count=40):
+    return [f"{label}/{number}.jpg" for number in range(count)]
+
+
+def parts_by_name(found):
+    names = found.entries["name"].to_pylist()
+    return dict(zip(names, (labelled.PARTS[part] for part in found.parts), strict=True))
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+@pytest.mark.parametrize("train", ["train", "training"])
+def test_folders_of_parts_are_the_parts(tmp_path, train, validation):
+    """Below `train/` and `val/` lie the classes; a line says so."""
+    for label in ("cat", "dog"):
+        put(tmp_path, *photos(f"{train}/{label}", 12), *photos(f"{validation}/{label}", 3))
+        put(tmp_path, *photos(f"test/{label}", 2))
+    found = listed(tmp_path)
+    assert found.labels == ("cat", "dog")
+    assert found.parts_given
+    counts = collections.Counter(labelled.PARTS[part] for part in found.parts)
+    assert counts == {"train": 24, "validation": 6, "test": 4}
+    for name, part in parts_by_name(found).items():
+        assert name.startswith({"validation": validation, "train": train}.get(part, "test"))
+    assert f"{train}/ 24" in found.notices[0]
+    assert "--split-by-folder no" in found.notices[0]
+
+
+def test_a_part_without_a_folder_is_taken_from_train(tmp_path):
+    """`train/` and `test/` alone: some of `train/` validate, by the rule on their names."""
+    for label in ("cat", "dog"):
+        put(tmp_path, *photos(f"train/{label}", 60), *photos(f"test/{label}", 5))
+    for name, part in parts_by_name(listed(tmp_path)).items():
+        wanted = splits.part_of(name, validation=0.1, test=0.0)
+        assert part == ("test" if name.startswith("test/") else wanted)
+
+
+def test_folders_of_parts_can_be_classes(tmp_path):
+    """`--split-by-folder no`, and wherever there is another folder, or a table says the label."""
+    for label in ("cat", "dog"):
+        put(tmp_path, *photos(f"train/{label}"), *photos(f"val/{label}"))
+    assert listed(tmp_path, split_by_folder=False).labels == ("train", "val")
+    put(tmp_path, *photos("bus"))
+    assert listed(tmp_path).labels == ("bus", "train", "val")
+    table = tmp_path / "list.csv"
+    uris = [str(tmp_path / name) for part in ("train", "val") for name in photos(f"{part}/cat")]
+    said = ["val" if "train" in uri else "train" for uri in uris]
+    pa.csv.write_csv(pa.table({"uri": uris, "label": said}), table)
+    assert listed(table).labels == ("train", "val")
+
+
+def test_an_image_beside_the_classes_of_a_part_is_named(tmp_path):
+    """Its class is unknown: refused, with both ways out."""
+    put(tmp_path, *photos("train/cat"), *photos("train/dog"), *photos("val/cat"), "val/stray.jpg")
+    with pytest.raises(UserInputError, match=r"'val/stray.jpg'.*--split-by-folder no"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Cat", "cat"),
+        ("STRASSE", "straße"),
+        (unicodedata.normalize("NFC", "bébé"), unicodedata.normalize("NFD", "bébé")),
+        (unicodedata.normalize("NFD", "Bébé"), unicodedata.normalize("NFC", "bébé")),
+    ],
+)
+def test_labels_that_look_alike_are_refused(tmp_path, one, other):
+    """Two folders that somebody takes for one class: both are named, told apart by escapes."""
+    put(tmp_path, *photos(one), *photos(other))
+    with pytest.raises(UserInputError, match="differ only in case") as error:
+        listed(tmp_path)
+    assert ascii(one) in str(error.value)
+    assert ascii(other) in str(error.value)
+
+
+def test_a_class_without_a_training_image_is_refused(tmp_path):
+    """Its only image validates, so that nothing could be learned of it."""
+    number = next(
+        number
+        for number in range(1000)
+        if splits.part_of(f"lynx/{number}.jpg", validation=0.1, test=0.0) == "validation"
+    )
+    put(tmp_path, *photos("cat"), *photos("dog"), f"lynx/{number}.jpg")
+    with pytest.raises(UserInputError, match="class 'lynx' has no image to train on"):
+        listed(tmp_path)
+
+
+def test_a_class_with_few_training_images_is_warned_of(tmp_path):
+    """One to four: it is trained, and somebody is told."""
+    rare = [
+        name
+        for name in photos("lynx", 100)
+        if splits.part_of(name, validation=0.1, test=0.0) == "train"
+    ]
+    put(tmp_path, *photos("cat"), *photos("dog"), *rare[:4])
+    assert listed(tmp_path).notices == ("warning: class 'lynx' has 4 images to train on",)
+    put(tmp_path, *rare[:5])
+    assert listed(tmp_path).notices == ()
+
+
+def test_balanced_weights_are_finite():
+    """As much as a class is rarer; a class without an image weighs nothing and divides by nothing."""
+    classes = pa.array([0] * 6 + [1] * 3, pa.int32()).to_numpy()
+    assert class_weights("balanced", classes, 2).tolist() == [0.75, 1.5]
+    assert class_weights("balanced", classes, 3).tolist() == [0.5, 1.0, 0.0]
+    assert class_weights("none", classes, 3).tolist() == [1.0, 1.0, 1.0]
