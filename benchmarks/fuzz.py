@@ -37,6 +37,9 @@ from catdog.pixels import DecodeLimits, Decoder, Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PHONES = (
+    Path(__file__).parents[1] / "tests" / "pixels" / "phones"
+)  # HEIC, which Pillow cannot write
 ODD_IMAGES = Path(__file__).parents[2] / "shared" / "data" / "odd-images.tar"
 # Smaller than in a job, so that more cases fit into a minute; the code behind them is the same.
 LIMITS = DecodeLimits(max_pixels=4_000_000, timeout_s=10, memory_bytes=512 << 20)
@@ -112,6 +115,8 @@ def valid_images() -> Iterator[tuple[str, bytes]]:
         image = grey16 if mode == "I;16" else picture.convert(mode)
         image.save(sink, format_, **options)
         yield f"{number:02d}-{format_}-{mode}", sink.getvalue()
+    for path in sorted(PHONES.glob("*.heic")):
+        yield f"{path.stem}-HEIF", path.read_bytes()
 
 
 @functools.cache

@@ -104,6 +104,7 @@ def _decoded(
     caught: list[warnings.WarningMessage],
 ) -> DecodedImage:
     format_ = ""
+    formats.refuse_unreadable_items(data)
     try:
         with Image.open(BytesIO(data), formats=formats.FORMATS) as image:
             format_ = image.format or ""

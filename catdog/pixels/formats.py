@@ -148,6 +148,25 @@ def cut(format_: str, reason: str) -> ImageRejected:
     return ImageRejected(ErrorCode.TRUNCATED, f"The {format_} is damaged or cut off: {reason}.")
 
 
+def refuse_unreadable_items(data: bytes) -> None:
+    """Refuses a HEIF whose lists of items hold no text where text belongs: pi_heif 1.4 crashes.
+
+    Raises:
+        ImageRejected: it is one.
+    """
+    if data[4:8] != b"ftyp":
+        return
+    at = -1
+    while (at := data.find(b"infe", at + 1)) >= 4:
+        end = at - 4 + int.from_bytes(data[at - 4 : at], "big")
+        version = data[at + 4 : at + 5]
+        start = at + (14 if version == b"\3" else 12)  # behind the item's number and protection
+        try:
+            data[start:end].decode()
+        except UnicodeDecodeError:
+            raise cut("HEIF", "its list of items cannot be read") from None
+
+
 def unidentified(data: bytes, reasons: list[str]) -> ImageRejected:
     """Why no permitted format opened the file."""
     known = signature(data)

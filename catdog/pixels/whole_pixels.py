@@ -93,13 +93,22 @@ def lacks_rows(data: bytes, image: Image.Image) -> bool:
         columns, rows = -((x - width) // step_x), -((y - height) // step_y)
         if columns > 0 and rows > 0:
             expected += rows * (1 + (columns * bits + 7) // 8)
-    inflater, found = zlib.decompressobj(), 0
-    for start, end in _image_data(data):
-        piece = data[start:end]
-        while piece and not inflater.eof:
-            found += len(inflater.decompress(piece, _STEP))
-            piece = inflater.unconsumed_tail
-    return found < expected
+    return _inflated(data, expected) < expected
+
+
+def _inflated(data: bytes, wanted: int) -> int:
+    """Bytes that the data of a PNG holds, counted up to what is wanted."""
+    inflater, found, header = zlib.decompressobj(-zlib.MAX_WBITS), 0, 2  # its checksum is unread
+    try:
+        for start, end in _image_data(data):
+            piece = data[start + header : end]
+            header = max(0, header - (end - start))
+            while piece and found < wanted and not inflater.eof:
+                found += len(inflater.decompress(piece, _STEP))
+                piece = inflater.unconsumed_tail
+    except zlib.error:  # behind all that Pillow needed, which had no complaint
+        return wanted
+    return found
 
 
 def _image_data(data: bytes) -> Iterator[tuple[int, int]]:

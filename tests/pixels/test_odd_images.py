@@ -140,3 +140,17 @@ def test_a_black_png_is_whole(mode, bits, size, interlaced):
     short = odd_images.chunk(b"IDAT", zlib.compress(rows[:-1]))
     with pytest.raises(ImageRejected):
         decode(start + short + end, SAME, LIMITS)
+
+
+def test_no_item_of_a_picture_of_a_phone_crashes():
+    """A spoilt byte in the list of items of a HEIC is a reason, where pi_heif would crash."""
+    data = (PHONES / "turned.heic").read_bytes()
+    rejected = 0
+    for at in range(data.index(b"infe"), data.rindex(b"infe") + 24):
+        spoilt = bytearray(data)
+        spoilt[at] = 0xFF
+        with contextlib.suppress(ImageRejected):
+            decode(bytes(spoilt), SAME, LIMITS)
+            rejected -= 1
+        rejected += 1
+    assert rejected
