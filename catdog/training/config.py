@@ -216,7 +216,7 @@ class TrainConfig:
     discard: str | None = None
     address: str | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a list of what is refused, each with its line
         object.__setattr__(self, "architecture", architectures.current_name(self.architecture))
         if not self.images:
             raise UserInputError("IMAGES: name at least one folder, archive, list or table")
