@@ -13,26 +13,24 @@ pytestmark = pytest.mark.slow
 BLOCKS, BLOCK_IMAGES, SIDE = 16, 128, 128
 
 
-def own_bytes():
-    """Memory that no other process shares (Linux)."""
-    with open("/proc/self/status") as file:
-        (line,) = [line for line in file if line.startswith("RssAnon")]
-    return int(line.split()[1]) * 1024
-
-
-def read_all(images):
-    """Read every image through the reader of a training worker; how much memory is its own then."""
-    kept = reader.PixelReader(images, len(images.train))
-    batches = data.validation_batches(images.train, 32, None, 0, 1)
-    kept.read(images.train[:1])  # what Ray and Arrow want for themselves
-    before = own_bytes()
-    seen = sum(int(batch[0][:, 0, 0, 0].sum()) for batch in reader.read(kept, batches))
-    return own_bytes() - before, seen
-
-
 def test_a_worker_keeps_no_copies_of_pictures(ray_cluster):
     """All blocks are read and kept: a hundred megabytes, of which none is the worker's own."""
     import ray
+
+    def own_bytes():
+        """Memory that no other process shares (Linux)."""
+        with open("/proc/self/status") as file:
+            (line,) = [line for line in file if line.startswith("RssAnon")]
+        return int(line.split()[1]) * 1024
+
+    def read_all(images):
+        """Read every image as a training worker does; how much memory is its own then."""
+        kept = reader.PixelReader(images, len(images.train))
+        batches = data.validation_batches(images.train, 32, None, 0, 1)
+        kept.read(images.train[:1])  # what Ray and Arrow want for themselves
+        before = own_bytes()
+        seen = sum(int(batch[0][:, 0, 0, 0].sum()) for batch in reader.read(kept, batches))
+        return own_bytes() - before, seen
 
     picture_bytes = SIDE * SIDE * 3
     blocks = []

@@ -377,7 +377,7 @@ def test_a_killed_command_is_gone_on_with_and_a_rival_refused(drawings, tmp_path
     The first one is killed while it trains, or just before; the same command then ends well.
     """
     command = [sys.executable, "-m", "catdog", "train", str(drawings), "--architecture", "article"]
-    command += ["--epochs", "1", "--workers", "1", "--height", "32", "--width", "32"]
+    command += ["--epochs", "1", "--workers", "1", "--height", "64", "--width", "64"]
     command += ["--class-weights", "balanced", "--output", str(tmp_path / "run"), "--json"]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
