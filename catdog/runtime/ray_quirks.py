@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A silent network partition holds running tasks for minutes under Ray's defaults (427 s measured);
-# with these the tasks come back within about 20 s. They must be equal on head, workers and driver:
-# cluster/ sets the same values (a test compares them).
+# with these the tasks come back within about 20 s. They must be equal on head, workers and driver,
+# so they are for clusters that catdog starts itself: a driver that pings more often than the
+# cluster of somebody else allows is hung up on (`Too many pings`), and loses every call that lasts
+# longer than a few pings. cluster/ sets the same values (a test compares them).
 FAULT_DETECTION_SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
@@ -39,6 +41,9 @@ _DRIVER_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_task_oom_retries": FAULT_DETECTION_SETTINGS[
+        "RAY_task_oom_retries"
+    ],  # a task's owner reads it
     # Ray Data divides the CPUs of each node among the jobs that it knows of, in whole ones: of one
     # CPU two jobs get none. A driver that was killed counts as a job for so long (180 is Ray's
     # default), and the job that goes on from its results gets no node that joins meanwhile.
@@ -75,7 +80,7 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
     Raises:
         UserInputError: no cluster answers at `address`.
     """
-    for name, value in (FAULT_DETECTION_SETTINGS | _DRIVER_SETTINGS).items():
+    for name, value in _DRIVER_SETTINGS.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address:
@@ -94,13 +99,14 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         if address:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(
-                "local",
-                num_cpus=max(os.cpu_count() or 1, minimum_cpus or 1),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _fault_detection():
+                ray.init(
+                    "local",
+                    num_cpus=max(os.cpu_count() or 1, minimum_cpus or 1),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -117,6 +123,18 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
     finally:
         if ray.is_initialized() and _head_answers():  # else Ray would wait to say goodbye to it
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _fault_detection() -> Iterator[None]:
+    """The settings for what is started meanwhile; what is started later does not inherit them."""
+    missing = FAULT_DETECTION_SETTINGS.keys() - os.environ.keys()
+    os.environ.update({name: FAULT_DETECTION_SETTINGS[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
 
 
 def _check_answers(address: str) -> None:
