@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ class Cluster:
     Attributes:
         address: where drivers connect.
         job_server: its URL.
-        environment: of a shell that knows nothing of the cluster.
+        environment: of a shell that has the cluster's token, and no other variable of Ray's.
     """
 
     address: str
@@ -54,10 +55,15 @@ def started(cpus: Sequence[int] = (2,), *arguments: str) -> Iterator[Cluster]:
         arguments: of every `ray start`.
     """
     port, dashboard, client = free_ports(3)
-    environment = clean_environment()
     processes: list[subprocess.Popen[bytes]] = []
     # Short, since paths of Unix sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="cd-", ignore_cleanup_errors=True) as folder:
+        # Who may come in is not how the cluster talks: nobody else of this machine gets in.
+        token = Path(folder, "token")
+        token.touch(0o600)
+        token.write_text(secrets.token_hex(32))
+        access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        environment = clean_environment() | access
         common = [_RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
         common += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
         common += ["--object-store-memory=150000000", *arguments]

@@ -16,7 +16,7 @@ import pyarrow as pa
 from catdog.model import folders, inference
 from catdog.pixels import COST_COLUMNS, OUTCOME_SCHEMA, DecodeEntries, Decoder, as_pixels
 from catdog.results import part_files
-from catdog.runtime import ray_quirks
+from catdog.runtime import nodes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class _Scorer:
             loaded,
             engine=config.engine,
             precision=config.precision,
-            threads=ray_quirks.worker_cpus(),
+            threads=nodes.worker_cpus(),
             gpu=gpu,
         )
         self._metrics = _Metrics()

@@ -29,7 +29,7 @@ from catdog.inputs import Part, splits
 from catdog.model import folders
 from catdog.observer import Observer
 from catdog.results import part_files, plans
-from catdog.runtime import ray_quirks
+from catdog.runtime import nodes, ray_quirks
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -313,11 +313,11 @@ def _work(
     before = [counts for shard, counts in finished.items() if shard not in repeated]
     done = sum(counts.images for counts in before)
     rejected = sum(sum(counts.errors.values()) for counts in before)
-    ray_quirks.wait_for_room(1, cpus=1, on_wait=observer.phase)
-    gpu = ray_quirks.cluster_resources()[1] > 0
+    nodes.wait_for_room(1, cpus=1, on_wait=observer.phase)
+    gpu = nodes.cluster_resources()[1] > 0
     batches = _pipeline(config, plan, todo, model, observer, gpu=gpu)
-    watch = ray_quirks.NodeWatch(1, gpus=1) if gpu else ray_quirks.NodeWatch(1, cpus=1)
-    for batch in ray_quirks.watched(batches, watch):
+    watch = nodes.NodeWatch(1, gpus=1) if gpu else nodes.NodeWatch(1, cpus=1)
+    for batch in nodes.watched(batches, watch):
         for told in batch.to_pylist():
             tally.add(told)
             done += told["images"]
@@ -345,10 +345,10 @@ def _pipeline(
     from ray.data import ActorPoolStrategy
 
     shape = {"gpus": 1} if gpu else {"cpus": 1}
-    if not ray_quirks.autoscales():  # which brings nodes for the others while the first ones work
+    if not nodes.autoscales():  # which brings nodes for the others while the first ones work
         needed = min(config.workers or 1, len(todo))
-        ray_quirks.wait_for_room(needed, **shape, on_wait=observer.phase)
-    workers = min(config.workers or max(1, ray_quirks.room(**shape)), len(todo))
+        nodes.wait_for_room(needed, **shape, on_wait=observer.phase)
+    workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
     observer.phase(f"starting {workers} workers")
     stage = functools.partial(
         ray.data.Dataset.map_batches,
@@ -364,7 +364,7 @@ def _pipeline(
     largest = workers if config.workers else len(todo)
     pool = ActorPoolStrategy(min_size=workers, max_size=largest)
     if gpu:
-        decoders = max(1, min(ray_quirks.room(cpus=1), len(todo)))
+        decoders = max(1, min(nodes.room(cpus=1), len(todo)))
         decoded = stage(
             shards,
             actors.DecodeShards,

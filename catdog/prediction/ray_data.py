@@ -13,7 +13,7 @@ from catdog.errors import UserInputError
 from catdog.inputs import SourceLimits
 from catdog.model import folders
 from catdog.prediction import loaded_model
-from catdog.runtime import ray_quirks
+from catdog.runtime import nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,4 +154,4 @@ def _own_cpus() -> int | None:
 
     if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         return None
-    return ray_quirks.worker_cpus()
+    return nodes.worker_cpus()

@@ -1,10 +1,10 @@
 """The quirks of Ray and TensorFlow, each met and explained in one file.
 
-`ray_quirks` connects to a cluster and watches its nodes; `tensorflow_quirks` sets precision and
+`ray_quirks` connects to a cluster, `nodes` watches its nodes; `tensorflow_quirks` sets precision and
 threads; `all_reduce` sums gradients within a node. Each loads its library when it is first called.
 """
 
-from catdog.runtime import all_reduce, ray_quirks, tensorflow_quirks
+from catdog.runtime import all_reduce, nodes, ray_quirks, tensorflow_quirks
 from catdog.runtime.tensorflow_quirks import Precision
 
-__all__ = ["Precision", "all_reduce", "ray_quirks", "tensorflow_quirks"]
+__all__ = ["Precision", "all_reduce", "nodes", "ray_quirks", "tensorflow_quirks"]

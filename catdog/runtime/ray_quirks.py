@@ -6,17 +6,15 @@ import contextlib
 import importlib
 import logging
 import os
-import queue
 import re
-import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from catdog.errors import CatdogError, UserInputError
+from catdog.runtime import nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -41,9 +39,8 @@ _DRIVER_SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_task_oom_retries": FAULT_DETECTION_SETTINGS[
-        "RAY_task_oom_retries"
-    ],  # a task's owner reads it
+    # A task's owner reads it, which is the driver.
+    "RAY_task_oom_retries": FAULT_DETECTION_SETTINGS["RAY_task_oom_retries"],
     # Ray Data divides the CPUs of each node among the jobs that it knows of, in whole ones: of one
     # CPU two jobs get none. A driver that was killed counts as a job for so long (180 is Ray's
     # default), and the job that goes on from its results gets no node that joins meanwhile.
@@ -55,15 +52,6 @@ _DRIVER_SETTINGS = {
 
 # Ray's default restarts a dying actor of Ray Data, and its task, for ever.
 BOUNDED_RESTARTS = {"max_restarts": 4, "max_task_retries": 4}
-
-# A cloud's machine, its start-up and the container's image, where an autoscaler brings nodes.
-_NODES_COME_WITHIN_S = 900.0
-# A worker that is started again by hand or by Kubernetes, where none does.
-_NODES_RETURN_WITHIN_S = 60.0
-# Ray aborts a process whose head has been away for 60 s, without a word to anybody: say it sooner.
-_HEAD_RETURNS_WITHIN_S = 45.0
-
-_GO_ON = "run the same command again (`train` with --resume): it goes on from what is written"
 
 
 @contextlib.contextmanager
@@ -121,7 +109,8 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
             _share_on_head()
         yield
     finally:
-        if ray.is_initialized() and _head_answers():  # else Ray would wait to say goodbye to it
+        # Without a head Ray would wait to say goodbye to it.
+        if ray.is_initialized() and nodes.head_answers():
             ray.shutdown()
 
 
@@ -148,32 +137,12 @@ def _check_answers(address: str) -> None:
     if not host or not port.isdigit():
         return  # `auto`, or what only Ray knows
     try:
-        _knock(host, port, timeout_s=10)
+        nodes.knock(host, port, timeout_s=10)
     except OSError as error:
         raise UserInputError(
             f"--address {address}: no Ray cluster answers ({error.strerror or error}); "
             "leave it out to use this machine alone"
         ) from error
-
-
-def _head_answers() -> bool:
-    """Whether something listens where the head of the cluster was. Ray's own calls wait for it."""
-    import ray
-    from ray.util.client import ray as client
-
-    if client.is_connected():  # through the head's client server, which notices by itself
-        return True
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    try:
-        _knock(host, port, timeout_s=2)
-    except OSError:
-        return False
-    return True
-
-
-def _knock(host: str, port: str, *, timeout_s: float) -> None:
-    """Raise the OSError of a connection that cannot be made; IPv6 addresses are in brackets."""
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
 
 
 def _quiet_data_context() -> None:
@@ -194,7 +163,7 @@ def _share_on_head() -> None:
     from ray.util.client import ray as client
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    heads = [node["NodeID"] for node in _heads() if node["Alive"]]
+    heads = [node["NodeID"] for node in nodes.heads() if node["Alive"]]
     if client.is_connected() or ray.get_runtime_context().get_node_id() in heads or not heads:
         return
     there = NodeAffinitySchedulingStrategy(heads[0], soft=True)
@@ -210,216 +179,6 @@ def _start_shared_actors() -> None:
     default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
     actor_location.get_or_create_actor_location_tracker()
     get_or_create_stats_actor()
-
-
-def _heads() -> list[dict[str, Any]]:
-    import ray
-
-    return [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
-
-
-def cluster_resources() -> tuple[int, int]:
-    """Logical CPUs and GPUs of the whole cluster."""
-    import ray
-
-    resources: dict[str, Any] = ray.cluster_resources()
-    return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-
-
-def room(*, cpus: int = 0, gpus: int = 0) -> int:
-    """How many workers of so many logical CPUs and GPUs each the live nodes hold, busy or not."""
-    import ray
-
-    total = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            parts = [(has.get("CPU", 0), cpus), (has.get("GPU", 0), gpus)]
-            total += int(min(there // each for there, each in parts if each))
-    return total
-
-
-def autoscales(*, patience_s: float = 0.0) -> bool:
-    """Whether something starts nodes for this cluster where work waits for them.
-
-    Ray has no question for it. Launcher and KubeRay name the group of every node, the head's as
-    well; and an autoscaler's monitor, which KubeRay starts a moment after the head, leaves its
-    address. A head that was started by hand has a monitor too, which only looks on.
-
-    Args:
-        patience_s: how long to wait for the monitor, where there is a group.
-    """
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    if not any(node["Labels"].get("ray.io/node-group") for node in _heads()):
-        return False
-    deadline = time.monotonic() + patience_s
-    while not _internal_kv_get("AutoscalerMetricsAddress"):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
-
-
-def wait_for_room(
-    workers: int,
-    *,
-    cpus: int = 0,
-    gpus: int = 0,
-    on_wait: Callable[[str], None],
-    timeout_s: float = _NODES_COME_WITHIN_S,
-) -> None:
-    """Have the autoscaler make room for workers, and wait for it; without one there is no waiting.
-
-    Args:
-        workers: that must find room at the same time.
-        cpus: logical CPUs of a worker.
-        gpus: GPUs of a worker.
-        on_wait: is told how far it is whenever that changes.
-        timeout_s: of the waiting.
-
-    Raises:
-        UserInputError: the cluster is smaller, and nothing will make it larger.
-        CatdogError: the autoscaler has not made it large enough in time.
-    """
-    found = room(cpus=cpus, gpus=gpus)
-    if found >= workers:
-        return
-    shape = " and ".join(
-        f"{count} {name}{'s' if count > 1 else ''}"
-        for count, name in ((cpus, "CPU"), (gpus, "GPU"))
-        if count
-    )
-    missing = "the cluster has room for {found} of {workers} workers of {shape} each"
-    if not autoscales(patience_s=10):
-        raise UserInputError(
-            missing.format(found=found, workers=workers, shape=shape)
-            + ", and no autoscaler; start nodes, or ask for fewer --workers"
-        )
-    from ray.autoscaler.sdk import request_resources
-
-    bundle = {"CPU": cpus} if cpus else {}
-    bundle |= {"GPU": gpus} if gpus else {}
-    deadline, asked, told = time.monotonic() + timeout_s, 0.0, -1
-    try:
-        while (found := room(cpus=cpus, gpus=gpus)) < workers:
-            now = time.monotonic()
-            if now > deadline:
-                raise CatdogError(
-                    missing.format(found=found, workers=workers, shape=shape)
-                    + f" after {timeout_s:.0f} s of waiting for its autoscaler; look at `ray status` "
-                    "and at the largest size of its pools, or ask for fewer --workers"
-                )
-            if found != told:
-                told = found
-                on_wait(f"waiting for nodes: room for {found} of {workers} workers")
-            if now - asked > 5:  # other jobs of the cluster overwrite the wish
-                asked = now
-                request_resources(bundles=[bundle] * workers)
-            time.sleep(0.5)
-    finally:
-        # The wish outlives the job; from here on the workers themselves keep the nodes.
-        request_resources(bundles=[])
-
-
-class NodeWatch:
-    """Gives up when a job has had no head, or no nodes to run on, for too long.
-
-    Ray waits for nodes for ever, and ends the process where the head is gone.
-
-    Args:
-        workers: without room for so many the job cannot go on.
-        cpus: logical CPUs of a worker.
-        gpus: GPUs of a worker.
-    """
-
-    def __init__(self, workers: int, *, cpus: int = 0, gpus: int = 0) -> None:
-        self._workers, self._shape = workers, {"cpus": cpus, "gpus": gpus}
-        self._patience_s = _NODES_COME_WITHIN_S if autoscales() else _NODES_RETURN_WITHIN_S
-        self._last_look = self._last_seen = self._head_seen = time.monotonic()
-
-    def check(self) -> None:
-        """Call it often.
-
-        Raises:
-            CatdogError: the nodes or the head have been away for too long.
-        """
-        now = time.monotonic()
-        if now - self._last_look < 2:
-            return
-        self._last_look = now
-        if not _head_answers():
-            if now - self._head_seen > _HEAD_RETURNS_WITHIN_S:
-                raise CatdogError(
-                    f"the head of the cluster has been away for {_HEAD_RETURNS_WITHIN_S:.0f} s; "
-                    f"start a cluster and {_GO_ON}"
-                )
-            return
-        self._head_seen = now
-        found = room(**self._shape)
-        if found >= self._workers:
-            self._last_seen = now
-        elif now - self._last_seen > self._patience_s:
-            kind = "GPUs" if self._shape["gpus"] else "CPUs"
-            lack = (
-                f"no node with {kind} has been left"
-                if found == 0
-                else f"the nodes have had room for {found} of {self._workers} workers only"
-            )
-            raise CatdogError(f"{lack} for {self._patience_s:.0f} s; start nodes and {_GO_ON}")
-
-
-def watched(batches: Iterator[T], watch: NodeWatch) -> Iterator[T]:
-    """Hand on what a Ray Data job yields, as long as it has nodes to run on.
-
-    Raises:
-        CatdogError: by `watch`; or whatever the job raises.
-    """
-    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            for batch in batches:
-                ready.put(("batch", batch))
-            ready.put(("end", None))
-        except BaseException as error:
-            ready.put(("error", error))
-
-    threading.Thread(target=read, name="ray-data", daemon=True).start()
-    while True:
-        try:
-            kind, value = ready.get(timeout=1.0)
-        except queue.Empty:
-            watch.check()
-            continue
-        if kind == "error":
-            raise value
-        if kind == "end":
-            return
-        yield value
-
-
-def beside_driver() -> dict[str, Any]:
-    """Options of an actor that ends with the driver's node and no sooner, and takes no CPU.
-
-    Ray starts an actor that wants nothing on any node, also on one that may go at any moment.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = ray.get_runtime_context().get_node_id()
-    return {
-        "num_cpus": 0,
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
-    }
-
-
-def worker_cpus() -> int:
-    """Logical CPUs of the calling Ray worker's own share, at least one."""
-    import ray
-
-    assigned = ray.get_runtime_context().get_assigned_resources()
-    return max(1, int(assigned.get("CPU", 1)))
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:
@@ -473,6 +232,8 @@ def plain_errors() -> Iterator[None]:
     except CatdogError:
         raise
     except ray.exceptions.ActorUnavailableError as error:
-        raise CatdogError(f"a worker does not answer; look at its node, then {_GO_ON}") from error
+        raise CatdogError(
+            f"a worker does not answer; look at its node, then {nodes.GO_ON}"
+        ) from error
     except ray.exceptions.RayError as error:
         raise CatdogError(root_cause(error)) from error

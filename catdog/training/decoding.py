@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from catdog.errors import CatdogError
 from catdog.pixels import DecodeEntries, as_pixels
-from catdog.runtime import ray_quirks
+from catdog.runtime import nodes, ray_quirks
 from catdog.training import duplicates
 from catdog.training.data import DecodedImages
 from catdog.training.labelled import TRAIN, VALIDATION
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from catdog.training.labelled import LabelledImages
 
 _SHARD_IMAGES = 256
-_TELL_EVERY_S = 2.0  # longer than `ray_quirks.watched` waits until it looks at the nodes
+_TELL_EVERY_S = 2.0  # longer than `nodes.watched` waits until it looks at the nodes
 
 
 class Decoded(NamedTuple):
@@ -118,7 +118,7 @@ def _run(
     from ray.data import ActorPoolStrategy
 
     total = sum(shard.num_rows for shard in shards)
-    tally = ray.remote(**ray_quirks.beside_driver())(_Tally).remote()
+    tally = ray.remote(**nodes.beside_driver())(_Tally).remote()
     # With 0 CPUs, Ray starts a process for each block.
     summarize = ray.remote(num_cpus=1)(_summary)
 
@@ -138,9 +138,9 @@ def _run(
     started = time.monotonic()
     result: Any = None
     with ray_quirks.plain_errors():
-        watch = ray_quirks.NodeWatch(1, cpus=1)
+        watch = nodes.NodeWatch(1, cpus=1)
         # All that asks the cluster happens within, to be watched.
-        for state in ray_quirks.watched(_told(decode, tally), watch):
+        for state in nodes.watched(_told(decode, tally), watch):
             if isinstance(state, _Count):
                 done = min(state.done, total)  # a repeated shard counts twice
                 rate = done / max(time.monotonic() - started, 1e-9)

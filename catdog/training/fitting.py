@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catdog.errors import CatdogError
 from catdog.model import folders
-from catdog.runtime import ray_quirks, tensorflow_quirks
+from catdog.runtime import nodes, ray_quirks, tensorflow_quirks
 from catdog.training import records
 from catdog.training.config import best_row
 from catdog.training.worker import TEMPERATURE_FILE, train_worker
@@ -60,7 +60,7 @@ def fit(
     import ray
 
     # Not on a worker's node, with which it would go.
-    board = ray.remote(**ray_quirks.beside_driver())(_Board).remote()
+    board = ray.remote(**nodes.beside_driver())(_Board).remote()
     loop = {
         "config": config,
         "images": images,
@@ -79,7 +79,7 @@ def fit(
 
     thread = threading.Thread(target=run, name="trainer", daemon=True)
     thread.start()
-    watch = ray_quirks.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
+    watch = nodes.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
     shown = 0
     while True:
         thread.join(timeout=_POLL_S)

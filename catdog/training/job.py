@@ -20,7 +20,7 @@ from catdog.inputs import SourceLimits
 from catdog.model import folders
 from catdog.observer import Observer
 from catdog.pixels import DecodeLimits
-from catdog.runtime import ray_quirks
+from catdog.runtime import nodes, ray_quirks
 from catdog.training import claims, decoding, downloads, fitting, records
 from catdog.training.config import TrainConfig, best_row
 from catdog.training.labelled import list_labelled
@@ -104,12 +104,12 @@ def _on_cluster(
     started: float,
 ) -> TrainResult:
     shape = {"cpus": config.cpus_per_worker, "gpus": config.gpus_per_worker or 0}
-    ray_quirks.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
-    cpus, gpus = ray_quirks.cluster_resources()
+    nodes.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
+    cpus, gpus = nodes.cluster_resources()
     use_gpu = gpus > 0 if config.gpus_per_worker is None else config.gpus_per_worker > 0
     shape["gpus"] = int(use_gpu)
-    workers = config.workers or config.workers_of(ray_quirks.room(**shape))
-    ray_quirks.wait_for_room(workers, **shape, on_wait=observer.phase)
+    workers = config.workers or config.workers_of(nodes.room(**shape))
+    nodes.wait_for_room(workers, **shape, on_wait=observer.phase)
     observer.phase(f"decoding {labelled.entries.num_rows:,} images")
     decoded = decoding.decode_all(
         labelled,
@@ -213,8 +213,8 @@ def _object_store_bytes() -> int:
     """Of the live node that has least."""
     import ray
 
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return int(min(has["object_store_memory"] for has in nodes if "object_store_memory" in has))
+    live = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return int(min(has["object_store_memory"] for has in live if "object_store_memory" in has))
 
 
 def _saved(

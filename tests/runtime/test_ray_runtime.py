@@ -7,30 +7,30 @@ import time
 import pytest
 
 from catdog.errors import CatdogError, UserInputError
-from catdog.runtime import ray_quirks
+from catdog.runtime import nodes, ray_quirks
 
 
 @pytest.mark.slow
 def test_room_is_counted_by_workers(ray_cluster):
     """A worker must find all that it wants on one node; what is busy counts as well."""
-    cpus, _ = ray_quirks.cluster_resources()
-    assert ray_quirks.room(cpus=1) == cpus
-    assert ray_quirks.room(cpus=cpus) == 1
-    assert ray_quirks.room(cpus=cpus + 1) == 0
-    assert ray_quirks.room(cpus=1, gpus=1) == 0
+    cpus, _ = nodes.cluster_resources()
+    assert nodes.room(cpus=1) == cpus
+    assert nodes.room(cpus=cpus) == 1
+    assert nodes.room(cpus=cpus + 1) == 0
+    assert nodes.room(cpus=1, gpus=1) == 0
 
 
 @pytest.mark.slow
 def test_nobody_waits_without_an_autoscaler(ray_cluster):
     """What a cluster has not and will not get is refused at once, with what is missing."""
-    cpus, _ = ray_quirks.cluster_resources()
+    cpus, _ = nodes.cluster_resources()
     waits = []
     started = time.monotonic()
-    ray_quirks.wait_for_room(cpus, cpus=1, on_wait=waits.append)
+    nodes.wait_for_room(cpus, cpus=1, on_wait=waits.append)
     with pytest.raises(UserInputError, match=rf"room for {cpus} of {cpus + 1} workers of 1 CPU"):
-        ray_quirks.wait_for_room(cpus + 1, cpus=1, on_wait=waits.append)
+        nodes.wait_for_room(cpus + 1, cpus=1, on_wait=waits.append)
     with pytest.raises(UserInputError, match="room for 0 of 1 workers of 2 CPUs and 1 GPU each"):
-        ray_quirks.wait_for_room(1, cpus=2, gpus=1, on_wait=waits.append)
+        nodes.wait_for_room(1, cpus=2, gpus=1, on_wait=waits.append)
     assert time.monotonic() - started < 2
     assert waits == []
 
@@ -38,12 +38,12 @@ def test_nobody_waits_without_an_autoscaler(ray_cluster):
 @pytest.mark.slow
 def test_a_job_without_nodes_is_given_up(ray_cluster, monkeypatch):
     """Ray waits for nodes without end; the watch ends that, and says how many there is room for."""
-    monkeypatch.setattr(ray_quirks, "_NODES_RETURN_WITHIN_S", 1.0)
-    cpus, _ = ray_quirks.cluster_resources()
-    content = ray_quirks.NodeWatch(cpus, cpus=1)
-    watch = ray_quirks.NodeWatch(cpus + 1, cpus=1)
+    monkeypatch.setattr(nodes, "_NODES_RETURN_WITHIN_S", 1.0)
+    cpus, _ = nodes.cluster_resources()
+    content = nodes.NodeWatch(cpus, cpus=1)
+    watch = nodes.NodeWatch(cpus + 1, cpus=1)
     with pytest.raises(CatdogError, match=rf"room for {cpus} of {cpus + 1} workers only for 1 s"):
-        next(ray_quirks.watched(iter(lambda: time.sleep(30), 0), watch))
+        next(nodes.watched(iter(lambda: time.sleep(30), 0), watch))
     content.check()
 
 
@@ -56,9 +56,9 @@ def test_watched_job_hands_on_what_the_job_gives(ray_cluster):
         yield 2
         raise CatdogError("the job's own")
 
-    watch = ray_quirks.NodeWatch(1, cpus=1)
-    assert list(ray_quirks.watched(iter([1, 2]), watch)) == [1, 2]
-    batches = ray_quirks.watched(job(), watch)
+    watch = nodes.NodeWatch(1, cpus=1)
+    assert list(nodes.watched(iter([1, 2]), watch)) == [1, 2]
+    batches = nodes.watched(job(), watch)
     assert [next(batches), next(batches)] == [1, 2]
     with pytest.raises(CatdogError, match="the job's own"):
         next(batches)
