@@ -47,12 +47,12 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(cpus: Sequence[int] = (2,), *arguments: str) -> Iterator[Cluster]:
+def started(cpus: Sequence[int] = (2,), **variables: str) -> Iterator[Cluster]:
     """Nodes of so many CPUs each on this machine, the first one the head.
 
     Args:
         cpus: of each node.
-        arguments: of every `ray start`.
+        variables: of every node's environment.
     """
     port, dashboard, client = free_ports(3)
     processes: list[subprocess.Popen[bytes]] = []
@@ -66,7 +66,7 @@ def started(cpus: Sequence[int] = (2,), *arguments: str) -> Iterator[Cluster]:
         environment = clean_environment() | access
         common = [_RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
         common += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
-        common += ["--object-store-memory=150000000", *arguments]
+        common += ["--object-store-memory=150000000"]
         head = ["--head", f"--port={port}", f"--temp-dir={folder}/r", "--dashboard-host=127.0.0.1"]
         head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         log = Path(folder, "log")
@@ -77,7 +77,7 @@ def started(cpus: Sequence[int] = (2,), *arguments: str) -> Iterator[Cluster]:
                     processes.append(
                         subprocess.Popen(
                             [*common, *own, f"--num-cpus={count}"],
-                            env=environment,
+                            env=environment | variables,
                             stdin=subprocess.DEVNULL,
                             stdout=out,
                             stderr=out,

@@ -38,6 +38,7 @@ class ClassifyConfig:
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
         address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
+        wait_s: how long to wait where other jobs have all CPUs (or GPUs) of the cluster, in seconds.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -54,6 +55,7 @@ class ClassifyConfig:
     decode_limits: tyro.conf.OmitArgPrefixes[DecodeLimits] = field(default_factory=DecodeLimits)
     source_limits: tyro.conf.OmitArgPrefixes[SourceLimits] = field(default_factory=SourceLimits)
     address: str | None = None
+    wait_s: float = 900.0
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -62,6 +64,8 @@ class ClassifyConfig:
             raise UserInputError("--workers must be at least 1")
         if self.batch_size < 1:
             raise UserInputError("--batch-size must be at least 1")
+        if self.wait_s < 0:
+            raise UserInputError("--wait-s must be 0 or more seconds")
         for name in ("max_rejected", "min_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be a fraction from 0 to 1")

@@ -348,6 +348,7 @@ def _pipeline(
     if not nodes.autoscales():  # which brings nodes for the others while the first ones work
         needed = min(config.workers or 1, len(todo))
         nodes.wait_for_room(needed, **shape, on_wait=observer.phase)
+    nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
     workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
     observer.phase(f"starting {workers} workers")
     stage = functools.partial(

@@ -19,6 +19,8 @@ T = TypeVar("T")
 _NODES_COME_WITHIN_S = 900.0
 # A worker that is started again by hand or by Kubernetes, where none does.
 _NODES_RETURN_WITHIN_S = 60.0
+# What has just ended holds its CPUs for a moment longer.
+_SETTLED_AFTER_S = 5.0
 # Ray aborts a process whose head has been away for 60 s, without a word to anybody: say it sooner.
 _HEAD_RETURNS_WITHIN_S = 45.0
 
@@ -154,6 +156,53 @@ def wait_for_room(
     finally:
         # The wish outlives the job; from here on the workers themselves keep the nodes.
         request_resources(bundles=[])
+
+
+def wait_until_free(
+    workers: int,
+    *,
+    cpus: int = 0,
+    gpus: int = 0,
+    on_wait: Callable[[str], None],
+    timeout_s: float,
+) -> None:
+    """Wait until what other jobs leave of a cluster is enough for workers; say that it waits.
+
+    Where an autoscaler looks after the cluster, the job's own waiting tasks make it bring nodes.
+
+    Args:
+        workers: that must be able to start at once.
+        cpus: logical CPUs of a worker.
+        gpus: GPUs of a worker.
+        on_wait: is told how much is free, whenever that changes.
+        timeout_s: of the waiting.
+
+    Raises:
+        CatdogError: others have kept too much of it for too long.
+    """
+    import ray
+
+    begun, told = time.monotonic(), ""
+    while True:
+        free, whole = ray.available_resources(), ray.cluster_resources()
+        wants = [(name, each) for name, each in (("CPU", cpus), ("GPU", gpus)) if each]
+        if all(int(free.get(name, 0)) // each >= workers for name, each in wants) or autoscales():
+            return
+        said = " and ".join(
+            f"{int(free.get(name, 0))} of {int(whole.get(name, 0))} {name}s are free, "
+            f"{workers * each} wanted"
+            for name, each in wants
+        )
+        waited = time.monotonic() - begun
+        if waited > timeout_s:
+            raise CatdogError(
+                f"{said}: other jobs of the cluster have the rest; waited for {timeout_s:.0f} s "
+                "(--wait-s)"
+            )
+        if said != told and waited > _SETTLED_AFTER_S:
+            told = said
+            on_wait(f"waiting for other jobs of the cluster: {said}")
+        time.sleep(0.5)
 
 
 class NodeWatch:

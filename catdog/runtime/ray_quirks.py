@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from catdog.errors import CatdogError, UserInputError
-from catdog.runtime import nodes
+from catdog.runtime import fit, nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
             than cores can be asked for on a laptop.
 
     Raises:
-        UserInputError: no cluster answers at `address`.
+        UserInputError: no cluster answers at `address`, or it does not fit this driver.
     """
     for name, value in _DRIVER_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -97,15 +97,13 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
                 )
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise UserInputError(
-                f"--address {address}: no Ray cluster answers ({first_line})"
-            ) from error
+            raise fit.refusal(address, error) from error
         raise CatdogError(f"Ray does not start on this machine: {error}") from error
     try:
         importing.join()
         _quiet_data_context()
         if address:
+            fit.check(ray.nodes())
             _share_on_head()
         yield
     finally:

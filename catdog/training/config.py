@@ -172,6 +172,7 @@ class TrainConfig:
         discard: the folder of `output` once more, where it holds a finished model that `restart` is
             to delete.
         address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
+        wait_s: how long to wait where other jobs have the CPUs (or GPUs) of the cluster, in seconds.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -215,9 +216,12 @@ class TrainConfig:
     restart: bool = False
     discard: str | None = None
     address: str | None = None
+    wait_s: float = 900.0
 
     def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a list of what is refused, each with its line
         object.__setattr__(self, "architecture", architectures.current_name(self.architecture))
+        if self.wait_s < 0:
+            raise UserInputError("--wait-s must be 0 or more seconds")
         if not self.images:
             raise UserInputError("IMAGES: name at least one folder, archive, list or table")
         if self.architecture not in (*ARCHITECTURES, PRETRAINED, *APPLICATIONS):
@@ -330,7 +334,16 @@ class TrainConfig:
 
     def recipe(self) -> dict[str, Any]:
         """What decides the result: a resumed run must have the same."""
-        neutral = {"resume", "restart", "discard", "address", "max_restarts", "output", "patience"}
+        neutral = {
+            "resume",
+            "restart",
+            "discard",
+            "address",
+            "wait_s",
+            "max_restarts",
+            "output",
+            "patience",
+        }
         if self.hyperparameters.schedule == "constant":
             neutral.add("epochs")
         content = dataclasses.asdict(self) | dataclasses.asdict(self.hyperparameters)

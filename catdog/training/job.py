@@ -110,6 +110,7 @@ def _on_cluster(
     shape["gpus"] = int(use_gpu)
     workers = config.workers or config.workers_of(nodes.room(**shape))
     nodes.wait_for_room(workers, **shape, on_wait=observer.phase)
+    nodes.wait_until_free(workers, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
     observer.phase(f"decoding {labelled.entries.num_rows:,} images")
     decoded = decoding.decode_all(
         labelled,

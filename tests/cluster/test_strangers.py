@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from catdog.version import __version__
 from tests import strangers
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 # Longer than a server with Ray's defaults lets a client ping every 5 s: it hangs up at the third.
@@ -27,6 +31,26 @@ with ray_quirks.connect(None, minimum_cpus=1):
     pass  # a cluster of its own, whose settings the next connection must not inherit
 with ray_quirks.connect({address!r}):
     print(ray.get(Quiet.remote().wait.remote()), flush=True)
+"""
+
+
+HOLDER = """
+import ray, time
+ray.init({address!r}, log_to_driver=False)
+holder = ray.remote(num_cpus=2)(type("Holder", (), {{"ready": lambda self: None}})).remote()
+ray.get(holder.ready.remote())
+print("held", flush=True)
+time.sleep(300)
+"""
+
+# Python reads it when it starts.
+HIDDEN = """
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = classmethod(
+    lambda cls, name, path=None, target=None:
+        None if name in ("openvino", "s3fs") else find(name, path, target)
+)
 """
 
 
@@ -52,19 +76,32 @@ def quiet_call(cluster):
     process.communicate()
 
 
-def catdog(cluster, *arguments):
-    """What a command prints with `--json`, on this cluster."""
+def run(cluster, *arguments, **environment):
+    """A command on this cluster."""
     command = [sys.executable, "-m", "catdog", *map(str, arguments)]
-    done = subprocess.run(
-        [*command, "--address", cluster.address, "--json"],
-        env=cluster.environment,
+    return subprocess.run(
+        [*command, "--address", cluster.address],
+        env=cluster.environment | environment,
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
+
+
+def catdog(cluster, *arguments):
+    """What a command prints with `--json`, on this cluster."""
+    done = run(cluster, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def complaint(done, code):
+    """The one line with which a command ended early."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("catdog ")]
+    return line
 
 
 def test_train_on_it(cluster, drawings, tmp_path):
@@ -97,6 +134,47 @@ def test_submit_to_it(cluster, drawings, tiny_model, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["planned"] == 160
+
+
+def test_another_catdog_on_the_nodes(cluster, drawings, tiny_model, tmp_path):
+    """Where nodes have another version, both are said before anything is computed."""
+    shutil.copytree(ROOT / "catdog", tmp_path / "tree" / "catdog")
+    (tmp_path / "tree" / "catdog" / "version.py").write_text('__version__ = "99.0"\n')
+    arguments = ["classify", drawings, "--output", tmp_path / "out", "--model", tiny_model]
+    line = complaint(run(cluster, *arguments, PYTHONPATH=str(tmp_path / "tree")), 2)
+    assert f"has catdog {__version__}, this command is 99.0" in line
+    assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_others_have_the_cpus(cluster, drawings, tiny_model, tmp_path):
+    """How many are free is said while it waits, and at the end of `--wait-s` once more."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.format(address=cluster.address)],
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        arguments = ["classify", drawings, "--output", tmp_path / "out", "--model", tiny_model]
+        done = run(cluster, *arguments, "--wait-s", 7)
+    finally:
+        holder.kill()
+        holder.communicate()
+    line = complaint(done, 1)
+    assert "0 of 2 CPUs are free, 1 wanted: other jobs of the cluster have the rest" in line
+    assert "waiting for other jobs of the cluster: 0 of 2 CPUs are free" in done.stderr
+
+
+def test_nodes_without_a_package(drawings, tiny_model, tmp_path):
+    """What is missing is named with its node and what to do, before anything is computed."""
+    (tmp_path / "sitecustomize.py").write_text(HIDDEN)
+    with strangers.started(PYTHONPATH=f"{tmp_path}:{ROOT}") as bare:
+        arguments = ["classify", drawings, "--output", tmp_path / "out", "--model", tiny_model]
+        line = complaint(run(bare, *arguments, PYTHONPATH=str(ROOT)), 2)
+    assert "lacks Python packages that workers need: openvino, s3fs (its Python is 3." in line
+    assert "cluster/Dockerfile" in line
+    assert not list((tmp_path / "out").glob("part-*"))
 
 
 def test_a_quiet_minute_is_no_reason_to_be_hung_up_on(quiet_call):

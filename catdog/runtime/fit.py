@@ -1,0 +1,124 @@
+"""Whether a cluster that others run fits this driver, asked before anything is computed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import re
+from typing import TYPE_CHECKING, Any
+
+from catdog.errors import UserInputError
+from catdog.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# What the code on workers imports, by the name it is imported by.
+_NEEDED_BY_WORKERS = (
+    "catdog",
+    "fsspec",
+    "keras",
+    "numpy",
+    "openvino",
+    "pandas",
+    "PIL",
+    "pyarrow",
+    "s3fs",
+    "scipy",
+    "tyro",
+)
+# A task that needs no CPU starts a process and runs, also on a busy node; a silent node is not ours
+# to find here.
+_ANSWER_WITHIN_S = 60.0
+_REMEDY = (
+    "install catdog in the image of the nodes (cluster/Dockerfile), or in their Python "
+    "(`pip install catdog-ray`), or have Ray do it: `ray job submit --runtime-env-json "
+    '\'{"pip": ["catdog-ray"]}\'`'
+)
+_RAY_AND_PYTHON = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
+
+
+def refusal(address: str, error: BaseException) -> UserInputError:
+    """What Ray's error at the connection means, in one line."""
+    chain: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(chain) < 8:
+        chain.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(chain)
+    pairs = _RAY_AND_PYTHON.findall(text)
+    if "ersion mismatch" in text and len(pairs) >= 2:
+        (ray_there, python_there), (ray_here, python_here) = pairs[:2]
+        return UserInputError(
+            f"--address {address}: the cluster runs Ray {ray_there} on Python {python_there}, this "
+            f"command Ray {ray_here} on Python {python_here}; make an environment with Python "
+            f"{python_there.rpartition('.')[0]} and `pip install catdog-ray ray=={ray_there}`, or "
+            "send the command to the cluster with `catdog submit`"
+        )
+    if "AuthenticationError" in text:
+        return UserInputError(
+            f"--address {address}: the cluster asks for its token and got none, or a wrong one; set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+        )
+    first_line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+    return UserInputError(f"--address {address}: no Ray cluster answers ({first_line.strip()})")
+
+
+def check(nodes: Sequence[dict[str, Any]]) -> None:
+    """Have a task look around on each node that can work; its own process's start is all it costs.
+
+    Args:
+        nodes: the cluster's, as `ray.nodes` tells of them.
+
+    Raises:
+        UserInputError: a node lacks packages, or has another catdog.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    works = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    asked = {
+        ray.remote(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )(_looker()).remote(_NEEDED_BY_WORKERS): node["NodeManagerAddress"]
+        for node in works
+    }
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
+    for reference in answered:
+        try:
+            found = ray.get(reference)
+        except ray.exceptions.RayError:
+            continue  # the node has just gone: whoever watches the job sees it
+        _judge(asked[reference], found)
+
+
+def _judge(node: str, found: dict[str, Any]) -> None:
+    missing = [name for name in found["missing"] if name != "catdog"]
+    if missing:
+        raise UserInputError(
+            f"--address: node {node} lacks Python packages that workers need: "
+            f"{', '.join(missing)} (its Python is {found['python']}); {_REMEDY}"
+        )
+    if "catdog" in found["missing"]:
+        raise UserInputError(f"--address: node {node} has no catdog; {_REMEDY}")
+    if found["catdog"] != __version__:
+        raise UserInputError(
+            f"--address: node {node} has catdog {found['catdog']}, this command is {__version__}; "
+            "install the same on both, or send it along with `catdog submit`"
+        )
+
+
+def _looker() -> Callable[[Sequence[str]], dict[str, Any]]:
+    """The function that runs on a node. As a closure it travels whole: catdog may be missing there."""
+
+    def look(names: Sequence[str]) -> dict[str, Any]:
+        missing = [name for name in names if importlib.util.find_spec(name) is None]
+        catdog = None
+        if "catdog" not in missing:
+            catdog = importlib.import_module("catdog.version").__version__
+        return {"missing": missing, "catdog": catdog, "python": platform.python_version()}
+
+    return look
