@@ -1,7 +1,7 @@
 """The quirks of Ray and TensorFlow, each met and explained in one file.
 
-`ray_quirks` connects to a cluster, `nodes` watches its nodes; `tensorflow_quirks` sets precision and
-threads; `all_reduce` sums gradients within a node. Each loads its library when it is first called.
+`ray_quirks` connects to a cluster, `fit` says where one does not fit, `nodes` watches its nodes;
+`tensorflow_quirks` sets precision and threads; `all_reduce` sums gradients within a node. Each loads its library when it is first called.
 """
 
 from catdog.runtime import all_reduce, nodes, ray_quirks, tensorflow_quirks

@@ -53,7 +53,7 @@ def refusal(address: str, error: BaseException) -> UserInputError:
         return UserInputError(
             f"--address {address}: the cluster runs Ray {ray_there} on Python {python_there}, this "
             f"command Ray {ray_here} on Python {python_here}; make an environment with Python "
-            f"{python_there.rpartition('.')[0]} and `pip install catdog-ray ray=={ray_there}`, or "
+            f"{python_there} and `pip install catdog-ray ray=={ray_there}`, or "
             "send the command to the cluster with `catdog submit`"
         )
     if "AuthenticationError" in text:

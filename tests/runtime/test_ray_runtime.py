@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 
 from catdog.errors import CatdogError, UserInputError
-from catdog.runtime import nodes, ray_quirks
+from catdog.runtime import fit, nodes, ray_quirks
+
+
+@pytest.mark.slow
+def test_embedded_settings_stay_there(ray_cluster):
+    """An embedded cluster's processes find silence soon; what this process starts next does not."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def settings():
+        return {name: os.environ.get(name) for name in ray_quirks.FAULT_DETECTION_SETTINGS}
+
+    assert ray.get(settings.remote()) == ray_quirks.FAULT_DETECTION_SETTINGS
+    assert "RAY_grpc_client_keepalive_time_ms" not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("there", "python"), [("2.55.1", None), (None, "3.10.4")])
+def test_another_version_is_said_with_both(there, python):
+    """What Ray says of a cluster of another version, in one line with what to do."""
+    import platform
+
+    import ray
+    from ray._private.utils import check_version_info
+
+    there, python = there or ray.__version__, python or platform.python_version()
+    with pytest.raises(RuntimeError) as raised:
+        check_version_info({"ray_version": there, "python_version": python}, "node")
+    line = str(fit.refusal("head:6379", raised.value))
+    assert line.startswith(
+        f"--address head:6379: the cluster runs Ray {there} on Python {python}, "
+    )
+    assert f"this command Ray {ray.__version__} on Python {platform.python_version()}" in line
+    assert f"Python {python} and `pip install catdog-ray ray=={there}`" in line
+    assert "\n" not in line
 
 
 @pytest.mark.slow
