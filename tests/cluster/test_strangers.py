@@ -82,6 +82,7 @@ def run(cluster, *arguments, **environment):
     return subprocess.run(
         [*command, "--address", cluster.address],
         env=cluster.environment | environment,
+        cwd="/",  # what `-m` finds is what PYTHONPATH names
         capture_output=True,
         text=True,
         timeout=240,
