@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, archives, list_images, read_images
 from catdog.inputs.archives import windows
-from catdog.training.data import list_labelled
+from catdog.training.labelled import list_labelled
 
 if TYPE_CHECKING:
     from pathlib import Path
