@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 import catdog
-from catdog.demo import drawings
+from catdog import demo
 
 
 def large_enough(row: dict[str, Any]) -> bool:
@@ -24,7 +24,7 @@ def large_enough(row: dict[str, Any]) -> bool:
 
 def main(folder: str, pictures: int = 60) -> dict[str | None, int]:
     """Pictures by label, as the model that ships with the package says."""
-    archives = drawings.write_archives(Path(folder), pictures, seed=1)
+    archives = demo.archives.write_archives(Path(folder), pictures, seed=1)
     dataset = (
         catdog.read_images([archives.tar, archives.zip])
         .filter(large_enough)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import catdog
-from catdog.demo import drawings
+from catdog import demo
 from catdog.runtime import ray_quirks
 
 
@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     folder: Path = options.output
 
-    drawings.write_dataset(folder / "drawings", options.drawings, seed=0)
-    unseen = drawings.write_archives(folder / "unseen", max(20, options.drawings // 5), seed=1)
+    demo.archives.write_dataset(folder / "drawings", options.drawings, seed=0)
+    unseen = demo.archives.write_archives(folder / "unseen", max(20, options.drawings // 5), seed=1)
     printer = Printer()
 
     # Each job starts a cluster of its own and ends it, or finds this one.

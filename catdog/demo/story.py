@@ -75,7 +75,7 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
         UserInputError: the output folder holds something else.
         CatdogError: a job failed.
     """
-    from catdog.demo import drawings
+    from catdog.demo.archives import write_archives, write_dataset
     from catdog.evaluation import RESULTS_FOLDER, EvaluateConfig, evaluate
     from catdog.training import TrainConfig, train
 
@@ -88,8 +88,8 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
     folder.mkdir(parents=True, exist_ok=True)
     record.write_text(wanted)
     observer.phase(f"drawing {config.drawings + config.unseen:,} cats and dogs")
-    drawings.write_dataset(folder / "drawings", config.drawings, config.seed)
-    archives = drawings.write_archives(folder / "unseen", config.unseen, config.seed + 1)
+    write_dataset(folder / "drawings", config.drawings, config.seed)
+    archives = write_archives(folder / "unseen", config.unseen, config.seed + 1)
     # One cluster for both jobs: each job connects to a running one.
     with ray_quirks.connect(None, minimum_cpus=config.workers):
         trained = train(

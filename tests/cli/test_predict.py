@@ -10,13 +10,13 @@ import pytest
 
 import catdog
 from catdog.cli import main
-from catdog.demo import drawings
+from catdog.demo import archives
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("predict")
-    drawings.write_dataset(made, 4, seed=2)
+    archives.write_dataset(made, 4, seed=2)
     return made
 
 

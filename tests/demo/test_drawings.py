@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from catdog.demo.drawings import (
-    LABELS,
-    Archives,
-    Label,
-    _seed,
-    draw,
-    draw_jpeg,
-    write_archives,
-    write_dataset,
-)
+from catdog.demo.archives import Archives, _seed, write_archives, write_dataset
+from catdog.demo.drawings import LABELS, Label, draw, draw_jpeg
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.pixels import DecodeLimits, Preprocessing, decode
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import catdog
 from catdog import inputs, prediction
-from catdog.demo import drawings
+from catdog.demo import archives
 from catdog.errors import UserInputError
 from catdog.model import folders, inference
 from catdog.pixels import DecodeLimits, Decoder
@@ -29,7 +29,7 @@ def model():
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
-    drawings.write_dataset(folder, 12, seed=3)
+    archives.write_dataset(folder, 12, seed=3)
     return sorted(folder.rglob("*.jpg"))
 
 
