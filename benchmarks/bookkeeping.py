@@ -137,7 +137,7 @@ def make_table(path: Path, images: int) -> None:
 
 def run_job(table: str, model: str, output: str) -> None:
     """The driver of one run; prints its timings."""
-    from catdog import classification
+    from catdog.classification import actors, job
 
     seconds: dict[str, float] = {}
     actor_mib = [0]
@@ -152,20 +152,18 @@ def run_job(table: str, model: str, output: str) -> None:
 
         return measured
 
-    class Tally(classification._Tally):
+    class Tally(job._Tally):
         def add(self, told: dict[str, Any]) -> None:
             super().add(told)
             actor_mib[0] = max(actor_mib[0], told["peak_mib"])
 
-    classification._Tally = Tally  # type: ignore[misc]
-    classification._plan = timed("plan", classification._plan)
-    classification._run = timed("shards", classification._run)
-    classification._finish = timed("finish", classification._finish)
-    classification.classify_actors.ClassifyShards = _without_image_work()  # type: ignore[misc]
+    job._Tally = Tally  # type: ignore[misc]
+    job._plan = timed("plan", job._plan)
+    job._run = timed("shards", job._run)
+    job._finish = timed("finish", job._finish)
+    actors.ClassifyShards = _without_image_work()  # type: ignore[misc]
     started = time.monotonic()
-    summary = classification.classify(
-        classification.ClassifyConfig(images=(table,), output=output, model=model)
-    )
+    summary = job.classify(job.ClassifyConfig(images=(table,), output=output, model=model))
     told = {"seconds": round(time.monotonic() - started, 2), **seconds}
     told |= {"planned": summary.planned, "driver_mib": peak_mib(), "actor_mib": actor_mib[0]}
     print(json.dumps(told))
