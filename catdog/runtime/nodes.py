@@ -24,7 +24,7 @@ _SETTLED_AFTER_S = 5.0
 # Ray aborts a process whose head has been away for 60 s, without a word to anybody: say it sooner.
 _HEAD_RETURNS_WITHIN_S = 45.0
 
-GO_ON = "run the same command again (`train` with --resume): it goes on from what is written"
+GO_ON = "run the same command again: it goes on from what is written"
 
 
 def head_answers() -> bool:

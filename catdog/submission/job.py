@@ -307,19 +307,13 @@ def _follow_to_end(
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":
-        raise CatdogError(f"the job {identifier} was stopped; {_go_on(identifier)}")
+        raise CatdogError(f"the job {identifier} was stopped; submit it again to go on")
     code = details.driver_exit_code
     if code is not None and 0 < code < 128:
         return int(code)  # the job has said in its log what was wrong
     lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
     reason = f"ended by signal {abs(code) % 128}" if code else " ".join(lines[-1:]) or status
-    raise CatdogError(f"the job {identifier} failed: {reason}; {_go_on(identifier)}")
-
-
-def _go_on(identifier: str) -> str:
-    """What to do about a job that ended too early."""
-    again = " with --resume" if identifier.startswith("catdog-train-") else ""
-    return f"submit it again{again} to go on"
+    raise CatdogError(f"the job {identifier} failed: {reason}; submit it again to go on")
 
 
 def _detach(client: Any, identifier: str, come_back: str) -> int:
@@ -338,7 +332,7 @@ def _detach(client: Any, identifier: str, come_back: str) -> int:
                     f"the job {identifier} was told to stop and has not; look with: {come_back}"
                 ) from None
             time.sleep(0.5)
-        _say(f"stopped; {_go_on(identifier)}")
+        _say(f"stopped; submit it again to go on")
     return 130
 
 

@@ -557,7 +557,7 @@ def test_training_is_resumed_after_its_driver_was_killed(lab, trained):
     in_second_epoch(lab, job, output)
     lab.kill_driver(output)
     assert job.wait(60) == 1, job.log
-    assert "submit it again with --resume to go on" in job.log
+    assert "submit it again to go on" in job.log
     check_training(lab.train(output, "--resume"), output, trained)
 
 
