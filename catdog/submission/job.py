@@ -332,7 +332,7 @@ def _detach(client: Any, identifier: str, come_back: str) -> int:
                     f"the job {identifier} was told to stop and has not; look with: {come_back}"
                 ) from None
             time.sleep(0.5)
-        _say(f"stopped; submit it again to go on")
+        _say("stopped; submit it again to go on")
     return 130
 
 
@@ -381,7 +381,7 @@ class _Follower:
                     # A new head: jobs live in the memory of the one that took them.
                     raise CatdogError(
                         f"the cluster was started anew and has lost the job {self._identifier}; "
-                        f"{_go_on(self._identifier)}"
+                        "submit it again to go on"
                     ) from error
                 if time.monotonic() - self._last_contact > self.PATIENCE_S:
                     return None
