@@ -48,6 +48,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected, UserInputError, reading
@@ -378,7 +379,7 @@ class _Lister:
                 try:
                     for found in _archive_members(container, self._limits):
                         members[found.name] = found
-                        parts = _member_parts(container, found.name)
+                        parts = _member_parts(container, found)
                         if _may_be_image(parts):
                             shared.add(parts[:-1])
                 except (ImageRejected, OSError) as error:
@@ -387,7 +388,7 @@ class _Lister:
             members, root, broken = self._members[container]
         if member not in members:
             return _error_row(uri, member, broken)
-        parts = _member_parts(container, member)
+        parts = _member_parts(container, members[member])
         row = _member_row(container, "", label, members[member], parts)
         name = row.name.removeprefix(root)
         return row._replace(name=name, label=_label(name) if label is None else label)
@@ -432,7 +433,7 @@ class _Lister:
             shared = _SharedFolder()
             try:
                 for member in _archive_members(uri, self._limits):
-                    parts = _member_parts(uri, member.name)
+                    parts = _member_parts(uri, member)
                     if not parts or walking.is_hidden("/".join(parts)) or self._skip(parts[-1]):
                         continue
                     shared.add(parts[:-1])
@@ -512,7 +513,8 @@ def _may_be_image(parts: list[str]) -> bool:
     )
 
 
-def _member_parts(uri: str, name: str) -> list[str]:
+def _member_parts(uri: str, member: archives.Member) -> list[str]:
+    name = member.true_name or member.name
     if uri.lower().endswith(".zip"):
         name = name.replace("\\", "/")  # some archives made on Windows
         if name.endswith("/"):
@@ -574,8 +576,8 @@ def _archive_members(uri: str, limits: SourceLimits) -> Iterator[archives.Member
 class _Spill:
     """Batches kept in a temporary file, and given back without the rows that later ones replace.
 
-    Only the last of several members with the same name can be opened, and which one is the last is
-    known at the end alone.
+    Only the last of several members with the same name is there when they are unpacked, and which
+    one is the last is known at the end alone. `./a.jpg` and `a.jpg` are the same name.
     """
 
     def __init__(self) -> None:
@@ -592,7 +594,10 @@ class _Spill:
     def add(self, batch: pa.RecordBatch) -> None:
         """Keep a batch."""
         self._writer.write_batch(batch)
-        self._hashes.append(_hashes(batch.column("uri")))
+        # The archive's own row has no container, and may be named as a member is.
+        of_member = pc.is_valid(batch.column("container"))
+        keys = pc.if_else(of_member, batch.column("name"), batch.column("uri"))
+        self._hashes.append(_hashes(keys))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All batches, in order."""

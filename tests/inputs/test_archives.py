@@ -274,10 +274,93 @@ def test_tar_specialties(tmp_path):
         "old.jpg": b"old",
         "contiguous.jpg": b"contiguous",
         "empty.jpg": "empty",
-        r"bad-\xff\xfe.jpg": "unreadable",
+        "bad-\N{REPLACEMENT CHARACTER}\\xff\N{REPLACEMENT CHARACTER}\\xfe.jpg": "unreadable",
         "sparse.jpg": "unsupported",
         "wide.jpg": b"wide",
     }
+
+
+def joined(path: Path, parts: list[bytes]) -> None:
+    path.write_bytes(b"".join(gzip.compress(p) if path.suffix == ".gz" else p for p in parts))
+
+
+def tar_of(tmp_path: Path, names: list[str]) -> bytes:
+    write_archive(tmp_path / "part.tar", [(name, name.encode()) for name in names])
+    return (tmp_path / "part.tar").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz"])
+def test_joined_tars(tmp_path, kind):
+    """Of tars joined end to end all members are read, however many zeros lie between."""
+    parts = [tar_of(tmp_path, [f"{k}/{i}.jpg" for i in range(3)]) for k in range(3)]
+    expected = [f"{k}/{i}.jpg".encode() for k in range(3) for i in range(3)]
+    short = [part.rstrip(b"\0") for part in parts]
+    short = [part + bytes(-len(part) % 512 + 512) for part in short]  # one zero block
+    for way in (parts, short, [parts[0], bytes(1 << 20), *parts[1:]]):
+        joined(tmp_path / kind, way)
+        assert list(contents(planned(tmp_path / kind)).values()) == expected
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("junk", [b"\n", b"junk" * 500, b"\0" * 700 + b"x"])
+def test_what_follows_a_tar_is_never_passed_over(tmp_path, kind, junk):
+    """What is behind the end mark and no tar is a row; what comes before is read."""
+    path = tmp_path / kind
+    data = tar_of(tmp_path, ["1.jpg"]) + junk
+    path.write_bytes(gzip.compress(data) if kind != "a.tar" else data)
+    assert list(contents(planned(path)).values()) == [b"1.jpg", "unreadable"]
+
+
+def test_joined_tars_with_damage(tmp_path):
+    """A cut or damaged tar behind another costs a row; endless zeros as well."""
+    path = tmp_path / "a.tar"
+    first, second = tar_of(tmp_path, ["1.jpg"]), tar_of(tmp_path, ["2.jpg"])
+    joined(path, [first, second[:514]])
+    assert list(contents(planned(path)).values()) == [b"1.jpg", "truncated"]
+    joined(path, [first, b"3" + second[1:]])
+    assert list(contents(planned(path)).values()) == [b"1.jpg", "unreadable"]
+    joined(path, [first])
+    with path.open("r+b") as file:
+        file.truncate(1 << 30)
+    assert list(contents(planned(path)).values()) == [b"1.jpg", "too-large"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_path_is_one_image(tmp_path, kind):
+    """Names that unpack to one file are one image, the last; the archive's own row stays."""
+    path = tmp_path / kind
+    files = [("./a.jpg", b"1"), ("a.jpg", b"2"), ("c//b.jpg", b"3"), ("c/./b.jpg", b"4")]
+    write_archive(path, [*files, ("C/b.jpg", b"5"), (kind, b"6"), ("end.jpg", b"7")])
+    assert [v for v in contents(planned(path)).values() if isinstance(v, bytes)] == [
+        *(b"2", b"4", b"5", b"7"),
+    ]
+    limits = SourceLimits(max_archive_members=6)
+    assert planned(path, limits=limits)["error"].to_pylist()[-2:] == ["unsupported", "too-large"]
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
+def test_names_in_bytes_and_their_spelling_are_two(tmp_path, tar_format):
+    """A name that is no UTF-8 has its own row beside the names that spell its bytes."""
+    path = tmp_path / "a.tar"
+    names = ["bad\udcff.jpg", r"bad\xff.jpg", "bad\N{REPLACEMENT CHARACTER}.jpg", "bad\udcfe.jpg"]
+    with tarfile.open(path, "w", format=tar_format, errors="surrogateescape") as t:
+        for at, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            t.addfile(info, io.BytesIO(b"%d" % at))
+    read = list(contents(planned(path)).values())
+    assert read == ["unreadable", b"1", b"2", "unreadable"]
+
+
+def test_a_zip_name_in_bytes_and_its_spelling_are_two(tmp_path):
+    """In zips too, where the flag says UTF-8 of a name that is not."""
+    path = tmp_path / "a.zip"
+    write_archive(path, [("badXYZ!.jpg", b"1"), (r"bad\xff.jpg", b"2")])
+    path.write_bytes(path.read_bytes().replace(b"badXYZ!", b"bad\xff\xff\xff!"))
+    data = bytearray(path.read_bytes())
+    data[data.find(b"PK\1\2") + 9] |= 8  # "UTF-8"
+    path.write_bytes(data)
+    assert list(contents(planned(path)).values()) == ["unreadable", b"2"]
 
 
 def test_enormous_tar_headers_are_not_read(tmp_path):
@@ -350,6 +433,140 @@ def test_streamed_zips(tmp_path):
     assert list(contents(planned(path)).values()) == [b"stored" * 50, b"deflated" * 50]
     path.write_bytes(sink.data.replace(b"storedstored", b"storeDstored"))
     assert list(contents(planned(path)).values()) == ["unreadable", b"deflated" * 50]
+
+
+def test_streamed_zip64_is_read_and_checked(tmp_path):
+    """Written to a pipe in zip64 form, stored and deflated members are read; damage is seen."""
+    sink = Unseekable()
+    with zipfile.ZipFile(sink, "w") as z:
+        for name, method in (("stored.jpg", zipfile.ZIP_STORED), ("packed.jpg", 8), ("3.jpg", 0)):
+            info = zipfile.ZipInfo(name)
+            info.compress_type = method
+            with z.open(info, "w", force_zip64=True) as file:
+                file.write(name.encode() * 50)
+    path = tmp_path / "a.zip"
+    path.write_bytes(sink.data)
+    right = [b"stored.jpg" * 50, b"packed.jpg" * 50, b"3.jpg" * 50]
+    assert list(contents(planned(path)).values()) == right
+    path.write_bytes(sink.data.replace(b"stored.jpgstored", b"stored.jpgstoreD", 1))
+    assert list(contents(planned(path)).values()) == ["unreadable", *right[1:]]
+
+
+def wide_zip(method: int, size: int, compressed: int, offset: int) -> bytes:
+    """A sound member, and one whose directory entry claims these numbers in its zip64 field."""
+    body = directory = b""
+    for name, numbers in ((b"0.jpg", None), (b"1.jpg", (size, compressed, offset))):
+        packed = zlib.compressobj(wbits=-15)
+        data = packed.compress(name) + packed.flush() if numbers and method else name
+        how = method if numbers else 0
+        at, crc, n = len(body), zlib.crc32(name), len(name)
+        fields = (45, 0, how, 0, 33, crc, len(data), n, n, 0)
+        body += struct.pack("<4s5H3L2H", b"PK\3\4", *fields) + name + data
+        extra = struct.pack("<2H3Q", 1, 24, *numbers) if numbers else b""
+        claimed = [0xFFFFFFFF] * 3 if numbers else [n, n, at]
+        fields = (45, 45, 0, how, 0, 33, crc, claimed[1], claimed[0], n, len(extra), 0, 0, 0, 0)
+        directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", *fields, claimed[2]) + name + extra
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, len(directory), len(body), 0)
+    return body + directory + end
+
+
+HUGE = [1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+
+
+@pytest.mark.parametrize("method", [0, 8])
+@pytest.mark.parametrize("huge", HUGE)
+@pytest.mark.parametrize("which", [0, 1, 2, slice(0, 2), slice(0, 3)])
+def test_huge_numbers_in_a_zip_cost_one_member(tmp_path, method, huge, which):
+    """Whatever a directory entry claims, its member is a row with an error, and others are read."""
+    numbers = [5, 7 if method else 5, 40]  # size, compressed size, offset
+    path = tmp_path / "a.zip"
+    path.write_bytes(wide_zip(method, *numbers))
+    assert list(contents(planned(path)).values()) == [b"0.jpg", b"1.jpg"]
+    for at in range(3)[which] if isinstance(which, slice) else [which]:
+        numbers[at] = huge
+    path.write_bytes(wide_zip(method, *numbers))
+    sound, broken = contents(planned(path)).values()
+    assert sound == b"0.jpg"
+    assert broken in {"truncated", "unreadable", "too-large"}
+
+
+@pytest.mark.parametrize("huge", HUGE)
+def test_a_huge_number_where_no_directory_is(tmp_path, huge):
+    """Members found by their own headers have bounded numbers too."""
+    fields = (45, 0, 8, 0, 33, 0, 0xFFFFFFFF, 0xFFFFFFFF, 5, 20)
+    header = struct.pack("<4s5H3L2H", b"PK\3\4", *fields) + b"1.jpg"
+    path = tmp_path / "a.zip"
+    path.write_bytes(header + struct.pack("<2H2Q", 1, 16, huge, 4) + b"data")
+    member, archive = contents(planned(path)).values()
+    assert (member, archive) == ("too-large", "truncated")
+
+
+@pytest.mark.parametrize("huge", HUGE)
+def test_a_zip64_directory_claimed_to_be_anywhere(tmp_path, huge):
+    """A locator that leads out of the file is passed over; a directory out there is one row."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("1.jpg", b"1")
+    data = path.read_bytes()
+    end = data.rfind(b"PK\5\6")
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, huge, 1)
+    path.write_bytes(data[:end] + locator + data[end:])
+    assert planned(path).num_rows == 1
+    wide = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, huge, huge)
+    path.write_bytes(data[:end] + wide + locator + data[end:])
+    assert planned(path)["error"].to_pylist() == ["unreadable"]
+
+
+class RawName(zipfile.ZipInfo):
+    """A member whose name is written in these bytes, without the flag of UTF-8."""
+
+    raw = b""
+
+    def _encodeFilenameFlags(self):  # noqa: N802 - zipfile's
+        return self.raw, 0
+
+
+def raw_names_zip(path: Path, names: list[tuple[bytes, bytes]]) -> None:
+    """A zip of members with these names and extra fields, whose data are the names."""
+    with zipfile.ZipFile(path, "w") as z:
+        for raw, extra in names:
+            info = RawName(raw.decode("cp437"))
+            info.raw, info.extra = raw, extra
+            z.writestr(info, raw)
+
+
+def unicode_path(name: str, raw: bytes, version: int = 1) -> bytes:
+    """Info-ZIP's extra field: the true name, and the checksum of the one that it replaces."""
+    body = bytes([version]) + struct.pack("<L", zlib.crc32(raw)) + name.encode()
+    return struct.pack("<2H", 0x7075, len(body)) + body
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_true_names_in_zips(tmp_path, chained):
+    """UTF-8 without its flag and Info-ZIP's field give names and labels; fsspec opens the URIs."""
+    names: list[tuple[bytes, bytes, str]] = [
+        ("café/1.jpg".encode(), b"", "café"),  # Finder
+        ("猫/2.jpg".encode(), b"", "猫"),
+        (b"na?ve/3.jpg", unicode_path("naïve/3.jpg", b"na?ve/3.jpg"), "naïve"),
+        ("猫/4.jpg".encode("cp932"), unicode_path("猫/4.jpg", "猫/4.jpg".encode("cp932")), "猫"),
+        ("caf\xe9/5.jpg".encode("cp437"), b"", "café"),  # DOS
+        (b"old/6.jpg", unicode_path("new/6.jpg", b"renamed since"), "old"),
+        (b"old/7.jpg", unicode_path("new/7.jpg", b"old/7.jpg", version=2), "old"),
+        (b"old/8.jpg", struct.pack("<2H", 0x7075, 3) + b"\1ab", "old"),
+    ]
+    path = tmp_path / "a.zip"
+    raw_names_zip(path, [(raw, extra) for raw, extra, _ in names])
+    table = planned(path)
+    if chained:
+        (tmp_path / "list.txt").write_text("\n".join(table["uri"].to_pylist()))
+        table = planned(tmp_path / "list.txt")
+    expected = [f"{label}/{at}.jpg" for at, (_, _, label) in enumerate(names, 1)]
+    assert table["name"].to_pylist() == expected
+    assert table["label"].to_pylist() == [label for _, _, label in names]
+    for (uri, data), (raw, _, _) in zip(contents(table).items(), names, strict=True):
+        assert data == raw
+        with fsspec.open(uri) as file:
+            assert file.read() == raw
 
 
 def test_zip64_directories(tmp_path, monkeypatch):

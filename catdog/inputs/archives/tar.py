@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs.archives.windows import Bytes, Member, is_utf8
+from catdog.inputs.archives.windows import Bytes, Member, is_utf8, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TAR_BLOCK = 512
 _MAX_TAR_EXTENSION_BYTES = 1 << 20  # a member's long name and attributes; real ones have 4 KiB
+_MAX_PADDING_BYTES = 64 << 20  # zeros at the end; tapes' records have a few MiB
 
 
 def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
-    """The members of a tar (ustar, GNU, pax) in order.
+    """The members of a tar (ustar, GNU, pax) in order; of tars joined end to end, those of all.
 
     Raises:
         ImageRejected: after the members found, where the archive is cut, damaged or too large.
@@ -25,8 +26,10 @@ def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
     count = 0
     long_name: bytes | None = None
     attributes: dict[str, bytes] = {}
-    while (found := _tar_header(source, offset)) is not None:
-        header, size = found
+    while (found := _next_header(source, offset)) is not None:
+        start, header, size = found
+        if start != offset:  # another tar
+            offset, long_name, attributes = start, None, {}
         kind = header[156:157]
         data = offset + _TAR_BLOCK
         if kind in b"xXLKg":
@@ -39,15 +42,14 @@ def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
             continue
 
         raw_name = attributes.get("GNU.sparse.name") or attributes.get("path") or long_name
-        if raw_name is None:
-            raw_name = _tar_name(header)
+        raw_name = raw_name or _tar_name(header)
         sparse = kind == b"S" or any(key.startswith("GNU.sparse.") for key in attributes)
         if kind == b"S":
             data = _behind_sparse_map(source, header, data)
         if "size" in attributes:
             size = _pax_size(attributes["size"], offset)
         long_name, attributes = None, {}
-        name = raw_name.decode("utf-8", "backslashreplace")
+        name = shown(raw_name)
         if kind in b"123456":
             size = 0  # whatever the header says, they have no data
         count += 1
@@ -58,43 +60,67 @@ def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
         offset = data + _padded(size)
         if name.endswith("/") or kind in b"3456DVMN":
             continue
-        yield Member(name, data, size, size, *_tar_trouble(kind, sparse, name, raw_name))
+        yield Member(name, data, size, size, *_tar_trouble(kind, sparse, raw_name))
 
 
 def _tar_trouble(
-    kind: bytes, sparse: bool, name: str, raw_name: bytes
+    kind: bytes, sparse: bool, raw_name: bytes
 ) -> tuple[ErrorCode, str] | tuple[None, None]:
     """Why a member cannot be read, or nothing."""
     if kind in b"12":
         return ErrorCode.UNSUPPORTED, "It is a link inside an archive."
     if sparse:
         return ErrorCode.UNSUPPORTED, "It is a sparse file inside an archive."
-    if "\\x" in name and not is_utf8(raw_name):
+    if not is_utf8(raw_name):
         return ErrorCode.UNREADABLE, "Its name is not valid UTF-8."
     return None, None
 
 
-def _tar_header(source: Bytes, offset: int) -> tuple[bytes, int] | None:
-    """A header whose checksum is right, and the size in it; None at the archive's end mark."""
-    header = source.read_at(offset, _TAR_BLOCK)
-    if len(header) < _TAR_BLOCK:
-        if offset == 0:
-            code = ErrorCode.UNREADABLE if header else ErrorCode.EMPTY
-            raise ImageRejected(code, "It is no tar archive.")
+def _next_header(source: Bytes, offset: int) -> tuple[int, bytes, int] | None:
+    """The next header whose checksum is right, where it is, and the size in it.
+
+    None at the end. An end mark is none where another tar follows it.
+    """
+    end_mark = offset
+    while True:
+        block = source.read_at(offset, _TAR_BLOCK)
+        if len(block) < _TAR_BLOCK or block.strip(b"\0"):
+            break
+        offset += _TAR_BLOCK
+        if offset - end_mark > _MAX_PADDING_BYTES:
+            raise ImageRejected(
+                ErrorCode.TOO_LARGE, f"More than {_MAX_PADDING_BYTES:,} zeros follow its end mark."
+            )
+    if offset > end_mark and not block.strip(b"\0"):
+        return None
+    size = _size_in(block)
+    if size is not None:
+        return offset, block, size
+    if offset > end_mark:
         raise ImageRejected(
-            ErrorCode.TRUNCATED,
-            f"The archive ends after {offset:,} bytes without its end mark.",
+            ErrorCode.UNREADABLE, f"What follows its end mark at byte {offset:,} is no tar."
         )
-    if not header.strip(b"\0"):
+    if len(block) == _TAR_BLOCK:
+        at = f"It is damaged at byte {offset:,}." if offset else "It is no tar archive."
+        raise ImageRejected(ErrorCode.UNREADABLE, at)
+    if offset == 0:
+        code = ErrorCode.UNREADABLE if block else ErrorCode.EMPTY
+        raise ImageRejected(code, "It is no tar archive.")
+    raise ImageRejected(
+        ErrorCode.TRUNCATED, f"The archive ends after {offset:,} bytes without its end mark."
+    )
+
+
+def _size_in(header: bytes) -> int | None:
+    """The size in a header; None where that is cut or its checksum is wrong."""
+    if len(header) < _TAR_BLOCK:
         return None
     try:
         size = _tar_number(header[124:136])
-        if _tar_number(header[148:156]) != 256 + sum(header[:148]) + sum(header[156:]):
-            raise ValueError("checksum")
+        checksum = _tar_number(header[148:156])
     except ValueError:
-        at = f"It is damaged at byte {offset:,}." if offset else "It is no tar archive."
-        raise ImageRejected(ErrorCode.UNREADABLE, at) from None
-    return header, size
+        return None
+    return size if checksum == 256 + sum(header[:148]) + sum(header[156:]) else None
 
 
 def _tar_extension(source: Bytes, offset: int, size: int) -> bytes:

@@ -22,7 +22,7 @@ class Member(NamedTuple):
     """One file in an archive."""
 
     name: str
-    """As the archive spells it; bytes that are no UTF-8 as `\\xNN`."""
+    """As zipfile and tarfile know it, for its URI; bytes that are no UTF-8 as `shown` gives them."""
     offset: int
     """Of its data in the tar (or in the decompressed stream), of its local header in the zip."""
     length: int
@@ -32,6 +32,8 @@ class Member(NamedTuple):
     error: ErrorCode | None = None
     """Set where it is known already that the file cannot be read."""
     detail: str | None = None
+    true_name: str | None = None
+    """Where `name` is a wrong reading of what the archive means."""
 
 
 class Bytes(Protocol):
@@ -91,11 +93,11 @@ class FileBytes:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`; fewer only at the end. Errors as `storage.read_range`."""
-        if self._descriptor >= 0:
-            return storage.pread(self._descriptor, offset, length)
-        length = min(length, self.size - offset)
+        length = min(length, self.size - offset)  # numbers from an archive may be any
         if length <= 0:
             return b""
+        if self._descriptor >= 0:
+            return storage.pread(self._descriptor, offset, length)
         end = offset + length
         if not (self._start <= offset and end <= self._start + len(self._window)):
             self._move(offset, end)
@@ -236,3 +238,18 @@ def is_utf8(name: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def shown(name: bytes) -> str:
+    r"""A name as text, each byte that is no UTF-8 as U+FFFD and `\xNN`.
+
+    Without the U+FFFD, the name whose text is a backslash, `x`, `f`, `f` would look the same.
+    """
+    if is_utf8(name):
+        return name.decode()
+    return "".join(
+        f"\N{REPLACEMENT CHARACTER}\\x{ord(char) - 0xDC00:02x}"
+        if "\udc80" <= char <= "\udcff"
+        else char
+        for char in name.decode("utf-8", "surrogateescape")
+    )

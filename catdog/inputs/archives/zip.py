@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs.archives.windows import FileBytes, Member, is_utf8
+from catdog.inputs.archives.windows import FileBytes, Member, is_utf8, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ _ZIP64_LOCATOR = struct.Struct("<4sLQL")
 _ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 _ZIP_ENTRY = struct.Struct("<4s6H3L5H2L")
 _ZIP_LOCAL = struct.Struct("<4s5H3L2H")
+_LARGEST = (1 << 63) - 1  # that a plan's int64 holds
 
 
 class _Entry(NamedTuple):
@@ -39,6 +40,7 @@ class _Entry(NamedTuple):
     mode: int
     offset: int
     header_bytes: int
+    extra: bytes
 
 
 def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
@@ -73,7 +75,7 @@ def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
         if error is None and offset + entry.header_bytes + entry.compressed > file.size:
             error, detail = ErrorCode.TRUNCATED, "The archive ends before it."
         span = entry.header_bytes + entry.compressed + _ZIP_SLACK_BYTES
-        yield Member(name, offset, span, entry.size, error, detail)
+        yield Member(name, offset, span, entry.size, error, detail, _true_name(entry, name))
 
 
 def extract_zip_member(span: bytes, size: int) -> bytes:
@@ -116,7 +118,8 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
         raise ImageRejected(ErrorCode.UNSUPPORTED, f"Compression method {method} is not supported.")
     if len(data) < size:
         raise ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
-    if flags & 8 and not compressed:  # the checksum comes after the data
+    # The checksum comes after the data; zip64 has all ones for a size that comes there too.
+    if flags & 8 and (not crc or compressed in {0, 0xFFFFFFFF}):
         if after[:4] != b"PK\7\x08":
             return data
         crc = int.from_bytes(after[4:8], "little")
@@ -181,30 +184,45 @@ def _zip_entries(file: FileBytes, start: int, length: int) -> Iterator[_Entry]:
             raise damaged
         name_end = at + _ZIP_ENTRY.size + n
         raw_name = chunk[at + _ZIP_ENTRY.size : name_end]
+        extra = chunk[name_end : name_end + e]
         if 0xFFFFFFFF in (compressed, size, offset):
-            wide = _zip64_numbers(chunk[name_end : name_end + e])
+            wide = _zip64_numbers(extra)
             try:
                 size = next(wide) if size == 0xFFFFFFFF else size
                 compressed = next(wide) if compressed == 0xFFFFFFFF else compressed
                 offset = next(wide) if offset == 0xFFFFFFFF else offset
             except StopIteration:
                 raise damaged from None
-        header_bytes = _ZIP_LOCAL_BYTES + n + e
+        # Here alone the numbers are bounded. What lies outside of the file is cut to its size,
+        # which is outside as well: the header alone goes beyond it.
         yield _Entry(
-            raw_name, flags, method, compressed, size, attributes >> 16, offset, header_bytes
+            raw_name,
+            flags,
+            method,
+            min(compressed, file.size),
+            min(size, file.size if method == 0 else _LARGEST),
+            attributes >> 16,
+            min(offset, file.size),
+            _ZIP_LOCAL_BYTES + n + e,
+            extra,
         )
         position = chunk_start + after
 
 
-def _zip64_numbers(extra: bytes) -> Iterator[int]:
+def _extra_field(extra: bytes, wanted: int) -> bytes:
+    """The first extra field with this tag, b"" for none."""
     while len(extra) >= 4:
         tag, length = struct.unpack_from("<2H", extra)
-        if tag == 1:
-            body = extra[4 : 4 + length]
-            for at in range(0, len(body) - 7, 8):
-                yield int.from_bytes(body[at : at + 8], "little")
-            return
+        if tag == wanted:
+            return extra[4 : 4 + length]
         extra = extra[4 + length :]
+    return b""
+
+
+def _zip64_numbers(extra: bytes) -> Iterator[int]:
+    body = _extra_field(extra, 1)
+    for at in range(0, len(body) - 7, 8):
+        yield int.from_bytes(body[at : at + 8], "little")
 
 
 def _zip_spans(
@@ -234,8 +252,23 @@ def _overlapping(spans: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 def _zip_name(entry: _Entry) -> str:
     # As Python's zipfile reads it, or fsspec would not find the member under this name.
-    encoding = "utf-8" if entry.flags & 0x800 else "cp437"
-    return entry.raw_name.decode(encoding, "backslashreplace").split("\0", 1)[0]
+    name = shown(entry.raw_name) if entry.flags & 0x800 else entry.raw_name.decode("cp437")
+    return name.split("\0", 1)[0]
+
+
+def _true_name(entry: _Entry, name: str) -> str | None:
+    """What was zipped, where zipfile reads another `name`: UTF-8 that no flag announces."""
+    raw = entry.raw_name
+    if entry.flags & 0x800:
+        return None
+    # Info-ZIP's: a version, the checksum of the name that it replaces, and UTF-8.
+    field = _extra_field(entry.extra, 0x7075)
+    if len(field) > 5 and field[0] == 1 and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
+        raw = field[5:]
+    if not is_utf8(raw):  # text in an old code page is hardly ever UTF-8 as well
+        return None
+    true_name = raw.decode().split("\0", 1)[0]
+    return None if true_name == name else true_name
 
 
 def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
@@ -273,10 +306,13 @@ def _zip_members_without_directory(file: FileBytes, max_members: int) -> Iterato
         length = _ZIP_LOCAL_BYTES + name_bytes + extra_bytes + compressed
         if offset + length > file.size or (flags & 8 and not compressed):
             break
-        entry = _Entry(rest[:name_bytes], flags, method, compressed, size, 0, offset, 0)
+        raw_name, extra = rest[:name_bytes], rest[name_bytes:]
+        size = min(size, _LARGEST)
+        entry = _Entry(raw_name, flags, method, compressed, size, 0, offset, 0, extra)
         name = _zip_name(entry)
         if not name.endswith("/"):
-            yield Member(name, offset, length, size, *_zip_trouble(entry))
+            trouble = _zip_trouble(entry)
+            yield Member(name, offset, length, entry.size, *trouble, _true_name(entry, name))
         offset += length
     raise ImageRejected(
         ErrorCode.TRUNCATED,
