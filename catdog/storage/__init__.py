@@ -4,34 +4,31 @@ Local files and S3 behave alike behind this door: the same errors, the same retr
 promise that a file appears whole or not at all. It is the only room that knows fsspec.
 """
 
-from catdog.storage.files import (
-    PAGE_KEYS,
+from catdog.storage.failures import (
     CredentialsError,
     StorageDownError,
     blamed_on,
-    delete,
     error_code,
     error_detail,
+    rejection,
+)
+from catdog.storage.files import (
+    delete,
     exists,
     filesystem,
-    is_local,
-    join,
     list_names,
-    local_path,
     open_atomic,
     open_input,
     open_local,
     pread,
     read_bytes,
     read_range,
-    rejection,
-    s3_pages,
-    s3_range,
     size_of,
-    to_uri,
     write_atomic,
     write_new,
 )
+from catdog.storage.s3 import PAGE_KEYS, s3_pages, s3_range
+from catdog.storage.uris import is_local, join, local_path, to_uri
 
 __all__ = [
     "PAGE_KEYS",

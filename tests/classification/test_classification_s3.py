@@ -166,7 +166,7 @@ def test_throttling_costs_time_only(job, local, caplog):
 
 def throttles(job: Job, caplog: pytest.LogCaptureFixture) -> bool:
     """Whether some of many requests at once had to be repeated."""
-    with caplog.at_level(logging.DEBUG, "catdog.storage.files"), ThreadPoolExecutor(16) as pool:
+    with caplog.at_level(logging.DEBUG, "catdog.storage.failures"), ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: storage.size_of(f"{job.folder}/images/empty.jpg"), range(32)))
     return "throttled" in caplog.text
 

@@ -45,17 +45,17 @@ def _with_faults(commit):
 
 
 class _PatchStorage(importlib.abc.MetaPathFinder):
-    """Has `catdog.storage.files` come to the faults of S3 as well."""
+    """Has `catdog.storage.s3` come to the faults of S3 as well."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "catdog.storage.files":
+        if name != "catdog.storage.s3":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         load = spec.loader.exec_module
 
         def load_and_patch(module):
             load(module)
-            module._Upload._call = _with_s3_faults(module._Upload._call)
+            module.Upload._call = _with_s3_faults(module.Upload._call)
 
         spec.loader.exec_module = load_and_patch
         return spec

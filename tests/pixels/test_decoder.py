@@ -25,7 +25,7 @@ from catdog.errors import CatdogError, ImageRejected
 from catdog.inputs import PLAN_SCHEMA, SourceLimits
 from catdog.pixels import OUTCOME_SCHEMA, DecodedBatch, DecodeLimits, Decoder, Preprocessing, decode
 from catdog.pixels.child import memory_bound
-from catdog.storage.files import CredentialsError
+from catdog.storage import CredentialsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

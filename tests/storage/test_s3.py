@@ -240,8 +240,8 @@ def test_large_objects_of_unknown_size(s3):
 KILLED = """
 import os, signal, sys
 from catdog import storage
-from catdog.storage import files
-files._PART_BYTES = 5 << 20
+from catdog.storage import s3
+s3._PART_BYTES = 5 << 20
 with storage.open_atomic(sys.argv[1]) as file:
     file.write(bytes(17 << 20))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -253,7 +253,7 @@ def test_objects_appear_whole(s3, monkeypatch):
 
     Nor is it when the writer fails, or is killed with a part of it uploaded.
     """
-    monkeypatch.setattr(storage.files, "_PART_BYTES", 5 << 20)
+    monkeypatch.setattr(storage.s3, "_PART_BYTES", 5 << 20)
     for size in (0, 10, 17 << 20):
         uri = f"{s3}/{size}.bin"
         data = random.Random(size).randbytes(size)
@@ -367,7 +367,10 @@ def test_throttling_is_waited_out(s3, s3_server, caplog):
     s3_server.shell("s3.circuitBreaker -global -type Count -actions Read,Write -values 1,1 -apply")
     try:
         time.sleep(0.5)
-        with caplog.at_level(logging.DEBUG, "catdog.storage.files"), ThreadPoolExecutor(24) as pool:
+        with (
+            caplog.at_level(logging.DEBUG, "catdog.storage.failures"),
+            ThreadPoolExecutor(24) as pool,
+        ):
             read = pool.submit(lambda: results(pa.concat_tables([table] * 8), threads=24))
             list(pool.map(lambda i: storage.write_atomic(f"{s3}/w/{i}", bytes(50_000)), range(50)))
             assert [len(r) for r in read.result()] == [200_000] * 80
@@ -435,7 +438,7 @@ def test_a_dead_store_is_no_images_fault(own_server, monkeypatch):
     storage.write_atomic(uri, b"x")
     table = planned(uri)
     own_server.kill()
-    monkeypatch.setitem(storage.files._PATIENCE_S, "unreachable", 0.5)
+    monkeypatch.setitem(storage.failures.PATIENCE_S, "unreachable", 0.5)
     started = time.monotonic()
     for work in (
         lambda: results(table),
@@ -458,9 +461,7 @@ def test_forked_and_threaded(s3):
     storage.write_atomic(uri, b"x")
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: storage.read_bytes(uri, 9), range(50))) == {b"x"}
-    assert len({id(fs) for fs in storage.files._s3_instances.values()}) == len(
-        storage.files._s3_instances
-    )
+    assert len({id(fs) for fs in storage.s3._instances.values()}) == len(storage.s3._instances)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     child = context.Process(target=read_in_child, args=(uri, answers))

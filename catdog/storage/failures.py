@@ -1,0 +1,211 @@
+"""What an exception means, and how long a store that fails is asked again.
+
+No message holds a server's own words, so none can hold a secret.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import re
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from catdog.errors import CatdogError, ErrorCode, ImageRejected, UserInputError
+from catdog.storage.uris import bucket_and_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = {"throttled": 180.0, "interrupted": 60.0, "unreachable": 15.0}
+"""How long a request to a store is tried again in all, by what went wrong with it last.
+
+A store that throttles is alive and asks for patience; one that refuses connections may be
+restarting, or the endpoint is misspelt. What is not named here is not tried again. This is the one
+place that repeats a request: the libraries below are told to try once.
+"""
+
+_THROTTLED = frozenset({"SlowDown", "ServiceUnavailable", "TooManyRequests", "Throttling"})
+_THROTTLED |= {"ThrottlingException", "RequestLimitExceeded", "503", "429"}
+_MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NoSuchUpload", "404"})
+_FORBIDDEN = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "401"})
+_FORBIDDEN |= {"InvalidObjectState", "InvalidSecurity", "NotSignedUp"}
+# These are about who asks, not about what is asked for: every other request fails as well.
+_BAD_CREDENTIALS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
+_BAD_CREDENTIALS |= {"InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
+
+
+class StorageDownError(CatdogError):
+    """A store as a whole is unreachable, throttles without end or refuses the credentials."""
+
+
+class CredentialsError(StorageDownError):
+    """A store does not know the credentials, or they have expired."""
+
+
+class RangeOutsideError(OSError):
+    """A range starts at or after the end of the object; so does every range of an empty one."""
+
+
+def error_code(error: BaseException) -> ErrorCode:
+    """Why an image is rejected when reading it raised this."""
+    if isinstance(error, ImageRejected):
+        return error.code
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ErrorCode.MISSING
+    if isinstance(error, PermissionError):
+        return ErrorCode.FORBIDDEN
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EFBIG:
+        return ErrorCode.TOO_LARGE
+    if number == errno.ENODEV:
+        return ErrorCode.UNSUPPORTED
+    return ErrorCode.UNREADABLE
+
+
+def error_detail(error: BaseException) -> str:
+    """One sentence about an exception, without secrets."""
+    if isinstance(error, ImageRejected):
+        return error.detail
+    if isinstance(error, OSError) and error.args and isinstance(error.args[-1], _Sentence):
+        return str(error.args[-1])
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)}."
+    return f"Reading it failed with {type(error).__name__}."
+
+
+def rejection(error: BaseException) -> ImageRejected:
+    """The exception as the reason for rejecting one image."""
+    return ImageRejected(error_code(error), error_detail(error))
+
+
+@contextmanager
+def blamed_on(named: str) -> Iterator[None]:
+    """Where the places that a user names are looked at first: what is wrong there is the input.
+
+    Args:
+        named: the flag and its value, for the message.
+
+    Raises:
+        UserInputError: what the block wants of a place is missing, forbidden or unreadable, its
+            store refuses the credentials, or it is no URI (`to_uri`).
+    """
+    try:
+        yield
+    except CredentialsError as error:
+        raise UserInputError(f"{named}: {error}") from error
+    except OSError as error:
+        raise UserInputError(f"{named}: {error_detail(error)}") from error
+    except ValueError as error:
+        raise UserInputError(f"{named}: {error}") from error
+
+
+class _Sentence(str):
+    """A message that this module wrote itself and that holds no secret."""
+
+    __slots__ = ()
+
+
+def endless() -> OSError:
+    """A listing whose pages lead back to where it was."""
+    return OSError(errno.EIO, _Sentence("The store's listing does not come to an end."))
+
+
+def retried(uri: str, request: Callable[[], T]) -> T:
+    """What a request to a store returns, waiting out what passes.
+
+    Raises:
+        OSError: about this object, with a sentence of ours as its last argument.
+        StorageDownError: about the store.
+    """
+    started = time.monotonic()
+    delay_s = 0.1
+    while True:
+        try:
+            return request()
+        except Exception as error:
+            kind, translated = _translate(uri, error)
+            patience_s = PATIENCE_S.get(kind, 0.0)
+            if time.monotonic() + delay_s > started + patience_s:
+                raise translated from None
+            logger.debug("S3: %s, trying again in %.1f s", kind, delay_s)
+        # Jitter, or all workers come back in the same moment.
+        time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
+        delay_s = min(1.7 * delay_s, 10.0)
+
+
+def _translate(  # noqa: C901, PLR0912 - a table of what stores answer
+    uri: str, error: Exception
+) -> tuple[str, Exception]:
+    """The kind of trouble (a key of `PATIENCE_S`, or another word) and what to raise."""
+    import botocore.exceptions as boto  # type: ignore[import-untyped]
+
+    store = f"s3://{bucket_and_key(uri)[0]}"
+    # s3fs translates botocore's errors to OSError and keeps the original as the cause.
+    cause = error.__cause__ if isinstance(error.__cause__, boto.ClientError) else error
+    if isinstance(cause, boto.ClientError):
+        given = str(cause.response.get("Error", {}).get("Code", ""))
+        code = given if re.fullmatch(r"\w{1,64}", given) else "an unknown error"
+        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in _MISSING:
+            thing = "bucket" if code == "NoSuchBucket" else "object"
+            return "missing", FileNotFoundError(
+                errno.ENOENT, _Sentence(f"The {thing} does not exist ({code}).")
+            )
+        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}:
+            return "exists", FileExistsError(errno.EEXIST, _Sentence("The object exists already."))
+        if code in {"InvalidRange", "416"}:
+            return "range", RangeOutsideError(
+                errno.EINVAL, _Sentence("The range lies outside of the object.")
+            )
+        if code in _BAD_CREDENTIALS:
+            return "credentials", CredentialsError(
+                f"the store of {store} refuses the AWS credentials ({code})"
+            )
+        if code in _THROTTLED or status in {429, 503}:
+            return "throttled", StorageDownError(
+                f"the store of {store} kept throttling ({code}) for too long"
+            )
+        if code in _FORBIDDEN or status in {401, 403}:
+            return "forbidden", PermissionError(
+                errno.EACCES, _Sentence(f"The store denies access ({code}).")
+            )
+        kind = "interrupted" if status >= 500 or code == "RequestTimeout" else "refused"
+        return kind, OSError(errno.EIO, _Sentence(f"The store answered {code}."))
+    name = type(error).__name__
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return "credentials", PermissionError(
+            errno.EACCES, _Sentence("No AWS credentials are configured.")
+        )
+    if isinstance(
+        error, boto.CredentialRetrievalError | boto.TokenRetrievalError | boto.ProfileNotFound
+    ):
+        return "credentials", CredentialsError(f"AWS credentials cannot be had ({name})")
+    if isinstance(error, boto.ParamValidationError):
+        return "invalid", FileNotFoundError(
+            errno.ENOENT, _Sentence("The name of the bucket or the key is not valid.")
+        )
+    if isinstance(error, boto.ConnectionError | boto.InvalidRegionError | ConnectionRefusedError):
+        endpoint = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+        place = f" at {endpoint.netloc.rpartition('@')[2]}" if endpoint.netloc else ""
+        return "unreachable", StorageDownError(
+            f"the store of {store} is unreachable{place} ({name})"
+        )
+    if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | TimeoutError):
+        return "interrupted", StorageDownError(f"the store of {store} does not answer ({name})")
+    if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError):
+        return "refused", type(error)(error.errno, _Sentence(f"The store answered {name}."))
+    if isinstance(error, boto.BotoCoreError | ValueError):
+        return "unusable", StorageDownError(
+            f"the store of {store} cannot be used ({name}): check the AWS environment"
+        )
+    # A body that breaks off raises errors of aiohttp, of many kinds and not botocore's.
+    return "interrupted", OSError(errno.EIO, _Sentence(f"The transfer failed with {name}."))

@@ -1,0 +1,285 @@
+"""Objects in S3: ranges, listings, uploads; the one place where its and s3fs's quirks are met.
+
+Endpoint, region and credentials come from the standard AWS environment and files alone
+(`AWS_ENDPOINT_URL`, `AWS_PROFILE`, ...). Errors are those of `failures.retried`.
+"""
+
+# ruff: noqa: SLF001 - s3fs offers its single requests as `_call_s3` only
+# ruff: noqa: D102 - the methods of io do what io says
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from catdog.errors import CatdogError
+from catdog.storage.failures import RangeOutsideError, endless, retried
+from catdog.storage.uris import bucket_and_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+T = TypeVar("T")
+
+_PART_BYTES = 16 << 20  # S3 wants parts of 5 MiB to 5 GiB, 10,000 at most: 156 GiB an object
+BLOCK_BYTES = 4 << 20  # one ranged read of a sequential reader
+HEAD_BYTES = 1 << 20  # read when a file is opened: most result files have no more
+_CONNECTIONS = 64
+PAGE_KEYS = 1000  # names in a page of a listing; S3 gives no more
+_EMPTY_PAGES = 1000  # one after the other; behind many deleted objects there are some
+
+
+def s3_range(uri: str, offset: int, length: int) -> tuple[bytes, int]:
+    """A byte range of an object, and the size of the whole object. Errors as `read_range`."""
+    if length <= 0:
+        return b"", 0
+    bucket, key = bucket_and_key(uri)
+
+    async def get(fs: Any) -> tuple[bytes, int]:
+        response = await fs._call_s3(
+            "get_object", Bucket=bucket, Key=key, Range=f"bytes={offset}-{offset + length - 1}"
+        )
+        async with response["Body"] as body:
+            data = await body.read()
+        total = response.get("ContentRange", "").rpartition("/")[2]
+        return data, int(total) if total.isdigit() else len(data)
+
+    try:
+        data, total = _request(uri, get)
+    except RangeOutsideError:
+        return b"", 0
+    return data[:length], total
+
+
+def s3_pages(
+    uri_prefix: str, *, delimiter: str = "", max_keys: int | None = None
+) -> Iterator[tuple[list[tuple[str, int]], list[str]]]:
+    """Pages of a listing in the server's order: (key, size) of objects, and common prefixes.
+
+    Raises:
+        OSError: as `files.read_range`, about the bucket; or the listing does not come to an end.
+        StorageDownError: the store does not answer.
+    """
+    bucket, prefix = bucket_and_key(uri_prefix)
+    token: str | None = None
+    tokens: set[int] = set()
+    before: list[Any] = []
+    empty = 0
+    while True:
+        request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": max_keys or PAGE_KEYS}
+        if delimiter:
+            request["Delimiter"] = delimiter
+        if token:
+            request["ContinuationToken"] = token
+
+        async def page(fs: Any, request: dict[str, Any] = request) -> dict[str, Any]:
+            return cast("dict[str, Any]", await fs._call_s3("list_objects_v2", **request))
+
+        answer = _request(uri_prefix, page)
+        keys = [(item["Key"], item["Size"]) for item in answer.get("Contents", [])]
+        prefixes = [item["Prefix"] for item in answer.get("CommonPrefixes", [])]
+        empty = 0 if keys or prefixes else empty + 1
+        if before == [keys, prefixes] != [[], []] or empty > _EMPTY_PAGES:
+            raise endless()
+        before = [keys, prefixes]
+        yield keys, prefixes
+        token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+        if not token:
+            return
+        if hash(token) in tokens:  # each names another page
+            raise endless()
+        tokens.add(hash(token))
+
+
+class RangedFile(io.RawIOBase):
+    """An S3 object as a raw file: each read is one ranged request, a small file needs one in all.
+
+    Who asks for the size gets the beginning in the same answer.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._head, self._size = s3_range(uri, 0, HEAD_BYTES)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        length = min(len(view), self._size - self._position)
+        if length <= 0:
+            return 0
+        end = self._position + length
+        if end <= len(self._head):
+            data = self._head[self._position : end]
+        else:
+            data = s3_range(self._uri, self._position, length)[0]
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class Upload(io.RawIOBase):
+    """An object being written: one PUT, or a multipart upload where it outgrows one part."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._bucket, self._key = bucket_and_key(uri)
+        self._buffer = bytearray()
+        self._written = 0
+        self._upload_id: str | None = None
+        self._parts: list[dict[str, Any]] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:  # pyarrow asks
+        return self._written
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        self._buffer += view
+        self._written += len(view)
+        while len(self._buffer) >= 2 * _PART_BYTES:
+            self._send_part(bytes(self._buffer[:_PART_BYTES]))
+            del self._buffer[:_PART_BYTES]
+        return len(view)
+
+    def _call(self, method: str, **request: Any) -> dict[str, Any]:
+        async def call(fs: Any) -> dict[str, Any]:
+            answer = await fs._call_s3(method, Bucket=self._bucket, Key=self._key, **request)
+            return cast("dict[str, Any]", answer)
+
+        return _request(self._uri, call)
+
+    def _send_part(self, data: bytes) -> None:
+        if self._upload_id is None:
+            self._upload_id = self._call("create_multipart_upload")["UploadId"]
+        number = len(self._parts) + 1
+        answer = self._call("upload_part", UploadId=self._upload_id, PartNumber=number, Body=data)
+        self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+
+    def complete(self) -> None:
+        """Have the object appear."""
+        if self._upload_id is None:
+            self._call("put_object", Body=bytes(self._buffer))
+        else:
+            try:
+                if self._buffer:
+                    self._send_part(bytes(self._buffer))
+                self._call(
+                    "complete_multipart_upload",
+                    UploadId=self._upload_id,
+                    MultipartUpload={"Parts": self._parts},
+                )
+            except FileNotFoundError:
+                # A completion whose answer was lost: trying again finds no such upload.
+                if s3_range(self._uri, 0, 1)[1] != self._written:
+                    raise
+            except BaseException:
+                self.abort()
+                raise
+        self._buffer = bytearray()
+        self.close()
+
+    def put_new(self, data: bytes) -> None:
+        """Raises FileExistsError where there is an object."""
+        self._call("put_object", Body=data, IfNoneMatch="*")
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        if self._upload_id is not None:
+            with suppress(OSError, CatdogError):  # the first error is the one to tell
+                self._call("abort_multipart_upload", UploadId=self._upload_id)
+        self._upload_id = None
+        self._buffer = bytearray()
+        self.close()
+
+
+def delete_object(uri: str) -> None:
+    """Delete an object; nothing happens where there is none."""
+    bucket, key = bucket_and_key(uri)
+
+    async def remove(fs: Any) -> None:
+        await fs._call_s3("delete_object", Bucket=bucket, Key=key)
+
+    with suppress(FileNotFoundError):
+        _request(uri, remove)
+
+
+_lock = threading.Lock()
+_instances: dict[tuple[int, int], Any] = {}
+
+
+def _renew_after_fork() -> None:
+    # The lock may be held by a thread that a forked child has not. The parent's instances must
+    # stay alive there, unused: closing them would take their sockets out of the epoll that the
+    # child shares with its parent, whose requests then hang until they time out.
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
+
+
+def client() -> Any:
+    """The process's S3 filesystem, shared by all threads.
+
+    fsspec's own cache makes one for each thread, each with its own connections and its own
+    reading of the credentials; one serves all, since every request runs on fsspec's loop thread.
+    """
+    settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    identity = (os.getpid(), hash(settings))
+    fs = _instances.get(identity)
+    if fs is not None:
+        return fs
+    with _lock:
+        if identity not in _instances:
+            import s3fs
+
+            fs = s3fs.S3FileSystem(
+                anon=False,
+                use_listings_cache=False,  # a stale listing would lose part files
+                skip_instance_cache=True,
+                default_block_size=BLOCK_BYTES,
+                # As GDAL has it: who asks pays for what comes.
+                requester_pays=os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester",
+                config_kwargs={
+                    "max_pool_connections": _CONNECTIONS,
+                    "connect_timeout": 5,
+                    "read_timeout": 60,
+                    "retries": {"total_max_attempts": 1},  # `failures.retried` is the policy
+                    # Checksums that other stores than AWS do not know, unless asked for.
+                    "request_checksum_calculation": "when_required",
+                    "response_checksum_validation": "when_required",
+                },
+            )
+            fs.retries = 1  # likewise
+            _instances[identity] = fs
+        return _instances[identity]
+
+
+def _request(uri: str, operation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Run an S3 request on fsspec's loop, again where that helps (`failures.retried`)."""
+    import fsspec.asyn
+
+    def once() -> T:
+        fs = client()
+        return cast("T", fsspec.asyn.sync(fs.loop, operation, fs))
+
+    return retried(uri, once)

@@ -1,0 +1,56 @@
+"""What a URI is: `file:///absolute/path` or `s3://bucket/key`, raw.
+
+Nothing in it is percent-encoded, and `#`, `?` and `%` are plain characters.
+"""
+
+# ruff: noqa: PTH100 - paths are strings here, like URIs
+
+from __future__ import annotations
+
+import os
+import re
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
+
+
+def to_uri(path_or_uri: str) -> str:
+    """The canonical URI of a local path (absolute or relative), `file://` or `s3://` URI.
+
+    Raises:
+        ValueError: another scheme, or an `s3://` URI without a bucket or with credentials in it.
+    """
+    scheme, separator, rest = path_or_uri.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return "file://" + os.path.abspath(path_or_uri)
+    scheme = scheme.lower()
+    if scheme in {"file", "local"}:
+        return "file://" + os.path.abspath("/" + rest.removeprefix("localhost/").lstrip("/"))
+    if scheme in {"s3", "s3a", "s3n"}:
+        bucket, _, key = rest.partition("/")
+        if "@" in bucket:
+            raise ValueError("an s3:// URI holds no credentials; set them in the environment")
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError("an s3:// URI names a bucket: s3://bucket/key")
+        return f"s3://{bucket}/{key}"
+    raise ValueError(f"{scheme}:// is not supported; local paths, file:// and s3:// are")
+
+
+def is_local(uri: str) -> bool:
+    """Whether the canonical URI is of a local file."""
+    return uri.startswith("file://")
+
+
+def local_path(uri: str) -> str:
+    """The absolute local path of a canonical `file://` URI."""
+    return uri[len("file://") :]
+
+
+def join(uri: str, *names: str) -> str:
+    """The URI of something below a folder's URI."""
+    return "/".join([uri.rstrip("/") if uri != "file:///" else "file://", *names])
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """Bucket and key of a canonical `s3://` URI."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key

@@ -1,0 +1,109 @@
+"""S3 servers that answer oddly, which a sound one cannot be made to do."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from catdog import storage
+
+PAGE = (
+    '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    "<Name>b</Name><IsTruncated>true</IsTruncated>"
+    "<NextContinuationToken>{token}</NextContinuationToken>{keys}</ListBucketResult>"
+)
+
+
+class OddStore(BaseHTTPRequestHandler):
+    """Answers each listing by the server's `page` function, and keeps the headers it was sent."""
+
+    def do_GET(self):
+        """A page."""
+        self.server.seen.append(dict(self.headers))
+        query = parse_qs(urlsplit(self.path).query)
+        body = self.server.page(query.get("continuation-token", [""])[0]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        """Nothing is logged."""
+
+
+@pytest.fixture
+def odd_store(monkeypatch):
+    """A server on this machine that the AWS environment points to."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OddStore)
+    server.seen = []
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def contents(*names):
+    return "".join(f"<Contents><Key>{n}</Key><Size>1</Size></Contents>" for n in names)
+
+
+def same_token(count):
+    return lambda _: PAGE.format(token="t", keys=contents(f"{next(count)}.jpg"))
+
+
+def tokens_in_turn(count):
+    return lambda token: PAGE.format(
+        token="b" if token == "a" else "a", keys=contents(f"{next(count)}.jpg")
+    )
+
+
+def same_page(count):
+    return lambda _: PAGE.format(token=f"t{next(count)}", keys=contents("1.jpg", "2.jpg"))
+
+
+def nothing(count):
+    return lambda _: PAGE.format(token=f"t{next(count)}", keys="")
+
+
+@pytest.mark.parametrize("pages", [same_token, tokens_in_turn, same_page, nothing])
+def test_a_listing_without_end_ends(odd_store, pages, monkeypatch):
+    """One token for ever, two in turn, one page under new tokens, empty pages: an error, soon."""
+    monkeypatch.setattr(storage.s3, "_EMPTY_PAGES", 20)
+    odd_store.page = pages(itertools.count())
+    with pytest.raises(OSError, match="does not come to an end"):
+        list(storage.s3_pages("s3://bucket/x/"))
+    assert len(odd_store.seen) <= 22
+
+
+@pytest.mark.parametrize("payer", ["requester", None])
+def test_who_asks_may_pay(odd_store, monkeypatch, payer):
+    """AWS_REQUEST_PAYER=requester is said with each request, and otherwise nothing is."""
+    odd_store.page = lambda _: PAGE.format(token="", keys=contents("1.jpg"))
+    if payer:
+        monkeypatch.setenv("AWS_REQUEST_PAYER", payer)
+    assert next(storage.s3_pages("s3://bucket/x/"))[0] == [("1.jpg", 1)]
+    assert odd_store.seen[0].get("x-amz-request-payer") == payer
+
+
+def test_a_whole_file_takes_no_more_memory_than_it_has(tmp_path):
+    """A limit above the memory that a process may have is no reason to refuse a small file."""
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    code = (
+        "import resource, sys; from catdog import storage\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "print(len(storage.read_bytes('file://' + sys.argv[1], 8 << 30)))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "small")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1000\n"
