@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 import os
-import queue
 import re
 import stat
-import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from catdog import storage
+from catdog.ahead import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -223,75 +222,56 @@ def may_hold(parts: list[str], folder: str) -> bool:
     return all(re.fullmatch(glob_regex(p), n) for p, n in zip(parts, names, strict=False))
 
 
-_END = object()
-
-
-def in_order(  # noqa: C901 - both ends of its queues
-    works: Iterator[T | Callable[[], Iterator[T]]],
-) -> Generator[T, None, None]:
+def in_order(works: Iterator[T | Callable[[], Iterator[T]]]) -> Generator[T, None, None]:
     """What the works give, one work after the other, while the next ones run in threads.
 
     Each of these keeps at most two items that were not asked for yet.
     """
-    stop = threading.Event()
+    # What is to be given next, first: items, and works that run.
+    waiting: deque[T | _Running[T]] = deque()
+    running = 0
 
-    def put(items: queue.Queue[Any], item: Any) -> None:
-        while not stop.is_set():
-            try:
-                items.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-        raise _StoppedError
-
-    def run(work: Callable[[], Iterator[Any]], items: queue.Queue[Any]) -> None:
-        try:
-            for item in work():
-                put(items, item)
-            put(items, _END)
-        except _StoppedError:
-            pass
-        except BaseException as error:
-            with suppress(_StoppedError):
-                put(items, error)
-
-    waiting: deque[Any] = deque()
-    threads = 0
-
-    def first() -> Iterator[Any]:
-        nonlocal threads
-        items = waiting.popleft()
-        if not isinstance(items, queue.Queue):
-            yield items
-            return
-        while (item := items.get()) is not _END:
-            if isinstance(item, BaseException):
-                raise item
+    def first() -> Iterator[T]:
+        nonlocal running
+        item = waiting.popleft()
+        if not isinstance(item, _Running):
             yield item
-        threads -= 1
+            return
+        with item.end:
+            yield from item.items
+        running -= 1
 
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="catdog-list")
     try:
         for work in works:
             if callable(work):
-                items: queue.Queue[Any] = queue.Queue(maxsize=2)
-                pool.submit(run, work, items)
-                waiting.append(items)
-                threads += 1
+                waiting.append(_start(work))
+                running += 1
             else:
                 waiting.append(work)
             while waiting and (
-                threads >= THREADS
+                running >= THREADS
                 or len(waiting) >= 4 * THREADS
-                or not isinstance(waiting[0], queue.Queue)
+                or not isinstance(waiting[0], _Running)
             ):
                 yield from first()
         while waiting:
             yield from first()
     finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for item in waiting:
+            if isinstance(item, _Running):
+                item.end.close()
 
 
-class _StoppedError(Exception):
-    """Nobody wants the rest."""
+class _Running(NamedTuple, Generic[T]):
+    """A work in its thread."""
+
+    items: Iterator[T]
+    end: ExitStack  # of the thread
+
+
+def _start(work: Callable[[], Iterator[T]]) -> _Running[T]:
+    end = ExitStack()
+    # The thread calls it, too: what a work does first may take long.
+    items = (item for begun in (work,) for item in begun())
+    ahead = end.enter_context(read_ahead(items, 2, name="catdog-list"))
+    return _Running(cast("Iterator[T]", ahead), end)  # none of them is `NothingYet`

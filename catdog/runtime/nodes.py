@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import socket
-import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from catdog.ahead import NothingYet, read_ahead
 from catdog.errors import CatdogError, UserInputError
 
 if TYPE_CHECKING:
@@ -258,28 +257,13 @@ def watched(batches: Iterator[T], watch: NodeWatch) -> Iterator[T]:
     Raises:
         CatdogError: by `watch`; or whatever the job raises.
     """
-    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            for batch in batches:
-                ready.put(("batch", batch))
-            ready.put(("end", None))
-        except BaseException as error:
-            ready.put(("error", error))
-
-    threading.Thread(target=read, name="ray-data", daemon=True).start()
-    while True:
-        try:
-            kind, value = ready.get(timeout=1.0)
-        except queue.Empty:
-            watch.check()
-            continue
-        if kind == "error":
-            raise value
-        if kind == "end":
-            return
-        yield value
+    # A job that waits for nodes ends when Ray is shut down, and no sooner: its thread likewise.
+    with read_ahead(batches, 64, name="catdog-ray-data", every_s=1.0, patience_s=0.0) as ahead:
+        for batch in ahead:
+            if isinstance(batch, NothingYet):
+                watch.check()
+            else:
+                yield batch
 
 
 def beside_driver() -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from catdog.ahead import NothingYet, read_ahead
 from catdog.errors import CatdogError
 from catdog.pixels import DecodeEntries, as_pixels
 from catdog.runtime import nodes, ray_quirks
@@ -157,25 +156,10 @@ def _told(work: Callable[[], Any], tally: Any) -> Iterator[Any]:
     """Yields how much of `work` is done as long as it goes on, then its result."""
     import ray
 
-    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put((work(), None))
-        except BaseException as error:
-            outcome.put((None, error))
-
-    threading.Thread(target=run, name="decoding", daemon=True).start()
-    while True:
-        try:
-            result, error = outcome.get(timeout=_TELL_EVERY_S)
-        except queue.Empty:
-            yield ray.get(tally.count.remote())
-            continue
-        if error is not None:
-            raise error
-        yield result
-        return
+    once = (work() for _ in range(1))
+    with read_ahead(once, 1, name="catdog-decoding", every_s=_TELL_EVERY_S, patience_s=0.0) as done:
+        for result in done:
+            yield ray.get(tally.count.remote()) if isinstance(result, NothingYet) else result
 
 
 class _Count(NamedTuple):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from catdog.ahead import NothingYet, read_ahead
 from catdog.errors import CatdogError
 from catdog.model import folders
 from catdog.runtime import nodes, ray_quirks, tensorflow_quirks
@@ -17,7 +16,7 @@ from catdog.training.config import best_row
 from catdog.training.worker import TEMPERATURE_FILE, train_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from catdog.observer import Observer
     from catdog.training.config import TrainConfig
@@ -69,34 +68,26 @@ def fit(
         "use_gpu": use_gpu,
     }
     trainer = _trainer(config, output, loop, workers, use_gpu=use_gpu)
-    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put(trainer.fit())
-        except Exception as error:
-            outcome.put(error)
-
-    thread = threading.Thread(target=run, name="trainer", daemon=True)
-    thread.start()
     watch = nodes.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
     shown = 0
-    while True:
-        thread.join(timeout=_POLL_S)
-        ended = not thread.is_alive()
-        check()
-        watch.check()  # Ray Train waits for nodes without end
-        state = ray.get(board.state.remote())
-        for row in state.history[shown:]:
-            observer.epoch(row, best=row is best_row(state.history, config.monitor))
-        if len(state.history) > shown:
-            shown = len(state.history)
-            records.write_metrics(output, state.history)
-        if ended:
-            break
-        if state.progress is not None:
-            observer.steps(*state.progress)
-    result = outcome.get()
+    with read_ahead(
+        _outcome(trainer), 1, name="catdog-trainer", every_s=_POLL_S, patience_s=0.0
+    ) as fit:
+        result: Any = None
+        for came in fit:
+            check()
+            watch.check()  # Ray Train waits for nodes without end
+            state = ray.get(board.state.remote())
+            for row in state.history[shown:]:
+                observer.epoch(row, best=row is best_row(state.history, config.monitor))
+            if len(state.history) > shown:
+                shown = len(state.history)
+                records.write_metrics(output, state.history)
+            if not isinstance(came, NothingYet):
+                result = came
+                break
+            if state.progress is not None:
+                observer.steps(*state.progress)
     if isinstance(result, Exception):
         raise CatdogError(f"training failed: {ray_quirks.root_cause(result)}") from result
     with result.checkpoint.as_directory() as folder:
@@ -106,6 +97,14 @@ def fit(
         }
         temperature = json.loads((Path(folder) / TEMPERATURE_FILE).read_text())
     return Fitted(tuple(state.history), files, temperature)
+
+
+def _outcome(trainer: Any) -> Iterator[Any]:
+    """What training ends with: its result, or why it failed."""
+    try:
+        yield trainer.fit()
+    except Exception as error:
+        yield error
 
 
 def _trainer(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from catdog.ahead import read_ahead
 from catdog.pixels import as_pixels
 
 if TYPE_CHECKING:
@@ -78,38 +77,5 @@ def read(
             random = (randomness(batch),) if randomness else ()
             yield pixels, classes, batch.weights, np.float32(batch.total), *random
 
-    return _read_ahead(arrays())
-
-
-def _read_ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
-    ready: queue.Queue[Any] = queue.Queue(maxsize=_BATCHES_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: Any) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return
-
-    def fill() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+    with read_ahead(arrays(), _BATCHES_AHEAD, name="catdog-batches") as ahead:
+        yield from cast("Iterator[tuple[Any, ...]]", ahead)  # none of them is `NothingYet`

@@ -84,7 +84,7 @@ class FileBytes:
             os.close(self._descriptor)
             self._descriptor = -1
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(cancel_futures=True)
         self._ahead = None
 
     def reaches(self, offset: int) -> bool:
