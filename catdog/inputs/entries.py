@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
+
+from catdog import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _FIELDS: list[pa.Field[Any]] = [
     pa.field("uri", pa.string(), nullable=False),
@@ -20,6 +26,7 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("error_detail", pa.string()),
 ]
 PLAN_SCHEMA = pa.schema(_FIELDS)
+BATCH_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -37,3 +44,67 @@ class SourceLimits:
 
     bytes_in_flight: int = 256 << 20
     """Bytes read ahead of the consumer, together; one image may exceed it alone."""
+
+
+class Row(NamedTuple):
+    """One entry; the fields of PLAN_SCHEMA."""
+
+    uri: str
+    name: str
+    label: str | None = None
+    container: str | None = None
+    offset: int | None = None
+    length: int | None = None
+    size: int | None = None
+    codec: str | None = "file"
+    error: str | None = None
+    error_detail: str | None = None
+
+
+# What an input turns into: rows, or work that gives rows and can be done ahead of its turn.
+Work: TypeAlias = "pa.RecordBatch | Callable[[], Iterator[pa.RecordBatch]]"
+
+
+def to_batch(rows: list[Row]) -> pa.RecordBatch:
+    """The rows with PLAN_SCHEMA."""
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, PLAN_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=PLAN_SCHEMA)
+
+
+def error_row(uri: str, name: str, error: Exception) -> Row:
+    """The row of something that cannot be read."""
+    code, detail = storage.error_code(error).value, storage.error_detail(error)
+    return Row(uri, name, None, error=code, error_detail=detail)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name from the system or a file is valid UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    r"""A file name with the bytes that are no UTF-8 as `\\xNN`."""
+    return name if is_text(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def rebatched(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of 10,000, however small or large they come."""
+    kept: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        kept.append(batch)
+        count += batch.num_rows
+        if count >= BATCH_ROWS:
+            table = pa.Table.from_batches(kept).combine_chunks()
+            whole = count - count % BATCH_ROWS
+            yield from table.slice(0, whole).to_batches(max_chunksize=BATCH_ROWS)
+            # Copied, or the small rest would keep the large buffers alive.
+            kept = table.slice(whole).combine_chunks().to_batches()
+            count -= whole
+    if count:
+        yield from pa.Table.from_batches(kept).combine_chunks().to_batches()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from catdog import storage
 from catdog.ahead import read_ahead
+from catdog.inputs.names import is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 THREADS = 16  # listing and indexing at once: these wait for a disk or a network
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a path has a part that starts with `.`, or is what macOS puts into archives."""
-    if "/." not in "/" + name and "__MACOSX" not in name:
-        return False
-    parts = name.split("/")
-    return any(p == "__MACOSX" or (p[:1] == "." and p not in {".", ".."}) for p in parts)
 
 
 class Found(NamedTuple):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics
 
+from catdog import inputs as sources
 from catdog import storage
 from catdog.cli import commands as cli
 from catdog.cli import summaries
@@ -24,7 +25,6 @@ from catdog.evaluation.job import (
     lowest_threshold,
     wilson_interval,
 )
-from catdog.inputs import listing as sources
 
 
 @pytest.fixture(scope="module")

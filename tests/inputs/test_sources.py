@@ -16,7 +16,7 @@ import pytest
 
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
-from catdog.inputs import listing as sources
+from catdog.inputs import entries as plan_entries
 
 LIMITS = SourceLimits()
 
@@ -415,7 +415,7 @@ def test_giving_up_early_ends_the_threads(tmp_path):
 
 def test_batches_are_of_bounded_size(tmp_path, monkeypatch):
     """However rows come, batches hold as many as they may, and nothing is lost between them."""
-    monkeypatch.setattr(sources, "_BATCH_ROWS", 64)
+    monkeypatch.setattr(plan_entries, "BATCH_ROWS", 64)
     make(tmp_path, *(f"{i % 5}/{i}.jpg" for i in range(300)))
     for k in range(3):
         make_zip(tmp_path / f"{k}.zip", {f"{k}/{i}.jpg": b"x" for i in range(70)})

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks import fuzz
+from catdog import inputs as sources
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs import listing as sources
 from catdog.pixels import DecodeLimits, Decoder, Preprocessing, decode
 
 ODD_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "odd-images.tar"

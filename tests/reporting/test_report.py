@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from catdog import inputs as sources
 from catdog import storage
 from catdog.cli.commands import main
 from catdog.errors import CatdogError, ImageRejected, UserInputError
 from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import EvaluateConfig
 from catdog.inputs import SourceLimits, read_images
-from catdog.inputs import listing as sources
 from catdog.pixels import OUTCOME_SCHEMA, DecodeLimits, Preprocessing, decode
 from catdog.reporting import page as report
 from catdog.reporting.page import ReportConfig

@@ -13,9 +13,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from catdog import inputs as sources
 from catdog import storage
 from catdog.errors import CatdogError
-from catdog.inputs import listing as sources
 from catdog.pixels import OUTCOME_SCHEMA
 from catdog.results import part_files, plans
 

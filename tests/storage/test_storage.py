@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def test_import_is_light():
     """Importing sources and storage loads neither S3's client nor Ray nor TensorFlow."""
-    code = "import catdog.inputs.listing, sys; print(*sys.modules)"
+    code = "import catdog.inputs, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert not loaded & {"s3fs", "aiobotocore", "botocore", "fsspec", "ray", "tensorflow", "PIL"}

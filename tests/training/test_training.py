@@ -19,10 +19,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from catdog import inputs as sources
 from catdog import storage
 from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import SourceLimits
-from catdog.inputs import listing as sources
 from catdog.pixels import DecodeLimits, decode
 from catdog.pixels.ray_stage import DecodeEntries
 from catdog.runtime import tensorflow_quirks

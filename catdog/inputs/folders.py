@@ -1,0 +1,132 @@
+"""Folders, S3 prefixes and globs as inputs: the rows of what a walk finds."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from catdog import storage
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs import walking
+from catdog.inputs.entries import (
+    BATCH_ROWS,
+    Row,
+    SourceLimits,
+    Work,
+    error_row,
+    is_text,
+    shown,
+    to_batch,
+)
+from catdog.inputs.members import Archive
+from catdog.inputs.names import ALL_ARCHIVES, label_of, skipped_as
+from catdog.inputs.skipped import Skips
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_WILD = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder or S3 prefix as an input, read recursively."""
+
+    uri: str
+    limits: SourceLimits
+    skips: Skips
+
+    def works(self) -> Iterator[Work]:
+        """Rows, and the archives among them."""
+        base = self.uri if self.uri.endswith("/") else self.uri + "/"
+        return _walked(base, walking.walk(base), self.limits, self.skips)
+
+
+def is_glob(text: str) -> bool:
+    """Whether a name holds what a glob gives a meaning."""
+    return _WILD.search(text) is not None
+
+
+class Glob:
+    """A glob as an input.
+
+    Raises:
+        FileNotFoundError: the folder before the first wildcard does not exist.
+        ValueError: the bucket's name holds a wildcard.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        limits: SourceLimits,
+        skips: Skips,
+        open_table: Callable[[str], Iterator[Work]],
+    ) -> None:
+        self._limits, self._skips, self._open_table = limits, skips, open_table
+        scheme, _, path = uri.partition("://")
+        wild = _WILD.search(path)
+        start = path.rfind("/", 0, wild.start() if wild else 0) + 1
+        self._base, self._pattern = f"{scheme}://{path[:start]}", path[start:]
+        if scheme == "s3" and start == 0:
+            raise ValueError("a bucket's name cannot hold a wildcard")
+        if storage.is_local(self._base):
+            folder, _ = walking.look(self._base, as_folder=True)
+            if not folder:
+                raise FileNotFoundError
+
+    def works(self) -> Iterator[Work]:
+        """What the files and folders that match give."""
+        wanted = re.compile(walking.glob_regex(self._pattern))
+        literal = _WILD.split(self._pattern)[0]
+        parts = self._pattern.split("/")
+        enter = None if "**" in self._pattern else partial(walking.may_hold, parts)
+        pages = (
+            [found for found in page if wanted.fullmatch(found.name)]
+            for page in walking.walk(self._base, literal, enter)
+        )
+        # `tables/*.parquet` names tables as explicitly as `tables/a.parquet` does.
+        if self._pattern.lower().endswith((".txt", ".csv", ".parquet")):
+            return self._tables(pages)
+        return _walked(self._base, pages, self._limits, self._skips)
+
+    def _tables(self, pages: Iterable[list[walking.Found]]) -> Iterator[Work]:
+        for page in pages:
+            for found in page:
+                if found.error is None:
+                    yield from self._open_table(self._base + found.name)
+                else:
+                    uri, name = shown(self._base + found.name), shown(found.name)
+                    yield to_batch([error_row(uri, name, found.error)])
+
+
+def _walked(
+    base: str, pages: Iterable[list[walking.Found]], limits: SourceLimits, skips: Skips
+) -> Iterator[Work]:
+    """Rows and archives of a walk below `base`, which ends with `/`."""
+    rows: list[Row] = []
+    for page in pages:
+        for found in page:
+            name = found.name
+            uri = base + name
+            error = found.error
+            if error is None and not (name.isascii() or is_text(name)):
+                error = ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
+            if error is not None:
+                rows.append(error_row(shown(uri), shown(name), error))
+            elif name.lower().endswith(ALL_ARCHIVES):
+                if rows:
+                    yield to_batch(rows)
+                    rows = []
+                yield Archive(uri, posixpath.dirname(name), None, limits, skips).rows
+            elif (kind := skipped_as(name)) is not None:
+                skips.add(kind)
+            else:
+                rows.append(Row(uri, name, label_of(name), size=found.size))
+        if len(rows) >= BATCH_ROWS:
+            yield to_batch(rows)
+            rows = []
+    if rows:
+        yield to_batch(rows)

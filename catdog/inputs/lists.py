@@ -1,0 +1,176 @@
+"""Lists and tables of URIs as inputs: the rows of what their lines and rows name."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from catdog import storage
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs import archives
+from catdog.inputs.entries import (
+    BATCH_ROWS,
+    PLAN_SCHEMA,
+    Row,
+    SourceLimits,
+    Work,
+    error_row,
+    is_text,
+    shown,
+    to_batch,
+)
+from catdog.inputs.folders import Folder
+from catdog.inputs.members import (
+    Archive,
+    SharedFolder,
+    archive_members,
+    may_be_image,
+    member_parts,
+    member_row,
+)
+from catdog.inputs.names import ARCHIVES, label_of, located, relative
+from catdog.inputs.skipped import Skips
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from catdog.inputs.tables import Entries
+
+_CHAINED = re.compile(r"(zip|tar|parquet)://(.*)::(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class EntryList:
+    """A list, or a table of URIs, as an input.
+
+    Attributes:
+        uri: of the list.
+        entries: what it names.
+        reader: turns an entry into rows.
+    """
+
+    uri: str
+    entries: Entries
+    reader: EntryReader
+
+    def works(self) -> Iterator[Work]:
+        """Rows, and the folders and archives among them."""
+        folder = self.uri.rpartition("/")[0] + "/"
+        rows: list[Row] = []
+        for entry in self.entries:
+            if isinstance(entry, Exception):
+                work: Work | Row = error_row(self.uri, posixpath.basename(self.uri), entry)
+            else:
+                work = self.reader.read(entry[0], folder, entry[1])
+            if isinstance(work, Row):
+                rows.append(work)
+            if len(rows) >= BATCH_ROWS or (rows and not isinstance(work, Row)):
+                yield to_batch(rows)
+                rows = []
+            if not isinstance(work, Row):
+                yield work
+        if rows:
+            yield to_batch(rows)
+
+
+class EntryReader:
+    """Turns paths, URIs and chained URIs into rows; one for all lists of a listing."""
+
+    def __init__(self, limits: SourceLimits, skips: Skips) -> None:
+        self._limits, self._skips = limits, skips
+        self._members = _ChainedMembers(limits)
+
+    def read(self, text: str, folder: str, label: str | None) -> Row | Work:
+        """The row of one entry, or the work that gives its rows.
+
+        Args:
+            text: a path, URI or chained URI.
+            folder: the URI that relative paths start from, with a final `/`; "" for the current one.
+            label: overrides the folder's name.
+        """
+        try:
+            if not is_text(text) or "\0" in text:
+                raise ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
+            chained = _CHAINED.fullmatch(text)
+            if chained:
+                return self._members.row(chained[1], chained[2], located(chained[3], folder), label)
+            uri = located(text, folder)
+        except (ValueError, ImageRejected) as error:
+            if isinstance(error, ValueError):
+                error = ImageRejected(ErrorCode.UNSUPPORTED, f"{error}.")
+            return error_row(shown(text), shown(text), error)
+        name, named_label = relative(uri, folder)
+        if text.endswith("/"):
+            return partial(self._folder, uri, label)
+        if uri.lower().endswith(tuple(ARCHIVES)):
+            prefix = posixpath.dirname(name)
+            return Archive(uri, prefix, label, self._limits, self._skips).rows
+        return Row(uri, name, named_label if label is None else label)
+
+    def _folder(self, uri: str, label: str | None) -> Iterator[pa.RecordBatch]:
+        try:
+            for work in Folder(uri, self._limits, self._skips).works():
+                for each in [work] if isinstance(work, pa.RecordBatch) else work():
+                    if label is None:
+                        yield each
+                    else:
+                        labels = pa.array([label] * each.num_rows, pa.string())
+                        yield each.set_column(2, PLAN_SCHEMA.field("label"), labels)
+        except OSError as error:
+            yield to_batch([error_row(uri, posixpath.basename(uri.rstrip("/")), error)])
+
+
+class _ChainedMembers:
+    """Archives that entries in the chained form point into, the last two at hand."""
+
+    def __init__(self, limits: SourceLimits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        # Members by name, the root, and the reason why another name is not among them.
+        self._archives: OrderedDict[str, tuple[dict[str, archives.Member], str, ImageRejected]]
+        self._archives = OrderedDict()
+
+    def row(self, scheme: str, member: str, container: str, label: str | None) -> Row:
+        """The row of one member of an archive, or of one row of a Parquet table.
+
+        Raises:
+            ValueError: it names a table's row otherwise than by its number.
+        """
+        uri = f"{scheme}://{member}::{container}"
+        if scheme == "parquet":
+            if not re.fullmatch(r"[0-9]{1,18}", member):
+                raise ValueError("a row of a table is parquet://ROW::table")
+            return Row(uri, member, label, container, int(member), codec="row")
+        with self._lock:
+            if container not in self._archives:
+                while len(self._archives) >= 2:
+                    self._archives.popitem(last=False)
+                self._archives[container] = self._index(container)
+            members, root, broken = self._archives[container]
+        if member not in members:
+            return error_row(uri, member, broken)
+        parts = member_parts(container, members[member])
+        row = member_row(container, "", label, members[member], parts)
+        name = row.name.removeprefix(root)
+        return row._replace(name=name, label=label_of(name) if label is None else label)
+
+    def _index(self, container: str) -> tuple[dict[str, archives.Member], str, ImageRejected]:
+        members: dict[str, archives.Member] = {}
+        shared = SharedFolder()
+        broken = ImageRejected(ErrorCode.MISSING, "The archive has no such member.")
+        try:
+            for found in archive_members(container, self._limits):
+                members[found.name] = found
+                parts = member_parts(container, found)
+                if may_be_image(parts):
+                    shared.add(parts[:-1])
+        except (ImageRejected, OSError) as error:
+            broken = storage.rejection(error)
+        return members, shared.root, broken

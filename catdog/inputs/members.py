@@ -1,0 +1,203 @@
+"""An archive as an input: the rows of its members."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from catdog.errors import ErrorCode, ImageRejected, reading
+from catdog.inputs import archives
+from catdog.inputs.entries import (
+    BATCH_ROWS,
+    PLAN_SCHEMA,
+    Row,
+    SourceLimits,
+    Work,
+    error_row,
+    to_batch,
+)
+from catdog.inputs.names import (
+    ALL_ARCHIVES,
+    archive_codec,
+    is_hidden,
+    is_plainly_other,
+    label_of,
+    skipped_as,
+)
+from catdog.inputs.skipped import Skips
+from catdog.inputs.unique import Spill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive as an input.
+
+    Attributes:
+        uri: of the archive.
+        prefix: the folder that the members' names are put under, "" for none.
+        label: of all its members, instead of their folders' names.
+        limits: what it may cost.
+        skips: counts its members that are no images.
+    """
+
+    uri: str
+    prefix: str
+    label: str | None
+    limits: SourceLimits
+    skips: Skips
+
+    def works(self) -> Iterator[Work]:
+        """One work."""
+        yield self.rows
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """Rows of the members, and one for the archive itself where it is broken."""
+        with Spill() as spill:
+            rows: list[Row] = []
+            shared = SharedFolder()
+            try:
+                for member in archive_members(self.uri, self.limits):
+                    parts = member_parts(self.uri, member)
+                    if not parts or is_hidden("/".join(parts)):
+                        continue
+                    if (kind := skipped_as(parts[-1])) is not None:
+                        self.skips.add(kind)
+                        continue
+                    shared.add(parts[:-1])
+                    rows.append(member_row(self.uri, self.prefix, self.label, member, parts))
+                    if len(rows) >= BATCH_ROWS:
+                        spill.add(to_batch(rows))
+                        rows = []
+            except (ImageRejected, OSError) as error:
+                name = posixpath.join(self.prefix, posixpath.basename(self.uri))
+                rows.append(error_row(self.uri, name, error))
+            if rows:
+                spill.add(to_batch(rows))
+            for each in spill.batches():
+                root = shared.root
+                yield from_root(each, self.prefix, root, self.label) if root else each
+
+
+class SharedFolder:
+    """The folders that all images of an archive lie in."""
+
+    def __init__(self) -> None:
+        self._shared: list[str] | None = None
+        self._fewest = 0
+
+    def add(self, folders: list[str]) -> None:
+        """One more image, which lies in these folders."""
+        if self._shared is None:
+            self._shared, self._fewest = folders, len(folders)
+            return
+        self._fewest = min(self._fewest, len(folders))
+        if folders[: len(self._shared)] != self._shared:
+            pairs = zip(self._shared, folders, strict=False)
+            same = next((at for at, (one, two) in enumerate(pairs) if one != two), self._fewest)
+            self._shared = self._shared[:same]
+
+    @property
+    def root(self) -> str:
+        """What all names start with and should not, with a final `/`; "" for nothing.
+
+        Where an image lies right in the innermost shared folder, that is a class and no wrapper.
+        """
+        shared = self._shared or []
+        wraps = len(shared) < self._fewest and ".." not in shared
+        return "/".join([*shared, ""]) if wraps else ""
+
+
+def from_root(rows: pa.RecordBatch, prefix: str, root: str, label: str | None) -> pa.RecordBatch:
+    """The rows of an archive, the images' names and labels without its root.
+
+    Args:
+        rows: PLAN_SCHEMA.
+        prefix: what the names start with before the root, without a final `/`.
+        root: with a final `/`.
+        label: of all rows, or None.
+    """
+    start = posixpath.join(prefix, root)
+    names, labels = rows.column("name").to_pylist(), rows.column("label").to_pylist()
+    for at, name in enumerate(names):
+        if name.startswith(start):  # else it is the archive itself
+            names[at] = posixpath.join(prefix, name[len(start) :])
+            labels[at] = label_of(names[at]) if label is None else label
+    columns = dict(zip(PLAN_SCHEMA.names, rows.columns, strict=True))
+    columns |= {"name": pa.array(names, pa.string()), "label": pa.array(labels, pa.string())}
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=PLAN_SCHEMA)
+
+
+def may_be_image(parts: list[str]) -> bool:
+    """Whether a member, by the parts of its name, is planned when its archive is."""
+    return bool(parts) and not is_hidden("/".join(parts)) and not is_plainly_other(parts[-1])
+
+
+def member_parts(uri: str, member: archives.Member) -> list[str]:
+    """The folders and the file of a member's name; nothing for a folder."""
+    name = member.true_name or member.name
+    if uri.lower().endswith(".zip"):
+        name = name.replace("\\", "/")  # some archives made on Windows
+        if name.endswith("/"):
+            return []
+    return [part for part in name.split("/") if part not in {"", "."}]
+
+
+def member_row(
+    uri: str, prefix: str, label: str | None, member: archives.Member, parts: list[str]
+) -> Row:
+    """The row of a member.
+
+    Args:
+        uri: of the archive.
+        prefix: as `Archive.prefix`.
+        label: as `Archive.label`.
+        member: as the archive lists it.
+        parts: by `member_parts`.
+    """
+    name = "/".join([prefix, *parts] if prefix else parts)
+    error, detail = member.error, member.detail
+    if error is None and name.lower().endswith(ALL_ARCHIVES):
+        error, detail = ErrorCode.UNSUPPORTED, "It is an archive inside an archive."
+    codec = archive_codec(uri)
+    return Row(
+        f"{'zip' if codec == 'zip' else 'tar'}://{member.name}::{uri}",
+        name,
+        label_of(name) if label is None else label,
+        uri,
+        member.offset,
+        member.length,
+        member.size,
+        codec,
+        None if error is None else error.value,
+        detail,
+    )
+
+
+def archive_members(uri: str, limits: SourceLimits) -> Iterator[archives.Member]:
+    """Members of an archive, by the kind that its name tells. Errors as `archives.tar_members`."""
+    codec = archive_codec(uri)
+    if codec is None:
+        raise ImageRejected(ErrorCode.UNSUPPORTED, "Archives are .tar, .tar.gz, .tgz or .zip.")
+    with reading(uri), archives.FileBytes(uri) as file:
+        if codec == "zip":
+            yield from archives.zip_members(file, limits.max_archive_members)
+            return
+        magic = file.read_at(0, 2)
+        if not magic:
+            raise ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
+        if codec == "tar" and magic == b"\x1f\x8b":
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is compressed: name it .tar.gz.")
+        if codec == "tar.gz" and magic != b"\x1f\x8b":
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is no gzip file.")
+        if codec == "tar":
+            yield from archives.tar_members(file, limits.max_archive_members)
+        else:
+            stream = archives.GzipBytes(file, limits.max_expansion)
+            yield from archives.tar_members(stream, limits.max_archive_members)
+            stream.check_rest()

@@ -1,0 +1,22 @@
+"""What listing passes over, counted by kind."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+
+class Skips:
+    """Counts of what was passed over; several threads add to them."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, kind: str) -> None:
+        """One more of this kind."""
+        with self._lock:
+            self._counts[kind] += 1
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count:,} {kind}" for kind, count in self._counts.most_common(5))
