@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# A URI whose first part is a host or bucket, and before that who asks and what only they know. A
+# host may have a port, the ARN of an access point has colons; a key may have a slash in it.
+_USER = re.compile(
+    r"(?is)\b(?!(?:file|local|zip|tar|parquet):/)([a-z][a-z0-9+.-]*:/{1,2})(?!arn:)"
+    r"(?:[^/\s]*@|[^/@:]*:(?!\d*(?:[/:]|\s|$))(?!\s).*@)"
+)
+# Parts of a query that are credentials, by their names.
+_SECRET_QUERY = re.compile(
+    r"(?i)([?&;](?:[^=&?#;/\s]*(?:signature|sig|token|credential|secret|passw(?:or)?d|pwd|auth|"
+    r"access_?key\w*|api_?key|sas|jwt|googleaccessid)[^=&?#;/\s]*|x-(?:amz|goog)-[a-z-]+)=)[^&#;\s]*"
+)
+
+
+def without_secrets(text: str) -> str:
+    """A URI, or a message that names one, with `***` in place of what looks like credentials."""
+    if ":/" not in text:
+        return text
+    return _SECRET_QUERY.sub(r"\1***", _USER.sub(r"\1***@", text))
+
+
 class CatdogError(Exception):
-    """The job failed. The command line prints the message as one line and exits with 1."""
+    """The job failed. The command line prints the message as one line and exits with 1.
+
+    The message has no credentials: see `without_secrets`.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class UserInputError(CatdogError):

@@ -5,9 +5,9 @@ bytes. Neither Ray nor TensorFlow is loaded here.
 """
 
 from catdog.inputs import splits
-from catdog.inputs.entries import PLAN_SCHEMA, SourceLimits
+from catdog.inputs.entries import PLAN_SCHEMA, Columns, SourceLimits
 from catdog.inputs.listing import list_images
 from catdog.inputs.reading import read_images
 from catdog.inputs.splits import Part
 
-__all__ = ["PLAN_SCHEMA", "Part", "SourceLimits", "list_images", "read_images", "splits"]
+__all__ = ["PLAN_SCHEMA", "Columns", "Part", "SourceLimits", "list_images", "read_images", "splits"]

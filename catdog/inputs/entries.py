@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
 from catdog import storage
+from catdog.errors import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +47,17 @@ class SourceLimits:
     """Bytes read ahead of the consumer, together; one image may exceed it alone."""
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table name the images and their labels."""
+
+    uri_column: str | None = None
+    """Column of a table with paths, URIs or image bytes; by default `uri`, `path` and the like."""
+
+    label_column: str | None = None
+    """Column of a table with labels; by default `label`."""
+
+
 class Row(NamedTuple):
     """One entry; the fields of PLAN_SCHEMA."""
 
@@ -73,8 +85,9 @@ def to_batch(rows: list[Row]) -> pa.RecordBatch:
 
 
 def error_row(uri: str, name: str, error: Exception) -> Row:
-    """The row of something that cannot be read."""
+    """The row of something that cannot be read, without credentials, as lists may have them."""
     code, detail = storage.error_code(error).value, storage.error_detail(error)
+    uri, name, detail = (without_secrets(shown(text)) for text in (uri, name, detail))
     return Row(uri, name, None, error=code, error_detail=detail)
 
 
@@ -88,8 +101,18 @@ def is_text(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    r"""A file name with the bytes that are no UTF-8 as `\\xNN`."""
-    return name if is_text(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""A name as text, each byte that is no UTF-8 as U+FFFD and `\xNN`.
+
+    Without the U+FFFD, the name whose text is a backslash, `x`, `f`, `f` would look the same. What
+    JSON and UTF-16 can spell and no character is, is `\uNNNN` behind it.
+    """
+    return name if is_text(name) else re.sub("[\ud800-\udfff]", _spelled, name)
+
+
+def _spelled(char: re.Match[str]) -> str:
+    code = ord(char[0])
+    escaped = f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    return f"\N{REPLACEMENT CHARACTER}{escaped}"
 
 
 def rebatched(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

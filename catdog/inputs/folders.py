@@ -18,11 +18,10 @@ from catdog.inputs.entries import (
     Work,
     error_row,
     is_text,
-    shown,
     to_batch,
 )
 from catdog.inputs.members import Archive
-from catdog.inputs.names import ALL_ARCHIVES, label_of, skipped_as
+from catdog.inputs.names import ALL_ARCHIVES, TABLES, label_of, skipped_as
 from catdog.inputs.skipped import Skips
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Glob:
             for page in walking.walk(self._base, literal, enter)
         )
         # `tables/*.parquet` names tables as explicitly as `tables/a.parquet` does.
-        if self._pattern.lower().endswith((".txt", ".csv", ".parquet")):
+        if self._pattern.lower().endswith(TABLES):
             return self._tables(pages)
         return _walked(self._base, pages, self._limits, self._skips)
 
@@ -98,8 +97,8 @@ class Glob:
                 if found.error is None:
                     yield from self._open_table(self._base + found.name)
                 else:
-                    uri, name = shown(self._base + found.name), shown(found.name)
-                    yield to_batch([error_row(uri, name, found.error)])
+                    row = error_row(self._base + found.name, found.name, found.error)
+                    yield to_batch([row])
 
 
 def _walked(
@@ -115,7 +114,7 @@ def _walked(
             if error is None and not (name.isascii() or is_text(name)):
                 error = ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
             if error is not None:
-                rows.append(error_row(shown(uri), shown(name), error))
+                rows.append(error_row(uri, name, error))
             elif name.lower().endswith(ALL_ARCHIVES):
                 if rows:
                     yield to_batch(rows)

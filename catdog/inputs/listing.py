@@ -21,9 +21,10 @@ An input is an image, a folder or S3 prefix (read recursively), a glob, an archi
 - **Lists** hold one path or URI a line, relative to the list's own folder; empty lines and lines
   that start with `#` are no entries (write `./#1.jpg`). An entry may be an archive, a folder with
   a final `/`, or a member in the chained form `zip://member::archive`.
-- **Tables** have a column `uri` (each an entry as in a list) and perhaps `label`. A Parquet table
-  with a column `bytes` holds the images themselves; `uri` then only names them (rows without
-  one, or with one that was there before, are named `parquet://ROW::table`).
+- **Tables** have a column `uri` (each an entry as in a list) and perhaps `label`, or columns that
+  `Columns` names. A Parquet table with a column of bytes holds the images themselves; `uri` then
+  only names them (rows without one, or with one that was there before, are named
+  `parquet://ROW::table`).
 - **Order** is that of the inputs, and within a folder that of the names' code points, as in S3.
 - **Names that are not UTF-8** become rows `unreadable` that show the bytes as `\xNN`.
 """
@@ -45,11 +46,19 @@ import pyarrow as pa
 from catdog import storage
 from catdog.errors import UserInputError, reading
 from catdog.inputs import tables, walking
-from catdog.inputs.entries import Row, SourceLimits, Work, is_text, rebatched, to_batch
+from catdog.inputs.entries import Columns, Row, SourceLimits, Work, is_text, rebatched, to_batch
 from catdog.inputs.folders import Folder, Glob, is_glob
 from catdog.inputs.lists import EntryList, EntryReader
 from catdog.inputs.members import Archive
-from catdog.inputs.names import ARCHIVES, OTHER_ARCHIVES
+from catdog.inputs.names import (
+    ARCHIVES,
+    LISTS,
+    OTHER_ARCHIVES,
+    TABLES,
+    WINDOWS_HINT,
+    is_windows_path,
+)
+from catdog.inputs.parquet_tables import ParquetTable
 from catdog.inputs.skipped import Skips
 from catdog.inputs.unique import Seen
 
@@ -59,7 +68,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.RecordBatch]:
+def list_images(
+    inputs: Sequence[str], limits: SourceLimits, columns: Columns | None = None
+) -> Iterator[pa.RecordBatch]:
     """Every image of the inputs, once each, in a deterministic order.
 
     Memory is flat but for 8 bytes an image (to plan none twice) and the names of one folder.
@@ -67,6 +78,7 @@ def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.Reco
     Args:
         inputs: paths, URIs and globs, as users write them.
         limits: what an input may cost.
+        columns: of tables.
 
     Yields:
         Batches of PLAN_SCHEMA with 1 to 10,000 rows.
@@ -76,7 +88,7 @@ def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.Reco
         StorageDownError: a store is unreachable.
     """
     skips = Skips()
-    opener = _Opener(limits, skips)
+    opener = _Opener(limits, columns or Columns(), skips)
     with ThreadPoolExecutor(walking.THREADS) as pool:
         starts = list(pool.map(opener.open, inputs))
     seen = Seen()
@@ -110,8 +122,8 @@ def list_images(inputs: Sequence[str], limits: SourceLimits) -> Iterator[pa.Reco
 class _Opener:
     """Checks that inputs can be read, and tells their kinds. One for each `list_images`."""
 
-    def __init__(self, limits: SourceLimits, skips: Skips) -> None:
-        self._limits, self._skips = limits, skips
+    def __init__(self, limits: SourceLimits, columns: Columns, skips: Skips) -> None:
+        self._limits, self._columns, self._skips = limits, columns, skips
         self._entries = EntryReader(limits, skips)
 
     def open(self, text: str) -> Callable[[], Iterator[Work]]:
@@ -128,7 +140,8 @@ class _Opener:
         except ValueError as error:
             raise UserInputError(f"{text}: {error}") from None
         except FileNotFoundError:
-            raise UserInputError(f"{text}: there is no such file, folder or prefix") from None
+            hint = f". {WINDOWS_HINT}" if is_windows_path(text, "") else ""
+            raise UserInputError(f"{text}: there is no such file, folder or prefix{hint}") from None
         except PermissionError as error:
             detail = storage.error_detail(error)
             raise UserInputError(f"{text}: it may not be read: {detail}") from None
@@ -160,42 +173,20 @@ class _Opener:
         lower = uri.lower()
         if lower.endswith(OTHER_ARCHIVES):
             raise ValueError("archives are .tar, .tar.gz, .tgz or .zip")
-        if lower.endswith((*ARCHIVES, ".txt", ".csv", ".parquet")):
+        if lower.endswith((*ARCHIVES, *TABLES)):
             storage.read_range(uri, 0, 1)  # may it be read?
         if lower.endswith(tuple(ARCHIVES)):
             return Archive(uri, "", None, self._limits, self._skips).works
-        if lower.endswith(".txt"):
-            return EntryList(uri, tables.lines(uri), self._entries).works
-        if lower.endswith(".csv"):
-            return EntryList(uri, tables.csv_rows(uri), self._entries).works
         if lower.endswith(".parquet"):
-            return partial(_parquet, uri, self._entries)
+            return ParquetTable(uri, self._limits, self._columns, self._entries).works
+        if lower.endswith(LISTS):
+            entries = tables.list_entries(uri, self._limits)
+            return EntryList(uri, entries, self._entries).works
+        if lower.endswith(TABLES):
+            entries = tables.table_entries(uri, self._columns, self._limits)
+            return EntryList(uri, entries, self._entries).works
         return partial(_single, to_batch([Row(uri, posixpath.basename(uri), size=size)]))
 
 
 def _single(work: Work) -> Iterator[Work]:
     yield work
-
-
-def _parquet(uri: str, reader: EntryReader) -> Iterator[Work]:
-    import pyarrow.parquet as pq
-
-    try:
-        with storage.open_input(uri) as file, pq.ParquetFile(file) as table:
-            kinds = {field.name: field.type for field in table.schema_arrow}
-            if "bytes" in kinds:
-                if not (
-                    pa.types.is_binary(kinds["bytes"]) or pa.types.is_large_binary(kinds["bytes"])
-                ):
-                    raise UserInputError(f"{uri}: the column bytes is {kinds['bytes']}, not binary")
-                yield from tables.parquet_images(uri, table, set(kinds))
-            elif "uri" in kinds:
-                entries = tables.parquet_entries(table, "label" in kinds)
-                yield from EntryList(uri, entries, reader).works()
-            else:
-                columns = ", ".join(sorted(kinds))
-                raise UserInputError(
-                    f"{uri}: a table needs a column uri or bytes; this one has {columns}"
-                )
-    except pa.ArrowException as error:
-        raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error

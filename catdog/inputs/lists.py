@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 import threading
@@ -23,7 +24,6 @@ from catdog.inputs.entries import (
     Work,
     error_row,
     is_text,
-    shown,
     to_batch,
 )
 from catdog.inputs.folders import Folder
@@ -35,13 +35,22 @@ from catdog.inputs.members import (
     member_parts,
     member_row,
 )
-from catdog.inputs.names import ARCHIVES, label_of, located, relative
+from catdog.inputs.names import (
+    ARCHIVES,
+    WINDOWS_HINT,
+    is_windows_path,
+    label_of,
+    located,
+    relative,
+)
 from catdog.inputs.skipped import Skips
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from catdog.inputs.tables import Entries
+
+logger = logging.getLogger(__name__)
 
 _CHAINED = re.compile(r"(zip|tar|parquet)://(.*)::(.*)", re.DOTALL)
 
@@ -65,10 +74,12 @@ class EntryList:
         folder = self.uri.rpartition("/")[0] + "/"
         rows: list[Row] = []
         for entry in self.entries:
-            if isinstance(entry, Exception):
-                work: Work | Row = error_row(self.uri, posixpath.basename(self.uri), entry)
+            if entry.error is not None:
+                # Several lines may be wrong: each is a row of its own.
+                uri = f"{self.uri}#{entry.place}"
+                work: Work | Row = error_row(uri, posixpath.basename(self.uri), entry.error)
             else:
-                work = self.reader.read(entry[0], folder, entry[1])
+                work = self.reader.read(entry.text, folder, entry.label)
             if isinstance(work, Row):
                 rows.append(work)
             if len(rows) >= BATCH_ROWS or (rows and not isinstance(work, Row)):
@@ -102,12 +113,24 @@ class EntryReader:
             if chained:
                 return self._members.row(chained[1], chained[2], located(chained[3], folder), label)
             uri = located(text, folder)
+            if uri == "file:///":
+                raise ValueError("It is the whole file system; name a folder in it")
+            if uri.endswith("/") and not text.endswith("/"):
+                raise ValueError(
+                    "It is a whole bucket; name a file or, with a final /, a folder in it"
+                )
+            if is_windows_path(text, folder):
+                raise ValueError(WINDOWS_HINT)
         except (ValueError, ImageRejected) as error:
             if isinstance(error, ValueError):
                 error = ImageRejected(ErrorCode.UNSUPPORTED, f"{error}.")
-            return error_row(shown(text), shown(text), error)
+            return error_row(
+                text if "://" in text or text[:1] == "/" else folder + text, text, error
+            )
         name, named_label = relative(uri, folder)
         if text.endswith("/"):
+            if folder and not f"{uri}/".startswith(folder):
+                logger.warning("a list in %s leads out of it, to the folder %s", folder, uri)
             return partial(self._folder, uri, label)
         if uri.lower().endswith(tuple(ARCHIVES)):
             prefix = posixpath.dirname(name)

@@ -1,13 +1,15 @@
-"""What names tell: what is no image, what is an archive; an image's label and its name."""
+"""What names tell: what is no image, what is an archive or a table; an image's label and its name."""
 
 from __future__ import annotations
 
+import os
 import posixpath
+import re
 
 from catdog import storage
 
 _TEXT = "txt md rst json jsonl ndjson csv tsv xml yaml yml toml ini cfg log lst cls url"
-_DATA = "parquet arrow feather npy npz pkl pickle h5 hdf5 mat db sqlite tfrecord idx bib"
+_DATA = "parquet arrow feather npy npz pkl pickle h5 hdf5 mat db sqlite tfrecord idx bib gz"
 _CODE = "py pyc ipynb sh js css html htm c h cpp java go rs sql"
 _MODELS = "pt pth ckpt keras onnx safetensors tflite"
 _DOCUMENTS = "pdf doc docx xls xlsx ppt pptx odt ods rtf"
@@ -22,6 +24,18 @@ SKIPPED_FILES = frozenset({"_SUCCESS", "Thumbs.db", "desktop.ini"})
 ARCHIVES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
 OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 ALL_ARCHIVES = (*ARCHIVES, *OTHER_ARCHIVES)
+LISTS = (".txt", ".txt.gz")
+TEXT_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+JSON_TABLES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+TABLES = (*LISTS, *TEXT_TABLES, *JSON_TABLES, ".parquet")
+"""Ends of the names of lists and tables."""
+
+WINDOWS_HINT = (
+    r"It looks like a path of Windows: write / in place of \, and drives as they are mounted"
+)
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/].*|\\\\.+")
+_WINDOWS_RELATIVE = re.compile(r"[^/]*\\[^/]*")
+_ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 
 
 def is_hidden(name: str) -> bool:
@@ -43,6 +57,8 @@ def skipped_as(name: str) -> str | None:
 def is_plainly_other(name: str) -> bool:
     """Whether a file's name tells that it is no image."""
     base = name.rpartition("/")[2]
+    if base.lower().endswith(ALL_ARCHIVES):
+        return False  # an archive in an archive is told of
     _, dot, extension = base.rpartition(".")
     return base in SKIPPED_FILES or (bool(dot) and extension.lower() in SKIPPED_EXTENSIONS)
 
@@ -60,7 +76,9 @@ def label_of(name: str) -> str | None:
 
 
 def located(text: str, folder: str) -> str:
-    """The URI of an entry. Raises ValueError."""
+    """The URI of an entry of a list. Raises ValueError."""
+    if _ONE_SLASH.match(text):
+        raise ValueError("A URI has two slashes behind its scheme")
     if "://" in text or text.startswith("/") or not folder:
         return storage.to_uri(text)
     if storage.is_local(folder):
@@ -78,3 +96,19 @@ def relative(uri: str, folder: str) -> tuple[str, str | None]:
         name = uri[len(folder) :]
         return name, label_of(name)
     return uri.partition("://")[2].lstrip("/"), None
+
+
+def is_windows_path(text: str, folder: str) -> bool:
+    r"""Whether a text has the form of a Windows path, and no file here has that name.
+
+    Args:
+        text: as `C:\cats\1.jpg` or `cats\1.jpg`.
+        folder: the URI that relative paths start from, or "".
+    """
+    if "\\" not in text and text[1:2] != ":":
+        return False
+    if folder and not storage.is_local(folder):  # keys on S3 may have backslashes
+        return bool(_WINDOWS.fullmatch(text))
+    if not (_WINDOWS.fullmatch(text) or _WINDOWS_RELATIVE.fullmatch(text)):
+        return False
+    return not os.path.lexists((storage.local_path(folder) if folder else "") + text)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs import archives
+from catdog.inputs import archives, image_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -118,7 +118,7 @@ def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
             cost = (size if length is None else length) if size is not None else _UNKNOWN_BYTES
             key = (codec, "" if codec == "file" and local else where)
             first = offset or 0
-            if codec in {"tar.gz", "row"}:
+            if _is_stream(codec):
                 fits = True
                 cost = 0
             elif local:
@@ -149,8 +149,19 @@ def _unit(
     limits: SourceLimits,
 ) -> _Unit:
     codec, container = current or ("file", "")
-    read = partial(_READERS[codec], container, specs, limits)
-    return _Unit(read, estimate, stream=codec in {"tar.gz", "row"})
+    kind, _, column = codec.partition(":")
+    # Which stream it is: of a table, with the column that holds its images.
+    where = f"{column}\0{container}" if kind == "row" else container
+    read = partial(_READERS[kind], where, specs, limits)
+    return _Unit(read, estimate, stream=_is_stream(codec))
+
+
+def _is_stream(codec: str | None) -> bool:
+    """Whether what stands before an entry is read with it.
+
+    Of a row of a table, which is `row`, or `row:COLUMN` where its images are not in the usual one.
+    """
+    return (codec or "").partition(":")[0] in {"tar.gz", "row"}
 
 
 def _known_rejection(
@@ -159,7 +170,7 @@ def _known_rejection(
     """Why an entry is not even tried."""
     if error is not None:
         return ImageRejected(ErrorCode(error), detail or "")
-    if codec not in _READERS:
+    if (codec or "").partition(":")[0] not in _READERS:
         return ImageRejected(ErrorCode.UNSUPPORTED, f"The plan's codec {codec} is not known.")
     if size == 0 and codec != "file":
         return _EMPTY
@@ -355,13 +366,21 @@ class _TarGzStream:
 
 
 class _TableStream:
-    """The column `bytes` of a Parquet table, read in order; row groups before it are skipped."""
+    """The images in a Parquet table, read in order; row groups before them are skipped.
 
-    def __init__(self, container: str, _: SourceLimits) -> None:
+    Args:
+        where: the column, empty for the usual one; a NUL, and the table's URI.
+    """
+
+    def __init__(self, where: str, limits: SourceLimits) -> None:  # noqa: ARG002 - one signature
         import pyarrow.parquet as pq
 
-        self._file = storage.open_input(container)
+        column, _, uri = where.partition("\0")
+        self._file = storage.open_input(uri)
         self._table = pq.ParquetFile(self._file, buffer_size=1 << 20, pre_buffer=False)
+        schema = self._table.schema_arrow
+        self._column = column or image_columns.default_column(schema) or "bytes"
+        self._leaf = image_columns.leaf_of(schema, self._column)
         self.position = 0
         self._group = -1
         self._group_end = 0
@@ -391,10 +410,10 @@ class _TableStream:
 
     def _rows_of_group(self) -> Iterator[Any]:
         batches = self._table.iter_batches(
-            16, row_groups=[self._group], columns=["bytes"], use_threads=False
+            16, row_groups=[self._group], columns=[self._leaf], use_threads=False
         )
         for batch in batches:
-            yield from batch.column(0)
+            yield from image_columns.values_of(self._column, batch)
 
     def close(self) -> None:
         self._table.close()

@@ -1,138 +1,216 @@
-"""Lists and tables: what their lines and rows name, or the images that they hold."""
+"""Lists, and tables as text: what their lines name."""
 
 from __future__ import annotations
 
 import csv
-import io
-import os
-from collections.abc import Iterator
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import pyarrow as pa
-
-from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
-from catdog.inputs.entries import BATCH_ROWS, Row, to_batch
-from catdog.inputs.names import label_of
-from catdog.inputs.unique import Seen
+from catdog.inputs import table_columns
+from catdog.inputs.entries import is_text
+from catdog.inputs.names import JSON_TABLES
+from catdog.inputs.text_lines import MAX_LINE, SPACE, Lines
 
-_MAX_LINE_BYTES = 64 << 10
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-# Path or URI, and label; or what is wrong there.
-Entries = Iterator[tuple[str, str | None] | Exception]
+    from catdog.inputs.entries import Columns, SourceLimits
 
-
-def lines(uri: str) -> Entries:
-    """What a list names, a line each."""
-    with storage.open_input(uri) as file:
-        first = True
-        while line := file.readline(_MAX_LINE_BYTES):
-            if len(line) == _MAX_LINE_BYTES:
-                yield ImageRejected(
-                    ErrorCode.UNREADABLE, "A line of the list is too long; later ones are lost."
-                )
-                return
-            if first:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-                first = False
-            line = line.rstrip(b"\r\n")
-            if line.strip() and not line.startswith(b"#"):
-                yield os.fsdecode(line), None
+_DELIMITERS = (",", ";", "\t")
 
 
-def csv_rows(uri: str) -> Entries:
-    """What a CSV table names.
+class Entry(NamedTuple):
+    """What a line of a list or a row of a table names; or what is wrong there."""
+
+    place: str
+    """As in a fragment of a URI: `line=1` is the first line, `row=0` a table's first row."""
+    text: str = ""
+    """Path or URI."""
+    label: str | None = None
+    error: Exception | None = None
+
+
+Entries: TypeAlias = "Iterator[Entry]"
+
+
+def wrong(place: str, what: str) -> Entry:
+    """An entry that cannot be read."""
+    return Entry(place, error=ImageRejected(ErrorCode.UNREADABLE, what))
+
+
+def list_entries(uri: str, limits: SourceLimits) -> Entries:
+    """What a list names, a line each: a path or URI, in quotes where spaces around it count."""
+    number = 1
+    try:
+        with Lines(uri, limits, newline="\n") as lines:
+            for line in lines:
+                number = lines.number
+                if line is None:
+                    yield wrong(f"line={number}", f"Line {number} of the list is too long.")
+                    continue
+                text = line.strip(SPACE)
+                if len(text) > 1 and text[0] == text[-1] == '"':
+                    yield Entry(f"line={number}", text[1:-1])
+                elif text and not text.startswith("#"):
+                    yield Entry(f"line={number}", text)
+    except (ImageRejected, UnicodeError) as error:
+        yield _broken(number, error)
+
+
+def table_entries(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
+    """What a table in CSV, TSV or JSON Lines names.
 
     Raises:
-        UserInputError: it has no column of URIs.
+        UserInputError: its columns are not those of a table of URIs.
     """
-    with io.TextIOWrapper(
-        storage.open_input(uri), "utf-8-sig", errors="surrogateescape", newline=""
-    ) as text:
-        rows = csv.reader(_short_lines(text))
-        header = [name.strip() for name in next(rows, [])]
-        if "uri" not in header:
-            raise UserInputError(f"{uri}: a table needs a column uri in its first line")
-        uri_at = header.index("uri")
-        label_at = header.index("label") if "label" in header else None
-        try:
-            for row in rows:
-                if len(row) > uri_at and row[uri_at]:
-                    label = row[label_at] if label_at is not None and len(row) > label_at else None
-                    yield row[uri_at], label or None
-                elif row:
-                    yield ImageRejected(
-                        ErrorCode.UNREADABLE, f"Line {rows.line_num} of the table has no URI."
-                    )
-        except csv.Error:
-            yield ImageRejected(
-                ErrorCode.UNREADABLE,
-                f"Line {rows.line_num} of the table is damaged; later ones are lost.",
-            )
+    rows = _json_rows if uri.lower().endswith(JSON_TABLES) else _csv_rows
+    return rows(uri, columns, limits)
 
 
-def _short_lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Lines that fit the memory. Raises csv.Error at one that does not."""
-    while line := text.readline(_MAX_LINE_BYTES):
-        if len(line) == _MAX_LINE_BYTES:
-            raise csv.Error("the line is too long")
-        yield line
-
-
-def _strings(batch: pa.RecordBatch, name: str) -> list[str | None]:
-    strings: list[str | None] = batch.column(name).cast(pa.string()).to_pylist()
-    return strings
-
-
-def parquet_entries(table: Any, labelled: bool) -> Entries:
-    """What a Parquet table names."""
-    columns = ["uri", "label"] if labelled else ["uri"]
-    row = 0
-    for batch in table.iter_batches(BATCH_ROWS, columns=columns):
-        labels = _strings(batch, "label") if labelled else [None] * batch.num_rows
-        for uri, label in zip(_strings(batch, "uri"), labels, strict=True):
-            if uri:
-                yield uri, label
-            else:
-                yield ImageRejected(ErrorCode.UNREADABLE, f"Row {row} of the table has no URI.")
-            row += 1
-
-
-def parquet_images(uri: str, table: Any, columns: set[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of a table that holds the images themselves."""
-    wanted = [name for name in ("uri", "name", "label") if name in columns]
-    total = table.metadata.num_rows
-    row = 0
-    named = Seen()  # two rows with one URI are two images: the later ones go by their number
-    batches = table.iter_batches(BATCH_ROWS, columns=wanted) if wanted else iter(())
-    while row < total:
-        given: dict[str, list[str | None]] = {}
-        count = min(BATCH_ROWS, total - row)
-        if wanted:
-            read = next(batches)
-            count = read.num_rows
-            given = {name: _strings(read, name) for name in wanted}
-        if "uri" in given:
-            first = named.add(pa.array(given["uri"], pa.string()))
-            given["uri"] = [u if f else None for u, f in zip(given["uri"], first, strict=True)]
-        nothing: list[str | None] = [None] * count
-        rows = []
-        for shown, name, label in zip(
-            given.get("uri", nothing),
-            given.get("name", nothing),
-            given.get("label", nothing),
-            strict=True,
-        ):
-            own_name = name or (shown.rpartition("://")[2].lstrip("/") if shown else str(row))
-            rows.append(
-                Row(
-                    shown or f"parquet://{row}::{uri}",
-                    own_name or str(row),
-                    label if label is not None or not name else label_of(name),
-                    uri,
-                    row,
-                    codec="row",
+def _csv_rows(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
+    number = 1
+    try:
+        with Lines(uri, limits, newline="") as lines:
+            header = next(lines, "")
+            if header is None:
+                raise UserInputError(
+                    f"{uri}: its first line has more than {MAX_LINE:,} letters; a table begins "
+                    "with the names of its columns"
                 )
-            )
-            row += 1
-        yield to_batch(rows)
+            delimiter, names = _header(header, columns, tab=".tsv" in uri.lower()[-7:])
+            uri_at, label_at = table_columns.choose(names, columns, uri)
+            rows = csv.reader(_CsvLines(lines), delimiter=delimiter, skipinitialspace=True)
+            while True:
+                first = lines.number + 1
+                row = None
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+                except csv.Error:
+                    pass
+                number = lines.number
+                if row is None or (lines.ended and first <= number):
+                    yield wrong(f"line={first}", _damaged(first, number))
+                    continue
+                entry = _csv_entry(row, uri_at, label_at, first, number)
+                if entry is not None:
+                    yield entry
+    except (ImageRejected, UnicodeError) as error:
+        yield _broken(number, error)
+
+
+class _CsvLines:
+    """Lines for a csv.reader, which hears of one that is too long and may go on behind it."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        if line is None:
+            raise csv.Error("the line is too long")
+        return line
+
+
+def _damaged(first: int, last: int) -> str:
+    if first == last:
+        return f"Line {first} of the table is damaged or too long."
+    return f"Lines {first} to {last} of the table are damaged: is a quote not closed?"
+
+
+def _csv_entry(
+    row: list[str], uri_at: int, label_at: int | None, first: int, last: int
+) -> Entry | None:
+    """The entry of a row in these lines; nothing for an empty one."""
+    values = [value.strip(SPACE) for value in row]
+    if not any(values):
+        return None
+    text = values[uri_at] if uri_at < len(values) else ""
+    label = values[label_at] if label_at is not None and label_at < len(values) else ""
+    if "\n" in text + label or "\r" in text + label:
+        return wrong(f"line={first}", _damaged(first, last))
+    return _checked(first, text, label or None)
+
+
+def _header(line: str, columns: Columns, *, tab: bool) -> tuple[str, list[str]]:
+    """What divides the columns of a table, and their names."""
+    parsed: list[tuple[str, list[str]]] = []
+    for delimiter in ("\t",) if tab else _DELIMITERS:
+        try:
+            names = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+        except csv.Error:
+            names = []
+        parsed.append((delimiter, [name.strip(SPACE) for name in names]))
+    wanted = table_columns.usual(columns)
+    for delimiter, names in parsed:
+        if wanted & {name.lower() for name in names}:
+            return delimiter, names
+    return max(parsed, key=lambda each: len(each[1]))
+
+
+def _checked(number: int, text: str, label: str | None) -> Entry:
+    place = f"line={number}"
+    if not text:
+        return wrong(place, f"Line {number} of the table has no URI.")
+    if label is not None and not is_text(label):
+        return wrong(place, f"The label in line {number} of the table is not valid UTF-8.")
+    return Entry(place, text, label)
+
+
+def _json_rows(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
+    chosen: str | None = None
+    label_seen = columns.label_column is None
+    number = 1
+    try:
+        with Lines(uri, limits, newline="\n") as lines:
+            for line in lines:
+                number = lines.number
+                if line is not None and not line.strip(SPACE):
+                    continue
+                row = _object(line)
+                if row is None:
+                    what = f"Line {number} of the table is no JSON object, or too long."
+                    yield wrong(f"line={number}", what)
+                    continue
+                names = list(row)
+                if chosen is None:
+                    chosen = names[table_columns.choose_uri(names, columns, uri)]
+                label_at = table_columns.find_label(names, columns, uri)
+                label_seen = label_seen or label_at is not None
+                label = None if label_at is None else row[names[label_at]]
+                yield _json_entry(number, row.get(chosen), label)
+    except (ImageRejected, UnicodeError) as error:
+        yield _broken(number, error)
+    if chosen is None:
+        raise UserInputError(f"{uri}: no line of it is a JSON object with a column of URIs")
+    if not label_seen:
+        raise UserInputError(f"{uri}: no line of it has --label-column {columns.label_column}")
+
+
+def _object(line: str | None) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line or "")
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _json_entry(number: int, text: Any, label: Any) -> Entry:
+    if not isinstance(label, str | int | None):
+        return wrong(f"line={number}", f"The label in line {number} of the table is no text.")
+    text = text.strip(SPACE) if isinstance(text, str) else ""
+    if label is not None:
+        label = (label if isinstance(label, str) else json.dumps(label)).strip(SPACE) or None
+    return _checked(number, text, label)
+
+
+def _broken(number: int, error: Exception) -> Entry:
+    if isinstance(error, ImageRejected):
+        return Entry(f"line={number}", error=error)
+    what = f"Its text is damaged near line {number}; what comes after it is lost."
+    return wrong(f"line={number}", what)

@@ -21,10 +21,13 @@ def to_uri(path_or_uri: str) -> str:
     """
     scheme, separator, rest = path_or_uri.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return "file://" + os.path.abspath(path_or_uri)
+        path = os.path.abspath(path_or_uri)
+        return "file://" + (path[1:] if path.startswith("//") else path)  # POSIX keeps two slashes
     scheme = scheme.lower()
     if scheme in {"file", "local"}:
-        return "file://" + os.path.abspath("/" + rest.removeprefix("localhost/").lstrip("/"))
+        return "file://" + os.path.abspath(
+            "/" + re.sub(r"\Alocalhost(?=/|\Z)", "", rest).lstrip("/")
+        )
     if scheme in {"s3", "s3a", "s3n"}:
         bucket, _, key = rest.partition("/")
         if "@" in bucket:

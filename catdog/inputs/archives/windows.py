@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs import entries
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -171,6 +172,16 @@ class GzipBytes:
             self.position += len(chunk)
         return b"".join(chunks)
 
+    def read_some(self, length: int) -> bytes:
+        """At most `length` bytes, of which there are some unless the stream has ended.
+
+        Raises as `read_at`, and only when all that stands before the damage was given.
+        """
+        self._fill()
+        some, self._output = self._output[:length], self._output[length:]
+        self.position += len(some)
+        return some
+
     def reaches(self, offset: int) -> bool:
         """Whether the stream has this many bytes; goes there, but not behind what is read."""
         return offset <= self.position or self._skip(offset)
@@ -241,15 +252,5 @@ def is_utf8(name: bytes) -> bool:
 
 
 def shown(name: bytes) -> str:
-    r"""A name as text, each byte that is no UTF-8 as U+FFFD and `\xNN`.
-
-    Without the U+FFFD, the name whose text is a backslash, `x`, `f`, `f` would look the same.
-    """
-    if is_utf8(name):
-        return name.decode()
-    return "".join(
-        f"\N{REPLACEMENT CHARACTER}\\x{ord(char) - 0xDC00:02x}"
-        if "\udc80" <= char <= "\udcff"
-        else char
-        for char in name.decode("utf-8", "surrogateescape")
-    )
+    """A name as text, what is no UTF-8 as `entries.shown` gives it."""
+    return entries.shown(name.decode("utf-8", "surrogateescape"))

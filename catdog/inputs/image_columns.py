@@ -1,0 +1,103 @@
+"""Which column of a Parquet table holds images, and the bytes in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog.errors import UserInputError
+from catdog.inputs import table_columns
+
+if TYPE_CHECKING:
+    from catdog.inputs.entries import Columns
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether values of this type are bytes, however they are stored."""
+    if pa.types.is_dictionary(kind):
+        return is_bytes(kind.value_type)
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )
+    )
+
+
+def has_path(kind: pa.DataType) -> bool:
+    """Whether values of this type name a file beside the bytes."""
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0)
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Bytes, or what the library `datasets` writes for an image: its bytes and its path."""
+    if pa.types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        return at >= 0 and is_bytes(kind.field(at).type)
+    return is_bytes(kind)
+
+
+def default_column(schema: pa.Schema) -> str | None:
+    """The column of images that is taken where none is named, or None.
+
+    `bytes`, else `image` of bytes or of bytes and paths, else the only column of bytes and paths.
+    """
+    sound = [f.name for f in schema if holds_images(f.type) and schema.names.count(f.name) == 1]
+    for wanted in ("bytes", "image"):
+        if wanted in sound:
+            return wanted
+    structs = [name for name in sound if pa.types.is_struct(schema.field(name).type)]
+    return structs[0] if len(structs) == 1 else None
+
+
+def image_column(schema: pa.Schema, columns: Columns, table: str) -> str | None:
+    """The column that holds the images themselves; None for a table of URIs.
+
+    Raises:
+        UserInputError: there is no such column, or there are several of its name.
+    """
+    if columns.uri_column is not None:
+        name = schema.names[table_columns.choose_uri(schema.names, columns, table)]
+        if schema.names.count(name) > 1:
+            raise UserInputError(f"{table}: it has {schema.names.count(name)} columns {name}")
+        return name if holds_images(schema.field(name).type) else None
+    for name in ("bytes", "image"):
+        kinds = [field.type for field in schema if field.name == name]
+        if len(kinds) > 1:
+            raise UserInputError(f"{table}: it has {len(kinds)} columns {name}")
+    return default_column(schema)
+
+
+def is_elsewhere(table: Any, column: str) -> bool:
+    """Whether a column of bytes and paths has no bytes at all: its images are where the paths lead."""
+    if not has_path(table.schema_arrow.field(column).type):
+        return False
+    metadata = table.metadata
+    for group in range(metadata.num_row_groups):
+        for at in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(at)
+            if chunk.path_in_schema == f"{column}.bytes":
+                statistics = chunk.statistics
+                if statistics is None or statistics.null_count != chunk.num_values:
+                    return False
+    return True
+
+
+def leaf_of(schema: pa.Schema, column: str) -> str:
+    """The name under which Parquet reads the bytes of a column alone."""
+    return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
+
+
+def values_of(column: str, batch: pa.RecordBatch) -> pa.Array[Any]:
+    """The bytes of a batch that was read of such a column."""
+    values = batch.column(column)
+    if pa.types.is_struct(values.type):
+        values = pc.struct_field(values, "bytes")
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return values

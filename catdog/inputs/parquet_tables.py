@@ -1,0 +1,253 @@
+"""Parquet tables: of URIs, or of the images themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog import storage
+from catdog.errors import UserInputError, without_secrets
+from catdog.inputs import image_columns, table_columns, tables
+from catdog.inputs.entries import BATCH_ROWS, Columns, Row, SourceLimits, to_batch
+from catdog.inputs.lists import EntryList, EntryReader
+from catdog.inputs.names import label_of
+from catdog.inputs.unique import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import TypeAlias
+
+    from catdog.inputs.entries import Work
+    from catdog.inputs.tables import Entries
+
+    # A value of a column of text; an exception where it is damaged.
+    _Text: TypeAlias = str | UnicodeError | None
+
+
+class ParquetTable:
+    """A Parquet table as an input.
+
+    Args:
+        uri: of the table.
+        limits: what it may cost.
+        columns: which ones count.
+        reader: turns what it names into rows.
+    """
+
+    def __init__(
+        self, uri: str, limits: SourceLimits, columns: Columns, reader: EntryReader
+    ) -> None:
+        self._uri, self._limits, self._columns, self._reader = uri, limits, columns, reader
+
+    def works(self) -> Iterator[Work]:
+        """Rows, and the folders and archives among them.
+
+        Raises:
+            UserInputError: it is damaged, or its columns are not those of a table of images.
+        """
+        import pyarrow.parquet as pq
+
+        try:
+            with storage.open_input(self._uri) as file, pq.ParquetFile(file) as table:
+                column = image_columns.image_column(table.schema_arrow, self._columns, self._uri)
+                if column is not None and not image_columns.is_elsewhere(table, column):
+                    yield from self._images(table, column)
+                else:
+                    entries = self._entries(table, column)
+                    yield from EntryList(self._uri, entries, self._reader).works()
+        except (pa.ArrowException, OverflowError, UnicodeError, KeyError, IndexError) as error:
+            # Arrow raises any of these at names and numbers in a file that is damaged.
+            raise UserInputError(f"{self._uri}: it is no Parquet table, or damaged") from error
+
+    def _entries(self, table: Any, images: str | None) -> Entries:
+        """What a table of URIs names.
+
+        Args:
+            table: a ParquetFile.
+            images: a column of images that are all elsewhere, at its `path`.
+        """
+        schema = table.schema_arrow
+        if images is None:
+            at, label_at = table_columns.choose(schema.names, self._columns, self._uri)
+            column = root = schema.names[at]
+            _check_text(schema.field(at), self._uri)
+        else:
+            column, root = f"{images}.path", images
+            label_at = self._label_at(schema)
+        labels = _Labels(schema, label_at, self._uri)
+        row = 0
+        for batch in table.iter_batches(BATCH_ROWS, columns=[column, *labels.columns]):
+            read = batch.column(root)
+            texts = _texts(pc.struct_field(read, "path") if images is not None else read)
+            for text, label in zip(texts, labels.of(batch), strict=True):
+                yield _entry(row, text, label)
+                row += 1
+
+    def _label_at(self, schema: pa.Schema) -> int | None:
+        return table_columns.choose_label(schema.names, self._columns, self._uri)
+
+    def _images(self, table: Any, column: str) -> Iterator[pa.RecordBatch]:
+        """Rows of a table that holds the images themselves."""
+        schema, total = table.schema_arrow, table.metadata.num_rows
+        most = self._limits.max_archive_members
+        if total > min(most, storage.size_of(self._uri)):
+            raise UserInputError(
+                f"{self._uri}: it claims {total:,} images; that is more than it has bytes, or than "
+                f"--max-archive-members {most:,}"
+            )
+        codec = "row" if column == image_columns.default_column(schema) else f"row:{column}"
+        labels = _Labels(schema, self._label_at(schema), self._uri)
+        names = [n for n in ("uri", "name") if n in schema.names and n != column]
+        for name in names:
+            _check_text(schema.field(name), self._uri)
+        pathed = image_columns.has_path(schema.field(column).type)
+        wanted = [*([f"{column}.path"] if pathed else []), *names, *labels.columns]
+        seen = Seen()  # two rows with one URI are two images: the later ones go by their number
+        row = 0
+        for batch, count in _batches(table, wanted, total):
+            given = _Given(batch, count, names, column if pathed else None)
+            shown = given.uris(seen)
+            told = [None] * count if batch is None else labels.of(batch)
+            yield to_batch(
+                [
+                    self._row(row + at, shown[at], given.names[at], label, codec)
+                    for at, label in enumerate(told)
+                ]
+            )
+            row += count
+
+    def _row(
+        self, number: int, shown: str | None, name: str | None, label: _Text, codec: str
+    ) -> Row:
+        uri = shown or f"parquet://{number}::{self._uri}"
+        own_name = name or (shown.rpartition("://")[2].lstrip("/") if shown else "")
+        if isinstance(label, UnicodeError):
+            error, detail = "unreadable", f"The label in row {number} is not valid UTF-8."
+            return Row(uri, own_name or str(number), None, error=error, error_detail=detail)
+        if label is None and name:
+            label = label_of(name)
+        return Row(uri, own_name or str(number), label, self._uri, number, codec=codec)
+
+
+def _batches(
+    table: Any, wanted: Sequence[str], total: int
+) -> Iterator[tuple[pa.RecordBatch | None, int]]:
+    """Batches of these columns, with their numbers of rows; of no columns, numbers alone."""
+    row = 0
+    if not wanted:
+        for row in range(0, total, BATCH_ROWS):
+            yield None, min(BATCH_ROWS, total - row)
+        return
+    for batch in table.iter_batches(BATCH_ROWS, columns=list(wanted)):
+        if batch.num_rows:
+            row += batch.num_rows
+            yield batch, batch.num_rows
+    if row != total:
+        raise pa.ArrowInvalid("the table has other numbers of rows than it claims")
+
+
+class _Given:
+    """What a batch says of the names of its images."""
+
+    def __init__(
+        self, batch: pa.RecordBatch | None, count: int, names: Sequence[str], images: str | None
+    ) -> None:
+        nothing: list[str | None] = [None] * count
+        columns: dict[str, list[str | None]] = {"uri": nothing, "name": nothing}
+        if batch is not None:
+            if images is not None:
+                paths = pc.struct_field(batch.column(images), "path")
+                columns["name"] = [_sound(text) for text in _texts(paths)]
+            for name in names:
+                columns[name] = [_sound(text) for text in _texts(batch.column(name))]
+        self.names = columns["name"]
+        self._uris = columns["uri"]
+
+    def uris(self, seen: Seen) -> list[str | None]:
+        """What the rows are called, where no other row was called that before."""
+        shown = [None if uri is None else without_secrets(uri) for uri in self._uris]
+        if not any(shown):
+            return shown
+        first = seen.add(pa.array(shown, pa.string()))
+        return [uri if new else None for uri, new in zip(shown, first, strict=True)]
+
+
+def _sound(text: _Text) -> str | None:
+    return text if isinstance(text, str) else None
+
+
+class _Labels:
+    """The labels of a table's rows."""
+
+    def __init__(self, schema: pa.Schema, at: int | None, table: str) -> None:
+        self.columns: list[str] = []
+        self._names: list[str] = []
+        if at is not None:
+            field = schema.field(at)
+            _check_text(field, table)
+            self.columns = [field.name]
+            if pa.types.is_integer(field.type):
+                self._names = table_columns.label_names(schema.metadata, field.name)
+
+    def of(self, batch: pa.RecordBatch) -> Iterator[_Text]:
+        """A label for each row; an exception for one that is damaged."""
+        if not self.columns:
+            return iter([None] * batch.num_rows)
+        return map(self._named, _texts(batch.column(self.columns[0])))
+
+    def _named(self, label: _Text) -> _Text:
+        if self._names and isinstance(label, str) and label.isdigit():
+            return self._names[int(label)] if int(label) < len(self._names) else label
+        return label.strip() or None if isinstance(label, str) else label
+
+
+def _entry(row: int, text: _Text, label: _Text) -> tables.Entry:
+    place = f"row={row}"
+    if isinstance(text, UnicodeError) or isinstance(label, UnicodeError):
+        what = "URI" if isinstance(text, UnicodeError) else "label"
+        return tables.wrong(place, f"The {what} in row {row} of the table is not valid UTF-8.")
+    if not text or not text.strip():
+        return tables.wrong(place, f"Row {row} of the table has no URI.")
+    return tables.Entry(place, text.strip(), label)
+
+
+def _texts(column: pa.Array[Any]) -> list[_Text]:
+    """The values of a column of text, bytes or numbers, as text."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if _is_stringy(kind):  # whose bytes are checked one by one
+        column = column.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
+    elif not image_columns.is_bytes(kind):
+        column = column.cast(pa.string())
+    return [_text(value) for value in column.to_pylist()]
+
+
+def _text(value: str | bytes | None) -> _Text:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        return error
+
+
+def _check_text(field: pa.Field[Any], table: str) -> None:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if not (
+        _is_stringy(kind)
+        or image_columns.is_bytes(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_null(kind)
+    ):
+        raise UserInputError(f"{table}: its column {field.name} is {field.type}, not text")
+
+
+def _is_stringy(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
