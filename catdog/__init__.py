@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from catdog.classification import ClassifyConfig, ClassifySummary
     from catdog.errors import CatdogError, UserInputError
     from catdog.evaluation import EvaluateConfig, Evaluation
-    from catdog.inputs import SourceLimits
+    from catdog.inputs import Columns, SourceLimits
     from catdog.observer import Observer
     from catdog.pixels import DecodeLimits
     from catdog.prediction import Classifier, LoadedModel, Prediction, read_images
@@ -38,6 +38,7 @@ __all__ = [
     "Classifier",
     "ClassifyConfig",
     "ClassifySummary",
+    "Columns",
     "DecodeLimits",
     "EvaluateConfig",
     "Evaluation",
@@ -64,7 +65,7 @@ _HOMES = {
     "classification": ("ClassifyConfig", "ClassifySummary"),
     "errors": ("CatdogError", "UserInputError"),
     "evaluation": ("EvaluateConfig", "Evaluation"),
-    "inputs": ("SourceLimits",),
+    "inputs": ("Columns", "SourceLimits"),
     "observer": ("Observer",),
     "pixels": ("DecodeLimits",),
     "prediction": ("Classifier", "LoadedModel", "Prediction", "read_images"),

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 # host may have a port, the ARN of an access point has colons; a key may have a slash in it.
 _USER = re.compile(
     r"(?is)\b(?!(?:file|local|zip|tar|parquet):/)([a-z][a-z0-9+.-]*:/{1,2})(?!arn:)"
-    r"(?:[^/\s]*@|[^/@:]*:(?!\d*(?:[/:]|\s|$))(?!\s).*@)"
+    r"(?:[^/\s]*@|[^/@\s:]*:(?!\d*(?:[/:]|\s|$))(?!\s).*@)"
 )
+# A key and what is left of its secret: no bucket has a colon.
+_CUT_KEY = re.compile(r"(?is)\b(s3[an]?:/{1,2})(?!arn:)[^/@\s:]+:(?!\s).+")
 # Parts of a query that are credentials, by their names.
 _SECRET_QUERY = re.compile(
-    r"(?i)([?&;](?:[^=&?#;/\s]*(?:signature|sig|token|credential|secret|passw(?:or)?d|pwd|auth|"
-    r"access_?key\w*|api_?key|sas|jwt|googleaccessid)[^=&?#;/\s]*|x-(?:amz|goog)-[a-z-]+)=)[^&#;\s]*"
+    r"(?i)([?&;](?:sig|sas|jwt|pwd|auth|[^=&?#;/\s]*(?:signature|token|credential|secret|passw|"
+    r"api_?key|access_?key|accessid)[^=&?#;/\s]*)=)[^&#;\s]*"
 )
 
 
@@ -28,7 +30,8 @@ def without_secrets(text: str) -> str:
     """A URI, or a message that names one, with `***` in place of what looks like credentials."""
     if ":/" not in text:
         return text
-    return _SECRET_QUERY.sub(r"\1***", _USER.sub(r"\1***@", text))
+    text = _CUT_KEY.sub(r"\1***", _USER.sub(r"\1***@", text))
+    return _SECRET_QUERY.sub(r"\1***", text)
 
 
 class CatdogError(Exception):

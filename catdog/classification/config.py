@@ -10,7 +10,7 @@ import tyro.conf
 
 from catdog import storage
 from catdog.errors import UserInputError
-from catdog.inputs import Part, SourceLimits
+from catdog.inputs import Columns, Part, SourceLimits
 from catdog.model import Engine, folders
 from catdog.pixels import DecodeLimits
 from catdog.runtime import Precision
@@ -22,7 +22,7 @@ class ClassifyConfig:
 
     Attributes:
         images: images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
-            that end in .parquet or .csv; local or S3.
+            (.parquet, .csv, .tsv, .jsonl); local or S3.
         output: folder of the results; local or S3.
         model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
             that comes with the package.
@@ -37,6 +37,7 @@ class ClassifyConfig:
         retry_rejected: try the rejected images of a finished job again.
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
+        columns: of tables.
         address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
         wait_s: how long to wait where other jobs have all CPUs (or GPUs) of the cluster, in seconds.
     """
@@ -54,6 +55,7 @@ class ClassifyConfig:
     retry_rejected: bool = False
     decode_limits: tyro.conf.OmitArgPrefixes[DecodeLimits] = field(default_factory=DecodeLimits)
     source_limits: tyro.conf.OmitArgPrefixes[SourceLimits] = field(default_factory=SourceLimits)
+    columns: tyro.conf.OmitArgPrefixes[Columns] = field(default_factory=Columns)
     address: str | None = None
     wait_s: float = 900.0
 
@@ -79,6 +81,7 @@ class ClassifyConfig:
             "part": self.part,
             "decode_limits": dataclasses.asdict(self.decode_limits),
             "source_limits": dataclasses.asdict(self.source_limits),
+            "columns": dataclasses.asdict(self.columns),
         }
 
 
@@ -87,7 +90,10 @@ def _identity(image: str) -> str:
 
     The plan holds byte ranges of archives, so that a changed one must not be read with an old plan.
     """
-    uri = storage.to_uri(image)
+    try:
+        uri = storage.to_uri(image)
+    except ValueError as error:
+        raise UserInputError(f"{image}: {error}") from None
     try:
         return f"{uri} ({storage.size_of(uri)} bytes)"
     except (OSError, storage.CredentialsError):

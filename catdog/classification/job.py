@@ -154,7 +154,7 @@ def _plan(
     plan = plans.read(output)
     if plan is None:
         observer.phase("listing images")
-        batches = inputs.list_images(config.images, config.source_limits)
+        batches = inputs.list_images(config.images, config.source_limits, config.columns)
         where = ""
         if config.part is not None:
             recipe = model.metadata.training["recipe"]

@@ -101,6 +101,9 @@ def _describe(kind: type[Any]) -> None:
     """
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
+        factory: Any = field.default_factory
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            _describe(factory)  # its fields are flags, too
         if field.name in POSITIONAL:
             described = tyro.conf.arg(metavar=POSITIONAL[field.name], help_behavior_hint="")
         elif field.default is None or field.default is False:

@@ -35,7 +35,6 @@ WINDOWS_HINT = (
 )
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/].*|\\\\.+")
 _WINDOWS_RELATIVE = re.compile(r"[^/]*\\[^/]*")
-_ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 
 
 def is_hidden(name: str) -> bool:
@@ -77,9 +76,7 @@ def label_of(name: str) -> str | None:
 
 def located(text: str, folder: str) -> str:
     """The URI of an entry of a list. Raises ValueError."""
-    if _ONE_SLASH.match(text):
-        raise ValueError("A URI has two slashes behind its scheme")
-    if "://" in text or text.startswith("/") or not folder:
+    if "://" in text or text.startswith("/") or not folder or storage.lacks_slash(text):
         return storage.to_uri(text)
     if storage.is_local(folder):
         return storage.to_uri(storage.local_path(folder) + text)

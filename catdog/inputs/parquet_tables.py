@@ -167,15 +167,14 @@ class _Given:
 
     def uris(self, seen: Seen) -> list[str | None]:
         """What the rows are called, where no other row was called that before."""
-        shown = [None if uri is None else without_secrets(uri) for uri in self._uris]
-        if not any(shown):
-            return shown
-        first = seen.add(pa.array(shown, pa.string()))
-        return [uri if new else None for uri, new in zip(shown, first, strict=True)]
+        if not any(self._uris):
+            return self._uris
+        first = seen.add(pa.array(self._uris, pa.string()))
+        return [uri if new else None for uri, new in zip(self._uris, first, strict=True)]
 
 
 def _sound(text: _Text) -> str | None:
-    return text if isinstance(text, str) else None
+    return without_secrets(text) if isinstance(text, str) else None
 
 
 class _Labels:

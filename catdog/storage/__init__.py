@@ -28,7 +28,7 @@ from catdog.storage.files import (
     write_new,
 )
 from catdog.storage.s3 import PAGE_KEYS, s3_pages, s3_range
-from catdog.storage.uris import is_local, join, local_path, to_uri
+from catdog.storage.uris import is_local, join, lacks_slash, local_path, to_uri
 
 __all__ = [
     "PAGE_KEYS",
@@ -42,6 +42,7 @@ __all__ = [
     "filesystem",
     "is_local",
     "join",
+    "lacks_slash",
     "list_names",
     "local_path",
     "open_atomic",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 
+_ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
 
 
@@ -17,8 +18,10 @@ def to_uri(path_or_uri: str) -> str:
     """The canonical URI of a local path (absolute or relative), `file://` or `s3://` URI.
 
     Raises:
-        ValueError: another scheme, or an `s3://` URI without a bucket or with credentials in it.
+        ValueError: another scheme, a slash too few, or an `s3://` URI without a bucket or with credentials in it.
     """
+    if lacks_slash(path_or_uri):
+        raise ValueError("A URI has two slashes behind its scheme")
     scheme, separator, rest = path_or_uri.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         path = os.path.abspath(path_or_uri)
@@ -30,12 +33,17 @@ def to_uri(path_or_uri: str) -> str:
         )
     if scheme in {"s3", "s3a", "s3n"}:
         bucket, _, key = rest.partition("/")
-        if "@" in bucket:
+        if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
             raise ValueError("an s3:// URI holds no credentials; set them in the environment")
         if not _BUCKET.fullmatch(bucket):
             raise ValueError("an s3:// URI names a bucket: s3://bucket/key")
         return f"s3://{bucket}/{key}"
     raise ValueError(f"{scheme}:// is not supported; local paths, file:// and s3:// are")
+
+
+def lacks_slash(text: str) -> bool:
+    """Whether a text is a URI with one slash behind its scheme, which would be taken for a path."""
+    return _ONE_SLASH.match(text) is not None
 
 
 def is_local(uri: str) -> bool:

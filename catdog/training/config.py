@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro.conf
 
 from catdog.errors import UserInputError
+from catdog.inputs import Columns
 from catdog.model import APPLICATIONS, ARCHITECTURES, PRETRAINED, architectures
 from catdog.pixels import Preprocessing
 from catdog.runtime import Precision
@@ -158,6 +159,7 @@ class TrainConfig:
         height: of the network's input, in pixels; default by architecture.
         width: of the network's input, in pixels; default by architecture.
         resize: how an image becomes that size.
+        columns: of tables.
         seed: of the initial weights, of the order of the images and of their changes.
         precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
         cpus_per_worker: logical CPUs of a worker; TensorFlow gets as many threads.
@@ -205,6 +207,7 @@ class TrainConfig:
     height: int | None = None
     width: int | None = None
     resize: Literal["stretch", "crop", "pad"] = "stretch"
+    columns: tyro.conf.OmitArgPrefixes[Columns] = field(default_factory=Columns)
     seed: int = 0
     precision: Precision = "auto"
     cpus_per_worker: int = 1
@@ -347,6 +350,7 @@ class TrainConfig:
         if self.hyperparameters.schedule == "constant":
             neutral.add("epochs")
         content = dataclasses.asdict(self) | dataclasses.asdict(self.hyperparameters)
+        content |= content.pop("columns")
         return {name: value for name, value in content.items() if name not in neutral}
 
 

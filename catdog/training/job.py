@@ -84,6 +84,7 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
         labelled = list_labelled(
             config.images,
             SourceLimits(),
+            config.columns,
             validation=config.validation,
             test=config.test,
             split_by_folder=config.split_by_folder == "auto",

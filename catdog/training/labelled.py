@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from catdog.inputs import SourceLimits
+    from catdog.inputs import Columns, SourceLimits
 
 PARTS = ("test", "train", "validation")
 """The parts; `LabelledImages.parts` holds places in it."""
@@ -62,6 +62,7 @@ class LabelledImages:
 def list_labelled(
     images: Sequence[str],
     limits: SourceLimits,
+    columns: Columns | None = None,
     *,
     validation: float,
     test: float,
@@ -72,6 +73,7 @@ def list_labelled(
     Args:
         images: what the user named.
         limits: of the listing.
+        columns: of tables.
         validation: fraction of the images, where no folder gives this part.
         test: likewise.
         split_by_folder: whether folders `train`, `val` and `test` are the parts, where there are no
@@ -81,7 +83,9 @@ def list_labelled(
         UserInputError: no labels, or a single one, or two that look alike; an empty train or
             validation part; a class without an image to train on.
     """
-    plan = pa.Table.from_batches(list(inputs.list_images(images, limits)), inputs.PLAN_SCHEMA)
+    plan = pa.Table.from_batches(
+        list(inputs.list_images(images, limits, columns)), inputs.PLAN_SCHEMA
+    )
     shown = " ".join(images)
     _refuse_unlabelled(plan, shown)
     given = _parts_of_folders(plan, shown) if split_by_folder else None
