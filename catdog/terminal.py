@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from traceback import print_exception
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -22,7 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, without_secrets
 from catdog.observer import Observer
 
 if TYPE_CHECKING:
@@ -206,12 +206,16 @@ def log_file(name: str) -> Path:
 
 
 def keep_traceback(error: BaseException, log: Path) -> Path:
-    """Write an exception's traceback to the end of a log, once; gives the log's place back."""
+    """Write an exception's traceback to the end of a log, once, without credentials.
+
+    Gives the log's place back.
+    """
     if getattr(error, "kept_in", None) != log:
         with os.fdopen(
             os.open(log, _APPEND, 0o600), "a", encoding="utf-8", errors="replace"
         ) as file:
-            print_exception(error, file=file)
+            lines = "".join(format_exception(error)).splitlines()
+            file.writelines(f"{without_secrets(line)}\n" for line in lines)
         error.__dict__["kept_in"] = log
     return log
 
@@ -253,8 +257,8 @@ def command_line(command: str) -> None:
 
 
 def error_line(verb: str, message: str) -> None:
-    """Print one line on standard error."""
-    text = " ".join(message.split())
+    """Print one line on standard error, without credentials."""
+    text = without_secrets(" ".join(message.split()))
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         Text.assemble((f"catdog {verb}".rstrip() + ": ", "bold red"), safe(text))
     )

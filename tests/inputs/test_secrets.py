@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from catdog import terminal
 from catdog.classification import ClassifyConfig
 from catdog.cli import commands
 from catdog.errors import CatdogError, UserInputError, without_secrets
@@ -135,3 +136,16 @@ def test_arguments_with_secrets_are_refused_without_them(tmp_path, text, capsys)
         with pytest.raises(UserInputError) as caught:
             ClassifyConfig(images=(text,), output="out").question("fingerprint")
         assert not leaked(str(caught.value))
+
+
+@pytest.mark.parametrize("text", LEAKS)
+def test_logs_and_screen_have_no_secret(tmp_path, text, capsys):
+    """What nobody foresaw, with a URI in its message: neither its traceback nor its line tells it."""
+    try:
+        raise OSError(f"{text} cannot be read")
+    except OSError as error:
+        log = terminal.keep_traceback(error, tmp_path / "log")
+        terminal.error_line("classify", f"a fault while reading {text}: {error}")
+    assert "Traceback" in log.read_text()
+    assert not leaked(log.read_text())
+    assert not leaked(capsys.readouterr().err)
