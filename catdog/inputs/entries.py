@@ -29,6 +29,8 @@ _FIELDS: list[pa.Field[Any]] = [
 PLAN_SCHEMA = pa.schema(_FIELDS)
 BATCH_ROWS = 10_000
 
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+
 
 @dataclass(frozen=True)
 class SourceLimits:
@@ -87,6 +89,10 @@ def to_batch(rows: list[Row]) -> pa.RecordBatch:
 def error_row(uri: str, name: str, error: Exception) -> Row:
     """The row of something that cannot be read, without credentials, as lists may have them."""
     code, detail = storage.error_code(error).value, storage.error_detail(error)
+    if (wrong := _NO_CHARACTER.search(uri)) is not None:
+        # No other file has the URI that is shown: a canonical one has no `/./`.
+        start = uri.rfind("/", 0, wrong.start()) + 1
+        uri = f"{uri[:start]}./{uri[start:]}"
     uri, name, detail = (without_secrets(shown(text)) for text in (uri, name, detail))
     return Row(uri, name, None, error=code, error_detail=detail)
 
@@ -106,7 +112,7 @@ def shown(name: str) -> str:
     Without the U+FFFD, the name whose text is a backslash, `x`, `f`, `f` would look the same. What
     JSON and UTF-16 can spell and no character is, is `\uNNNN` behind it.
     """
-    return name if is_text(name) else re.sub("[\ud800-\udfff]", _spelled, name)
+    return name if is_text(name) else _NO_CHARACTER.sub(_spelled, name)
 
 
 def _spelled(char: re.Match[str]) -> str:

@@ -26,7 +26,7 @@ An input is an image, a folder or S3 prefix (read recursively), a glob, an archi
   only names them (rows without one, or with one that was there before, are named
   `parquet://ROW::table`).
 - **Order** is that of the inputs, and within a folder that of the names' code points, as in S3.
-- **Names that are not UTF-8** become rows `unreadable` that show the bytes as `\xNN`.
+- **Names that are not UTF-8** become rows `unreadable` that show them as `entries.shown` does.
 """
 
 from __future__ import annotations

@@ -123,6 +123,16 @@ def test_names_that_are_no_utf8(tmp_path):
     assert table["error"].to_pylist() == [None, "unreadable", "unreadable"]
 
 
+def test_names_that_look_alike(tmp_path):
+    """A name in bytes that are no UTF-8, and names that spell those bytes: an image each."""
+    make(tmp_path, r"bad\xff.jpg", "bad\ufffd\\xff.jpg", "bad\ufffd.jpg")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.jpg"))).write_bytes(b"x")
+    table = planned(tmp_path)
+    assert len(set(table["uri"].to_pylist())) == 4
+    assert sorted(table["error"].to_pylist(), key=str) == [None, None, None, "unreadable"]
+    assert planned(tmp_path, tmp_path).equals(table)
+
+
 def test_links(tmp_path):
     """Links to files and folders are followed; loops end; a link to nowhere is one row."""
     make(tmp_path, "a/1.jpg", "b/2.jpg")
