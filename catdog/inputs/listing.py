@@ -45,7 +45,7 @@ import pyarrow as pa
 
 from catdog import storage
 from catdog.errors import UserInputError, reading
-from catdog.inputs import tables, walking
+from catdog.inputs import braces, tables, walking
 from catdog.inputs.entries import Columns, Row, SourceLimits, Work, is_text, rebatched, to_batch
 from catdog.inputs.folders import Folder, Glob, is_glob
 from catdog.inputs.lists import EntryList, EntryReader
@@ -76,7 +76,7 @@ def list_images(
     Memory is flat but for 8 bytes an image (to plan none twice) and the names of one folder.
 
     Args:
-        inputs: paths, URIs and globs, as users write them.
+        inputs: paths, URIs, globs and brace expressions, as users write them.
         limits: what an input may cost.
         columns: of tables.
 
@@ -90,13 +90,14 @@ def list_images(
     skips = Skips()
     opener = _Opener(limits, columns or Columns(), skips)
     with ThreadPoolExecutor(walking.THREADS) as pool:
-        starts = list(pool.map(opener.open, inputs))
+        texts = [text for given in pool.map(opener.expand, inputs) for text in given]
+        starts = list(pool.map(opener.open, texts))
     seen = Seen()
     duplicates = 0
 
     def new_rows() -> Generator[pa.RecordBatch, None, None]:
         nonlocal duplicates
-        for text, works in zip(inputs, starts, strict=True):
+        for text, works in zip(texts, starts, strict=True):
             empty = True
             try:
                 with reading(text), closing(walking.in_order(works())) as batches:
@@ -125,6 +126,24 @@ class _Opener:
     def __init__(self, limits: SourceLimits, columns: Columns, skips: Skips) -> None:
         self._limits, self._columns, self._skips = limits, columns, skips
         self._entries = EntryReader(limits, skips)
+
+    def expand(self, text: str) -> list[str]:
+        """What a brace expression stands for; a text without one, or that is there, for itself.
+
+        Raises:
+            UserInputError: it stands for too many.
+        """
+        if "{" not in text or "::" in text or "\0" in text or not is_text(text):
+            return [text]
+        try:
+            texts = braces.expanded(text)
+        except ValueError as error:
+            raise UserInputError(f"{text}: {error}") from None
+        try:
+            there = len(texts) > 1 and walking.look(storage.to_uri(text), as_folder=False)[0]
+        except (ValueError, OSError, storage.CredentialsError):
+            return [text]  # opening it says what is wrong
+        return texts if there is None else [text]
 
     def open(self, text: str) -> Callable[[], Iterator[Work]]:
         """What is to be done with an input.
