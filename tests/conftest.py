@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from catdog.training.job import TrainConfig, TrainResult
 
@@ -226,3 +226,31 @@ def tiny_run(ray_cluster: None, tiny_config: TrainConfig) -> TrainResult:
     from catdog.training.job import train
 
     return train(tiny_config)
+
+
+@pytest.fixture
+def control_group() -> Iterator[Callable[..., tuple[str, ...]]]:
+    """Makes control groups of version 1 below the one of this process, and removes them.
+
+    Called with a controller and its limits, it gives the beginning of a command line that runs the
+    rest within the group.
+    """
+    from catdog import machine
+
+    made: list[Path] = []
+
+    def make(controller: str, **limits: int) -> tuple[str, ...]:
+        folder = next(iter(machine._groups(controller)), Path("/nowhere"))
+        folder /= f"catdog-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+            made.append(folder)
+            for name, value in limits.items():
+                (folder / f"{controller}.{name}").write_text(str(value))
+        except OSError as error:
+            pytest.skip(f"no control group can be made here: {error}")
+        return "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"
+
+    yield make
+    for folder in made:
+        folder.rmdir()

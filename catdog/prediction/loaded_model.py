@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from catdog import inputs, storage
+from catdog import inputs, machine, storage
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import SourceLimits
 from catdog.model import folders, inference
@@ -147,7 +147,7 @@ class LoadedModel:
 
     @functools.cached_property
     def _score(self) -> inference.Predictor:
-        threads = self._settings["threads"] or len(os.sched_getaffinity(0))
+        threads = self._settings["threads"] or machine.usable_cpus()
         return inference.load_predictor(self._model, **self._settings | {"threads": threads})
 
     def _answers(self, decoded: list[NDArray[np.uint8] | ImageRejected]) -> list[Prediction]:

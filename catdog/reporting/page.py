@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import threading
 import time
@@ -34,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro.conf
 
-from catdog import evaluation, storage
+from catdog import evaluation, machine, storage
 from catdog.errors import CatdogError, ErrorCode, UserInputError
 from catdog.inputs import SourceLimits
 from catdog.model import folders
@@ -715,7 +714,7 @@ def _fetch_thumbnails(
         _limits(SourceLimits, question.get("source_limits")), bytes_in_flight=32 << 20
     )
     deadline = time.monotonic() + _THUMBNAILS_TIMEOUT_S
-    workers = max(1, min(4, len(os.sched_getaffinity(0)), math.ceil(len(wanted) / 16)))
+    workers = max(1, min(4, machine.usable_cpus(), math.ceil(len(wanted) / 16)))
     bounds = np.linspace(0, len(wanted), workers + 1).astype(int).tolist()
 
     def fetch(worker: int) -> list[_Picture]:
