@@ -124,12 +124,25 @@ class S3Server:
         while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(self.endpoint + "/healthz", timeout=1) as answer:
-                    if answer.status == 200:
+                    if answer.status == 200 and self._has_bucket():
                         return
             except (urllib.error.URLError, OSError):
                 pass
             time.sleep(0.05)
         raise RuntimeError("SeaweedFS did not start; see server.log in its folder")
+
+    def _has_bucket(self) -> bool:
+        """It is made after the server has begun to answer."""
+        import s3fs
+
+        there = s3fs.S3FileSystem(
+            key=ACCESS_KEY,
+            secret=SECRET_KEY,
+            endpoint_url=self.endpoint,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+        return bool(there.exists(BUCKET))
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -12,6 +12,7 @@ import tyro.conf
 
 from catdog.classification import ClassifyConfig
 from catdog.demo import DemoConfig
+from catdog.diagnosis import DoctorConfig
 from catdog.evaluation import EvaluateConfig
 from catdog.prediction import PredictConfig
 from catdog.reporting import ReportConfig
@@ -116,6 +117,19 @@ class Submit(SubmitConfig, Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doctor(DoctorConfig, Common):
+    """Check what a job needs: packages, memory, stores, the model, Ray. Code 1 if one fails.
+
+    Example: catdog doctor s3://bucket/results
+
+    Attributes:
+        json: print one JSON object a line, one line a check.
+    """
+
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """Print what makes the shell complete commands, flags and their values.
 
@@ -136,5 +150,6 @@ COMMANDS: Mapping[str, type[Any]] = {
     "predict": Predict,
     "report": Report,
     "submit": Submit,
+    "doctor": Doctor,
     "completion": Completion,
 }

@@ -19,6 +19,7 @@ from catdog.classification import ClassifyConfig
 from catdog.cli import arguments as asked
 from catdog.cli import completion, parsing, summaries
 from catdog.demo import DemoConfig
+from catdog.diagnosis import DoctorConfig
 from catdog.errors import CatdogError, UserInputError, being_read
 from catdog.evaluation import EvaluateConfig
 from catdog.model import folders
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Config = TypeVar(
-    "Config", TrainConfig, ClassifyConfig, EvaluateConfig, DemoConfig, ReportConfig, SubmitConfig
+    "Config",
+    TrainConfig,
+    ClassifyConfig,
+    EvaluateConfig,
+    DemoConfig,
+    ReportConfig,
+    SubmitConfig,
+    DoctorConfig,
 )
 
 
@@ -124,6 +132,20 @@ def _submit(command: asked.Submit) -> int:
     return submission.submit(_plain(SubmitConfig, command))
 
 
+def _doctor(command: asked.Doctor) -> int:
+    from catdog import diagnosis
+
+    findings = diagnosis.examine(_plain(DoctorConfig, command))
+    well = True
+    while True:
+        with terminal.progress("catdog-doctor"):  # keeps what libraries print away from the lines
+            finding = next(findings, None)
+        if finding is None:
+            return 0 if well else 1
+        well = well and finding.ok
+        summaries.print_finding(finding, as_json=command.json)
+
+
 def _completion(command: asked.Completion) -> int:
     sys.stdout.write(completion.script(command.shell))
     return 0
@@ -175,6 +197,7 @@ _RUN: dict[type[Any], Callable[[Any], int]] = {
     asked.Predict: _predict,
     asked.Report: _report,
     asked.Submit: _submit,
+    asked.Doctor: _doctor,
     asked.Completion: _completion,
 }
 
@@ -230,7 +253,7 @@ _NAMES = {"model": (folders.SHIPPED,), "weights": ("imagenet", "none")}
 
 def _places(command: Any) -> Iterator[tuple[str, str, str]]:
     """Every path or URI among a command's arguments: its field, flag and text."""
-    for field in ("images", "results", "output", "model", "weights"):
+    for field in ("images", "places", "results", "output", "model", "weights"):
         value = getattr(command, field, None)
         flag = field.upper() if field in parsing.POSITIONAL else f"--{field}"
         for text in value if isinstance(value, tuple) else (value,):

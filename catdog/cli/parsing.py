@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-POSITIONAL = {"images": "IMAGES ...", "results": "RESULTS", "shell": "{bash,zsh,fish}"}
+POSITIONAL = {
+    "images": "IMAGES ...",
+    "results": "RESULTS",
+    "places": "[PLACES ...]",
+    "shell": "{bash,zsh,fish}",
+}
 _OPTIONAL_VALUES = ConstructorRegistry()
 
 

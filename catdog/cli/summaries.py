@@ -12,6 +12,7 @@ from catdog import terminal
 if TYPE_CHECKING:
     from catdog.classification import ClassifySummary
     from catdog.demo import DemoResult
+    from catdog.diagnosis import Finding
     from catdog.evaluation import Evaluation
     from catdog.prediction import Prediction
     from catdog.reporting import ReportSummary
@@ -143,3 +144,14 @@ def print_predicted(image: str, answer: Prediction, *, as_json: bool) -> None:
     else:
         text = f"{image}: {answer.label} {answer.probability:.4f}"
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+
+
+def print_finding(finding: Finding, *, as_json: bool) -> None:
+    """A line of one check: whether it went well, what was found, what to do."""
+    if as_json:
+        text = json.dumps(dataclasses.asdict(finding), ensure_ascii=True)
+    else:
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        text = f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.said}{remedy}"
+    sys.stdout.write(terminal.safe(text).encode("utf-8", "backslashreplace").decode() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,9 @@
+"""What works on this machine: places and an address to try come in, findings go out.
+
+`examine` runs one check after another and yields a `Finding` for each, as soon as it is known. A
+check never raises: what goes wrong in it is its finding.
+"""
+
+from catdog.diagnosis.checks import DoctorConfig, Finding, examine
+
+__all__ = ["DoctorConfig", "Finding", "examine"]
