@@ -408,15 +408,3 @@ def test_every_command_has_a_page(verb):
     table = flags.table(verb)
     assert table in page
     assert all(f"`{flag}" in table for flag in parsing.flags(verb) if flag != "--help")
-
-
-def test_code_map_is_complete():
-    """Every room of the package stands in the README's map, and nothing else does."""
-    (found,) = (block for block in blocks(ROOT / "README.md") if block.text.startswith("catdog/\n"))
-    named = set(re.findall(r"\b\w+\.py\b", found.text))
-    there = {path.name for path in (ROOT / "catdog").glob("*.py")}
-    assert named == there - {"__init__.py", "__main__.py"}
-    rooms = set(re.findall(r"^  (\w+)/", found.text, re.MULTILINE))
-    assert rooms == {path.parent.name for path in (ROOT / "catdog").glob("*/__init__.py")}
-    folders = re.findall(r"^(?:\w+/ +)*\w+/$", found.text, re.MULTILINE)[-1].split()
-    assert all((ROOT / folder).is_dir() for folder in folders)

@@ -118,7 +118,7 @@ class Submit(SubmitConfig, Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(DoctorConfig, Common):
-    """Check what a job needs: packages, memory, stores, the model, Ray. Code 1 if one fails.
+    """Check what a job needs: packages, memory, stores, Ray. Code 1 if one fails.
 
     Example: catdog doctor s3://bucket/results
 
