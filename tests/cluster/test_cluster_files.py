@@ -190,6 +190,17 @@ def test_fault_detection_is_the_same_on_aws():
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_jobs_say_how_to_run_them_again(path):
+    """A RayJob that has ended is not started by `apply`; nothing of its command hinders a second start."""
+    assert f"kubectl replace --force -f cluster/{path.name}" in path.read_text().replace(
+        "\n# ", " "
+    )
+    spec = load(path)["spec"]
+    assert spec["backoffLimit"] > 0
+    assert not {"--restart", "--discard"} & set(shlex.split(spec["entrypoint"]))
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_entrypoints_are_commands(path):
     """The real parser accepts each job's command, and no job runs without end."""
     spec = load(path)["spec"]
@@ -217,7 +228,6 @@ def test_training_has_a_pod_for_each_worker():
     command = parsing.parse(shlex.split(spec["entrypoint"])[1:])
     (pool,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert command.workers == pool["minReplicas"] == pool["replicas"]
-    assert command.resume
 
 
 def test_commands_in_the_documents_are_commands():
