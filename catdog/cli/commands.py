@@ -225,6 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.error_line(verb, "interrupted; run the same command again to go on")
         return 130
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not f"{error.name}".startswith("catdog"):
+            terminal.error_line(
+                verb, f"this Python has no {error.name}; `pip install catdog-ray` brings it"
+            )
+            return 1
         _tell_of_fault(verb, error, debug="--debug" in arguments)
         return 70
 

@@ -14,11 +14,10 @@ from catdog.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# What the code on workers imports, by the name it is imported by.
+# What the code on every worker imports, by the name it is imported by.
 _NEEDED_BY_WORKERS = (
     "catdog",
     "fsspec",
-    "keras",
     "numpy",
     "openvino",
     "pandas",
@@ -33,8 +32,7 @@ _NEEDED_BY_WORKERS = (
 _ANSWER_WITHIN_S = 60.0
 _REMEDY = (
     "install catdog in the image of the nodes (cluster/Dockerfile), or in their Python "
-    "(`pip install catdog-ray`), or have Ray do it: `ray job submit --runtime-env-json "
-    '\'{"pip": ["catdog-ray"]}\'`'
+    "(`pip install catdog-ray`), or have Ray do it: `catdog submit --install`"
 )
 _RAY_AND_PYTHON = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
@@ -65,11 +63,12 @@ def refusal(address: str, error: BaseException) -> UserInputError:
     return UserInputError(f"--address {address}: no Ray cluster answers ({first_line.strip()})")
 
 
-def check(nodes: Sequence[dict[str, Any]]) -> None:
+def check(nodes: Sequence[dict[str, Any]], packages: Sequence[str] = ()) -> None:
     """Have a task look around on each node that can work; its own process's start is all it costs.
 
     Args:
         nodes: the cluster's, as `ray.nodes` tells of them.
+        packages: what this job's workers import beyond what all do.
 
     Raises:
         UserInputError: a node lacks packages, or has another catdog.
@@ -77,13 +76,14 @@ def check(nodes: Sequence[dict[str, Any]]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    needed = (*_NEEDED_BY_WORKERS, *packages)
     works = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
     asked = {
         ray.remote(
             num_cpus=0,
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )(_looker()).remote(_NEEDED_BY_WORKERS): node["NodeManagerAddress"]
+        )(_looker()).remote(needed): node["NodeManagerAddress"]
         for node in works
     }
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)

@@ -14,7 +14,7 @@ from catdog.errors import CatdogError, UserInputError
 from catdog.runtime import fit, nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -55,7 +55,9 @@ BOUNDED_RESTARTS = {"max_restarts": 4, "max_task_retries": 4}
 
 
 @contextlib.contextmanager
-def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator[None]:
+def connect(
+    address: str | None, *, minimum_cpus: int | None = None, packages: Sequence[str] = ()
+) -> Iterator[None]:
     """A connection to the cluster at `address`, or to an embedded local one that ends with it.
 
     A process that is connected already stays so, and its cluster is used.
@@ -64,6 +66,7 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         address: a Ray address; None means `RAY_ADDRESS`, or an embedded cluster where that is unset.
         minimum_cpus: logical CPUs that the embedded cluster has at least, so that more workers
             than cores can be asked for on a laptop.
+        packages: what this job's workers import beyond what all do; a cluster's nodes must have it.
 
     Raises:
         UserInputError: no cluster answers at `address`, or it does not fit this driver.
@@ -103,7 +106,7 @@ def connect(address: str | None, *, minimum_cpus: int | None = None) -> Iterator
         importing.join()
         _quiet_data_context()
         if address:
-            fit.check(ray.nodes())
+            fit.check(ray.nodes(), packages)
             _share_on_head()
         yield
     finally:

@@ -27,6 +27,7 @@ import tyro.conf
 
 from catdog import terminal
 from catdog.errors import CatdogError, UserInputError
+from catdog.submission import dependencies
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _OWN_FLAGS = {
     "--address": True,
     "--attach": True,
     "--dry-run": False,
+    "--install": False,
     "--send-aws-credentials": False,
 }
 # They name files and settings of this machine, which mean nothing on the cluster.
@@ -50,6 +52,8 @@ _AWS_OF_THIS_MACHINE = {
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 }
 _SECOND_CTRL_C_S = 5.0
+# The head's agent, which starts jobs, is there some seconds after the job server.
+_AGENT_WITHIN_S = 60.0
 # Above it something that is not code has slipped into the package.
 _MAX_UPLOAD_BYTES = 100 * 2**20
 
@@ -64,6 +68,8 @@ class SubmitConfig:
             `RAY_API_SERVER_ADDRESS`.
         attach: follow this job, submitted earlier, instead of submitting one.
         dry_run: show what would be sent, and send nothing.
+        install: have each node install the locked dependencies, once: for a cluster that has Ray
+            alone, such as the image rayproject/ray.
         send_aws_credentials: send this machine's `AWS_*` variables to the job. Everybody who has
             the cluster's token can read them there: prefer credentials that the cluster has itself.
     """
@@ -75,6 +81,7 @@ class SubmitConfig:
     address: str | None = None
     attach: str | None = None
     dry_run: bool = False
+    install: bool = False
     send_aws_credentials: bool = False
 
 
@@ -87,12 +94,14 @@ class Job:
         entrypoint: the shell command that the cluster runs in the working directory.
         metadata: what the cluster's list of jobs shows beside it.
         environment: variables of the job's processes; values may be secrets.
+        dependencies: what Ray installs on the nodes; empty where they have it already.
     """
 
     identifier: str
     entrypoint: str
     metadata: dict[str, str]
     environment: dict[str, str]
+    dependencies: dict[str, Any]
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -124,11 +133,12 @@ def submit(config: SubmitConfig) -> int:
         CatdogError: contact or the cluster was lost for good, or it could not run the job.
     """
     if config.attach is not None:
-        if config.command or config.dry_run or config.send_aws_credentials:
+        if config.command or config.dry_run or config.install or config.send_aws_credentials:
             raise UserInputError("--attach: follows a job as it is; leave out the rest")
         address = _address(config)
         return _follow_to_end(_connect(address), config.attach, address)
-    job = plan_job(config.command, os.environ if config.send_aws_credentials else {})
+    environment = os.environ if config.send_aws_credentials else {}
+    job = plan_job(config.command, environment, install=config.install)
     with tempfile.TemporaryDirectory(prefix="catdog-submit-") as folder:
         files, size = stage(Path(folder))
         if config.dry_run:
@@ -160,7 +170,7 @@ def check_reachable(flag: str, uri: str) -> None:
         raise UserInputError(f"{flag} {uri}: write file:/// and an absolute path")
 
 
-def plan_job(command: Sequence[str], environment: Any) -> Job:
+def plan_job(command: Sequence[str], environment: Any, *, install: bool = False) -> Job:
     """The job of a checked command; takes `AWS_*` variables from `environment`."""
     verb = command[0]
     return Job(
@@ -173,6 +183,7 @@ def plan_job(command: Sequence[str], environment: Any) -> Job:
             for name, value in environment.items()
             if name.startswith("AWS_") and name not in _AWS_OF_THIS_MACHINE
         },
+        dependencies=dependencies.runtime_env(command) if install else {},
     )
 
 
@@ -200,6 +211,11 @@ def _address(config: SubmitConfig) -> str:
         raise UserInputError("--address: name the cluster's job server, such as http://head:8265")
     address = address.rstrip("/")
     parts = urlsplit(address)
+    if parts.scheme == "ray" and parts.hostname:
+        raise UserInputError(
+            f"--address {address}: jobs are sent to the job server, http://{parts.hostname}:8265 "
+            "where its port was not changed; ray:// is an address for `catdog VERB --address`"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserInputError(
             f"--address {address}: not the URL of a job server, such as http://head:8265"
@@ -261,10 +277,12 @@ def _send(client: Any, job: Job, folder: str) -> None:
     """Upload and submit; again where the answer was lost, without ever starting two jobs."""
     import requests
 
-    runtime_env: dict[str, Any] = {"working_dir": folder}
+    runtime_env: dict[str, Any] = {"working_dir": folder} | job.dependencies
     if job.environment:
         runtime_env["env_vars"] = job.environment
-    for attempt in range(4):
+    deadline = time.monotonic() + _AGENT_WITHIN_S
+    attempt = 0
+    while attempt < 4:
         if attempt:
             time.sleep(2**attempt)
         try:
@@ -276,10 +294,15 @@ def _send(client: Any, job: Job, folder: str) -> None:
             )
         except (ConnectionError, requests.RequestException) as error:
             lost: Exception = error
+            attempt += 1
         except RuntimeError as error:
             if attempt and "already" in str(error):
                 return  # the request before arrived, only its answer did not
-            raise CatdogError(f"the cluster does not take the job: {_first_line(error)}") from error
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise CatdogError(
+                    f"the cluster does not take the job: {_first_line(error)}"
+                ) from error
+            time.sleep(1)  # a cluster that has just started has none yet
         else:
             return
     raise CatdogError(f"the job server went away while the job was sent: {_first_line(lost)}")
@@ -467,6 +490,7 @@ def _print_dry_run(config: SubmitConfig, job: Job, files: int, size: int) -> Non
         ("sends", f"the package catdog {__version__}: {files} files, {size / 1000:,.0f} kB"),
         # Names only: values are secrets.
         ("environment", ", ".join(sorted(job.environment)) or "nothing of this machine's"),
+        ("installs", " ".join(job.dependencies.get("uv", {}).get("packages", ())) or "nothing"),
         ("metadata", json.dumps(job.metadata)),
     ]
     for name, value in rows:

@@ -92,7 +92,9 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
         for line in labelled.notices:
             observer.phase(line)
         observer.phase("starting Ray")
-        with ray_quirks.connect(config.address, minimum_cpus=config.workers):
+        with ray_quirks.connect(
+            config.address, minimum_cpus=config.workers, packages=("keras", "tensorflow")
+        ):
             return _on_cluster(config, output, labelled, claim, observer, started)
 
 

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import pytest
 
 from catdog.cli.commands import main
+from catdog.submission import dependencies
 from catdog.submission import job as submission
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,55 @@ def test_credentials_go_only_on_request_and_never_into_what_is_recorded(monkeypa
     job = submission.plan_job(CLASSIFY, os.environ)
     assert job.environment["AWS_SECRET_ACCESS_KEY"] == SECRET
     assert SECRET not in job.entrypoint + json.dumps(job.metadata) + job.identifier
+
+
+def test_install_names_the_lock_that_the_command_needs(capsys):
+    """`classify` gets on without TensorFlow, unless it is asked for; all else takes the whole lock."""
+    assert main(["submit", *CLASSIFY, "--install", "--dry-run"]) == 0
+    assert "catdog/submission/classify.lock" in capsys.readouterr().out
+    train = ["train", "s3://bkt/in", "--output", "s3://bkt/out"]
+    for command in (train, [*CLASSIFY, "--engine", "tensorflow"]):
+        assert main(["submit", *command, "--install", "--dry-run"]) == 0
+        assert "catdog/submission/all.lock" in capsys.readouterr().out
+    assert main(["submit", *CLASSIFY, "--dry-run"]) == 0
+    assert ".lock" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["all.lock", "classify.lock"])
+def test_the_locks_that_travel_agree_with_the_projects(name):
+    """Nodes get the versions that are tested here, each by its hash, and never another Ray."""
+    whole = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "catdog" / "submission" / name).read_text()
+    lines = [line for line in lock.splitlines() if re.match(r"[a-z]", line)]
+    assert len(lines) > 60
+    pins = [re.match(r"\S+==\S+", line)[0] for line in lines]
+    assert [pin for pin in pins if f"\n{pin} " not in f"\n{whole}"] == []
+    assert lock.count("--hash=sha256:") >= len(lines)
+    assert not [line for line in lines if line.startswith("ray==")]
+    assert ("tensorflow==" in lock) == (name == "all.lock")
+
+
+def test_the_sent_package_has_its_locks(tmp_path):
+    """They are where the job's runtime environment looks for them."""
+    submission.stage(tmp_path)
+    for command in (CLASSIFY, ["train"]):
+        (line,) = dependencies.runtime_env(command)["uv"]["packages"]
+        place = line.removeprefix("-r ").replace(
+            "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}", str(tmp_path)
+        )
+        assert Path(place).is_file()
+
+
+def test_a_python_without_dependencies_says_so(tmp_path):
+    """A job that meets Ray alone ends in one line with what to do, and no traceback."""
+    code = "import sys; sys.modules['tyro'] = None; import runpy; runpy.run_module('catdog')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "this Python has no tyro" in done.stderr
+    assert "catdog submit --install" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_sends_the_package_alone(tmp_path):
