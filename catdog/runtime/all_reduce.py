@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from mmap import mmap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from catdog import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BYTE = b"."
+_LONGEST_PATH = 107  # bytes of a socket's path
 _ALIGNED = 16  # numbers: TensorFlow takes arrays that begin at a multiple of 64 bytes as they lie
 
 
@@ -90,10 +91,10 @@ class SharedMemoryAllReduce:
     ) -> list[socket.socket]:
         # In a folder of this user's own: nobody else's process can connect.
         with (
-            tempfile.TemporaryDirectory(prefix="catdog-") as folder,
+            scratch.private_folder(longest=_LONGEST_PATH - len("/all-reduce")) as folder,
             socket.socket(socket.AF_UNIX) as listener,
         ):
-            path = str(Path(folder) / "all-reduce")
+            path = str(folder / "all-reduce")
             listener.bind(path)
             listener.listen(count)
             listener.settimeout(self._timeout_s)
