@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from catdog import scratch
 from catdog.errors import UserInputError, without_secrets
 from catdog.observer import Observer
 
@@ -162,25 +164,25 @@ def progress(log_name: str) -> Iterator[Progress]:
     """A status that changes while a job runs.
 
     Inside it, what Ray, TensorFlow and their C++ parts write to standard error goes to a log file;
-    only `Progress` writes to the terminal.
+    only `Progress` writes to the terminal. The log stays where the job fails; that of a killed job
+    is removed by the next one.
 
     Args:
         log_name: the beginning of the log file's name, in the folder for temporary files.
     """
-    log = log_file(log_name)
-    with _standard_error_in(log) as terminal:
+    with scratch.private_folder() as folder, _standard_error_in(folder / "log") as terminal:
         shown = Progress(terminal)
         try:
             with shown.alive():
                 yield shown
         except (UserInputError, SystemExit):
-            log.unlink(missing_ok=True)  # nobody will look for it
-            raise
+            raise  # nobody will look for a log
         except BaseException as error:
+            log = log_file(log_name)
+            shutil.move(folder / "log", log)
             keep_traceback(error, log)  # people get one line
             shown.line(f"the libraries' log is in {log}")
             raise
-        log.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -68,6 +68,29 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(place):
             each.stdout.close()
 
 
+def test_the_log_of_a_killed_command_goes_with_the_next(place):
+    """Nobody is told where it is; of a command that fails it stays, in mode 0600."""
+    code = (
+        "import os, sys; from catdog import terminal\n"
+        "with terminal.progress('catdog-train'):\n"
+        "    print('heard', file=sys.stderr, flush=True); os.kill(os.getpid(), int(sys.argv[1]))"
+    )
+    environment = os.environ | {"TMPDIR": str(place)}
+
+    def run(signal_number):
+        command = [sys.executable, "-c", code, str(int(signal_number))]
+        return subprocess.run(command, capture_output=True, env=environment, check=False)
+
+    run(signal.SIGKILL)
+    (left,) = place.iterdir()
+    assert (left / "log").read_text() == "heard\n"
+    assert run(signal.SIGINT).stderr.count(b"the libraries' log is in") == 1
+    (log,) = place.iterdir()
+    assert log.name.startswith("catdog-train-")
+    assert log.read_text().startswith("heard\nTraceback")
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_long_path_is_replaced_by_a_short_one(tmp_path, monkeypatch):
     """Where sockets lie in it; elsewhere the folder for temporary files is used as it is."""
     deep = tmp_path / ("d" * 200)
