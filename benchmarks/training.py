@@ -117,7 +117,8 @@ def main() -> None:
         else:
             draw(folder, arguments.images)
         os.environ["PYTHONPATH"] = str(HERE.parent)
-        article, one, two = ("--architecture", "article"), ("--workers", "1"), ("--workers", "2")
+        article, compact = ("--architecture", "article"), ("--architecture", "compact")
+        one, two = ("--workers", "1"), ("--workers", "2")
         runs = {
             "article, 1 worker on one core": (1, *article, *one),
             "article, 2 workers": (2, *article, *two),
@@ -129,9 +130,9 @@ def main() -> None:
                 "32",
             ),
             "article, 1 worker with both cores": (2, *article, *one, "--cpus-per-worker", "2"),
-            "compact, 1 worker on one core": (1, *one),
-            "compact, 2 workers": (2, *two),
-            "compact, 1 worker with both cores": (2, *one, "--cpus-per-worker", "2"),
+            "compact, 1 worker on one core": (1, *compact, *one),
+            "compact, 2 workers": (2, *compact, *two),
+            "compact, 1 worker with both cores": (2, *compact, *one, "--cpus-per-worker", "2"),
         }
         found["article"] = peer("image_data_generator.py", str(folder), "2")
         for policy in ("float32", "mixed_bfloat16"):

@@ -35,6 +35,7 @@ def main(folder: str, epochs: int = 30) -> catdog.Evaluation:
         catdog.TrainConfig(
             images=(str(images),),
             output=str(run),
+            architecture="compact",
             epochs=epochs,
             height=32,
             width=32,

@@ -4,7 +4,7 @@
 `inference` makes a function from pixels to scores of it. Keras is loaded when it is needed.
 """
 
-from catdog.model import architectures, folders, inference
+from catdog.model import architectures, efficientnet_lite, folders, inference
 from catdog.model.architectures import APPLICATIONS, ARCHITECTURES, PRETRAINED
 from catdog.model.inference import Engine
 
@@ -14,6 +14,7 @@ __all__ = [
     "PRETRAINED",
     "Engine",
     "architectures",
+    "efficientnet_lite",
     "folders",
     "inference",
 ]

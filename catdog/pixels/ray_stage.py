@@ -73,9 +73,7 @@ def _as_binary(pixels: NDArray[np.uint8]) -> pa.Array:
     )
 
 
-def as_pixels(
-    column: pa.ChunkedArray, preprocessing_shape: tuple[int, int, int]
-) -> NDArray[np.uint8]:
+def as_pixels(column: pa.ChunkedArray, preprocessing_shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The column `pixels` as an array (n, H, W, 3), in place where it is one chunk."""
     if column.num_chunks == 0:
         return np.empty((0, *preprocessing_shape), np.uint8)

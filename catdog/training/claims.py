@@ -100,6 +100,14 @@ def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Itera
                     Path(storage.local_path(output)).rmdir()
 
 
+def recorded_architecture(config: TrainConfig, output: str) -> str | None:
+    """The architecture of the run in this folder, where there is one to go on with."""
+    uri = storage.join(output, CONFIG_FILE)
+    if config.restart or not storage.exists(uri):
+        return None
+    return str(_recorded(config, uri)["architecture"])
+
+
 def is_finished(output: str) -> bool:
     """Whether the run in this folder has its model."""
     return storage.exists(storage.join(output, folders.RUN_SUBFOLDER, folders.METADATA_FILE))
@@ -112,14 +120,22 @@ def _others(output: str) -> list[str]:
     return [name for name in names if name not in ours and not name.endswith(".unfinished")]
 
 
-def _refuse_another(config: TrainConfig, config_uri: str) -> None:
+def _recorded(config: TrainConfig, config_uri: str) -> dict[str, Any]:
+    """What decides the result of the run in the folder."""
     try:
-        recorded = json.loads(storage.read_bytes(config_uri, _MAX_CONFIG_BYTES))["recipe"]
+        recorded: dict[str, Any] = json.loads(storage.read_bytes(config_uri, _MAX_CONFIG_BYTES))[
+            "recipe"
+        ]
         recorded["architecture"] = architectures.current_name(recorded["architecture"])
     except (ValueError, TypeError, KeyError) as error:
         raise UserInputError(
             f"--output {config.output}: its {CONFIG_FILE} is not that of a run; name another folder"
         ) from error
+    return recorded
+
+
+def _refuse_another(config: TrainConfig, config_uri: str) -> None:
+    recorded = _recorded(config, config_uri)
     current: dict[str, Any] = json.loads(json.dumps(config.recipe()))
     recorded = _LATER_FIELDS | recorded
     changed = sorted(k for k in current | recorded if current.get(k) != recorded.get(k))

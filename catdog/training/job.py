@@ -21,8 +21,8 @@ from catdog.model import folders
 from catdog.observer import Observer
 from catdog.pixels import DecodeLimits
 from catdog.runtime import nodes, ray_quirks
-from catdog.training import claims, decoding, downloads, fitting, records
-from catdog.training.config import TrainConfig, best_row
+from catdog.training import choice, claims, decoding, downloads, fitting, records
+from catdog.training.config import AUTO, TrainConfig, best_row
 from catdog.training.labelled import list_labelled
 from catdog.training.records import METRICS_COLUMNS
 
@@ -76,26 +76,37 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
     observer = observer or Observer()
     output = storage.to_uri(config.output)
     downloads.refuse_unreachable(config)
+    labelled = None
+    config = choice.recorded(config, output)
+    if config.architecture == AUTO:
+        labelled = _listed(config, observer)
+        config, line = choice.chosen(config, labelled)
+        observer.phase(line)
     with claims.claimed(config, output, versions()) as claim:
         if claim.finished:
             observer.phase("nothing to do: the run is complete")
             return _finished_result(output)
-        observer.phase("listing images")
-        labelled = list_labelled(
-            config.images,
-            SourceLimits(),
-            config.columns,
-            validation=config.validation,
-            test=config.test,
-            split_by_folder=config.split_by_folder == "auto",
-        )
-        for line in labelled.notices:
-            observer.phase(line)
+        labelled = labelled or _listed(config, observer)
         observer.phase("starting Ray")
         with ray_quirks.connect(
             config.address, minimum_cpus=config.workers, packages=("keras", "tensorflow")
         ):
             return _on_cluster(config, output, labelled, claim, observer, started)
+
+
+def _listed(config: TrainConfig, observer: Observer) -> LabelledImages:
+    observer.phase("listing images")
+    labelled = list_labelled(
+        config.images,
+        SourceLimits(),
+        config.columns,
+        validation=config.validation,
+        test=config.test,
+        split_by_folder=config.split_by_folder == "auto",
+    )
+    for line in labelled.notices:
+        observer.phase(line)
+    return labelled
 
 
 def _on_cluster(
@@ -130,7 +141,10 @@ def _on_cluster(
     decoding.refuse_empty(images, labelled.labels)
     for line in decoding.lines(decoded, parts_given=labelled.parts_given):
         observer.phase(line)
-    observer.phase(f"starting {workers} workers")
+    observer.phase(
+        f"starting {workers} workers"
+        + (", which compute features first" if config.trains_head_only else "")
+    )
     fitted = fitting.fit(
         config.on_workers(workers),
         output,

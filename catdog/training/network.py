@@ -38,7 +38,9 @@ class Network:
         use_gpu: whether each has a GPU.
 
     Attributes:
-        model: the Keras model.
+        model: the Keras model that is trained: from pixels to scores; from features to scores where
+            `config` trains a head only.
+        trunk: what makes features of pixels then; else None.
         optimizer: built for all of its weights.
         augment: changes pixels; None where the recipe wants none.
         uniforms: random numbers that `augment` wants for each image.
@@ -80,6 +82,10 @@ class Network:
                 weights,
                 any_size=recipe.augmented_scale < 1,
             )
+            self.trunk: Any = None
+            if config.trains_head_only:
+                self._whole = self.model
+                self.trunk, self.model = _halves(keras, self._whole)
             self.augment = (
                 augmentation.Augmentation(
                     scale=recipe.augmented_scale, compiled=tensorflow_quirks.compiled
@@ -187,9 +193,21 @@ class Network:
 
     def export(self, weights: list[Any]) -> dict[str, bytes]:
         """The model folder's files, in float32 whatever the precision of the training was."""
+        if self.trunk is not None:
+            self.model.set_weights(weights)  # the whole network shares its last layer
+            weights = self._whole.get_weights()
         model = self._build("float32")
         model.set_weights(weights)
         return folders.export(model)
+
+
+def _halves(keras: Any, whole: Any) -> tuple[Any, Any]:
+    """What makes features of pixels, and the last layer, which makes scores of them."""
+    scores = whole.get_layer("scores")
+    trunk = keras.Model(whole.inputs[0], scores.input, name="trunk")
+    trunk.trainable = False
+    features = keras.Input(scores.input.shape[1:], dtype="float32", name="features")
+    return trunk, keras.Model(features, scores(features), name="head")
 
 
 def _optimizer(keras: Any, recipe: Recipe) -> Any:

@@ -36,23 +36,25 @@ class PixelReader:
         self._images = images
         per_block = len(images.block_of) / max(1, len(images.blocks))
         self._max_blocks = max(_LEAST_BLOCKS, int(kept_images / max(1.0, per_block)))
-        self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self._cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
 
-    def read(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """Pixels (n, H, W, 3) and class numbers (n,) of the images with these numbers."""
-        pixels = np.empty((len(numbers), *self._images.shape), np.uint8)
-        for target, number in enumerate(numbers):
-            block = self._block(int(self._images.block_of[number]))
-            pixels[target] = block[self._images.row_of[number]]
-        return pixels, self._images.classes[numbers]
+    def read(self, numbers: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        """Pixels (n, H, W, 3), or features (n, k), and class numbers (n,) of these images."""
+        rows = [
+            self._block(int(self._images.block_of[number]))[self._images.row_of[number]]
+            for number in numbers
+        ]
+        return np.stack(rows), self._images.classes[numbers]
 
-    def _block(self, number: int) -> NDArray[np.uint8]:
+    def _block(self, number: int) -> NDArray[Any]:
         if number in self._cache:
             self._cache.move_to_end(number)
             return self._cache[number]
         import ray
 
-        block = as_pixels(ray.get(self._images.blocks[number])["pixels"], self._images.shape)
+        found = ray.get(self._images.blocks[number])
+        features = isinstance(found, np.ndarray)
+        block: NDArray[Any] = found if features else as_pixels(found["pixels"], self._images.shape)
         self._cache[number] = block
         if len(self._cache) > self._max_blocks:
             self._cache.popitem(last=False)
@@ -67,8 +69,9 @@ def read(
     """Batches as arrays, read ahead by a thread that ends with the generator.
 
     Yields:
-        pixels uint8 (slice, H, W, 3), classes int32 (slice,), weights float32 (slice,), images in
-        the global batch, random numbers float32 (slice, k) where `randomness` gives them.
+        pixels uint8 (slice, H, W, 3) or features float32 (slice, k), classes int32 (slice,), weights
+        float32 (slice,), images in the global batch, random numbers float32 (slice, k) where
+        `randomness` gives them.
     """
 
     def arrays() -> Iterator[tuple[Any, ...]]:

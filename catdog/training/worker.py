@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog.errors import CatdogError
-from catdog.training import checkpoint, data, reader
+from catdog.training import checkpoint, data, features, reader
 from catdog.training.config import best_row, learning_rate
 from catdog.training.network import Network
 from catdog.training.step import TrainingStep, class_weights
@@ -36,7 +36,7 @@ def train_worker(loop: dict[str, Any]) -> None:
     """Training loop of one worker; Ray Train runs it on all of them.
 
     Args:
-        loop: `config`, `images`, `labels`, `board`, `use_gpu` as `job._fit` passes them.
+        loop: `config`, `images`, `labels`, `board`, `store`, `use_gpu` as `fitting.fit` passes them.
     """
     import ray.train
 
@@ -72,6 +72,10 @@ class _Epochs:
             one_node=context.get_local_world_size() == self._workers,
             use_gpu=loop["use_gpu"],
         )
+        if self._network.trunk is not None:
+            self._images = features.of_images(
+                self._images, self._network.trunk, loop["store"], self._worker, self._workers
+            )
         self._step = TrainingStep(
             self._network,
             self._recipe,

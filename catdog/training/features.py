@@ -1,0 +1,93 @@
+"""What a frozen network makes of each image, computed once and trained on in all epochs.
+
+Where nothing but the last layer is trained and no image is changed, the rest of the network gives
+the same for an image in every epoch. The workers compute these features, a share of the blocks each,
+and the driver's board keeps them: a worker that starts again finds what is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from catdog.pixels import as_pixels
+from catdog.training.network import step_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from catdog.training.data import DecodedImages
+
+_BATCH_IMAGES = 32
+_POLL_S = 0.2
+
+
+class FeatureStore:
+    """Features by the number of their block; lives in an actor that outlives the workers."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, Any] = {}
+
+    def keep(self, number: int, features: NDArray[np.float32]) -> None:
+        """Keep those of a block, float32 (images, features)."""
+        import ray
+
+        self._blocks[number] = ray.put(features)
+
+    def blocks(self) -> dict[int, Any]:
+        """References of what is there."""
+        return self._blocks
+
+
+def of_images(
+    images: DecodedImages, trunk: Any, store: Any, worker: int, workers: int
+) -> DecodedImages:
+    """The same images with features in place of pixels, once all workers have computed theirs.
+
+    Args:
+        images: decoded.
+        trunk: a Keras model from pixels to features.
+        store: a handle of the actor of `FeatureStore`.
+        worker: number of this one, from 0.
+        workers: how many compute.
+    """
+    import ray
+
+    features_of = _batched(trunk)
+    with step_limit() as begin_step:
+        done = ray.get(store.blocks.remote())
+        for number in range(worker, len(images.blocks), workers):
+            if number not in done:
+                block = ray.get(images.blocks[number])
+                features = features_of(as_pixels(block["pixels"], images.shape))
+                ray.get(store.keep.remote(number, features))
+            begin_step()
+        while len(ready := ray.get(store.blocks.remote())) < len(images.blocks):
+            if len(ready) > len(done):
+                done = ready
+                begin_step()
+            time.sleep(_POLL_S)
+    blocks = tuple(ready[number] for number in range(len(images.blocks)))
+    return dataclasses.replace(images, blocks=blocks, shape=tuple(trunk.output_shape[1:]))
+
+
+def _batched(trunk: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    import tensorflow as tf
+
+    compute = tf.function(
+        lambda pixels: tf.cast(trunk(pixels, training=False), tf.float32), reduce_retracing=True
+    )
+
+    def features_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = [
+            compute(tf.constant(pixels[start : start + _BATCH_IMAGES])).numpy()
+            for start in range(0, max(1, len(pixels)), _BATCH_IMAGES)
+        ]
+        return np.concatenate(found)
+
+    return features_of
