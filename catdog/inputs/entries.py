@@ -97,6 +97,12 @@ def error_row(uri: str, name: str, error: Exception) -> Row:
     return Row(uri, name, None, error=code, error_detail=detail)
 
 
+def file_row(uri: str, name: str, label: str | None = None, size: int | None = None) -> Row:
+    """The row of a file by itself."""
+    shown_uri = storage.openable(uri)
+    return Row(shown_uri, name, label, None if shown_uri == uri else uri, size=size)
+
+
 def is_text(name: str) -> bool:
     """Whether a name from the system or a file is valid UTF-8."""
     try:

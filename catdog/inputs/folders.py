@@ -17,6 +17,7 @@ from catdog.inputs.entries import (
     SourceLimits,
     Work,
     error_row,
+    file_row,
     is_text,
     to_batch,
 )
@@ -123,7 +124,7 @@ def _walked(
             elif (kind := skipped_as(name)) is not None:
                 skips.add(kind)
             else:
-                rows.append(Row(uri, name, label_of(name), size=found.size))
+                rows.append(file_row(uri, name, label_of(name), found.size))
         if len(rows) >= BATCH_ROWS:
             yield to_batch(rows)
             rows = []

@@ -46,7 +46,16 @@ import pyarrow as pa
 from catdog import storage
 from catdog.errors import UserInputError, reading
 from catdog.inputs import braces, tables, walking
-from catdog.inputs.entries import Columns, Row, SourceLimits, Work, is_text, rebatched, to_batch
+from catdog.inputs.entries import (
+    Columns,
+    Row,
+    SourceLimits,
+    Work,
+    file_row,
+    is_text,
+    rebatched,
+    to_batch,
+)
 from catdog.inputs.folders import Folder, Glob, is_glob
 from catdog.inputs.lists import EntryList, EntryReader
 from catdog.inputs.members import Archive
@@ -170,7 +179,7 @@ class _Opener:
             raise UserInputError(f"{text}: {storage.error_detail(error)}") from None
 
     def _open(self, text: str) -> Callable[[], Iterator[Work]]:
-        if "::" in text and re.match(r"(zip|tar|parquet)://", text):
+        if re.match(r"(zip|tar|parquet)://.*::|catdog://", text, re.DOTALL):
             entry = self._entries.read(text, "", None)
             return partial(_single, to_batch([entry]) if isinstance(entry, Row) else entry)
         if "\0" in text or not is_text(text):
@@ -204,7 +213,7 @@ class _Opener:
         if lower.endswith(TABLES):
             entries = tables.table_entries(uri, self._columns, self._limits)
             return EntryList(uri, entries, self._entries).works
-        return partial(_single, to_batch([Row(uri, posixpath.basename(uri), size=size)]))
+        return partial(_single, to_batch([file_row(uri, posixpath.basename(uri), size=size)]))
 
 
 def _single(work: Work) -> Iterator[Work]:

@@ -23,6 +23,7 @@ from catdog.inputs.entries import (
     SourceLimits,
     Work,
     error_row,
+    file_row,
     is_text,
     to_batch,
 )
@@ -109,17 +110,17 @@ class EntryReader:
         try:
             if not is_text(text) or "\0" in text:
                 raise ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
-            chained = _CHAINED.fullmatch(text)
-            if chained:
-                return self._members.row(chained[1], chained[2], located(chained[3], folder), label)
-            uri = located(text, folder)
+            scheme, member, file = _chained(text)
+            uri = located(file, folder)
+            if scheme:
+                return self._members.row(scheme, member, uri, label)
             if uri == "file:///":
                 raise ValueError("It is the whole file system; name a folder in it")
-            if uri.endswith("/") and not text.endswith("/"):
+            if uri.endswith("/") and not file.endswith("/"):
                 raise ValueError(
                     "It is a whole bucket; name a file or, with a final /, a folder in it"
                 )
-            if is_windows_path(text, folder):
+            if is_windows_path(file, folder):
                 raise ValueError(WINDOWS_HINT)
         except (ValueError, ImageRejected) as error:
             if isinstance(error, ValueError):
@@ -128,14 +129,14 @@ class EntryReader:
                 text if "://" in text or text[:1] == "/" else folder + text, text, error
             )
         name, named_label = relative(uri, folder)
-        if text.endswith("/"):
+        if file.endswith("/"):
             if folder and not f"{uri}/".startswith(folder):
                 logger.warning("a list in %s leads out of it, to the folder %s", folder, uri)
             return partial(self._folder, uri, label)
         if uri.lower().endswith(tuple(ARCHIVES)):
             prefix = posixpath.dirname(name)
             return Archive(uri, prefix, label, self._limits, self._skips).rows
-        return Row(uri, name, named_label if label is None else label)
+        return file_row(uri, name, named_label if label is None else label)
 
     def _folder(self, uri: str, label: str | None) -> Iterator[pa.RecordBatch]:
         try:
@@ -148,6 +149,16 @@ class EntryReader:
                         yield each.set_column(2, PLAN_SCHEMA.field("label"), labels)
         except OSError as error:
             yield to_batch([error_row(uri, posixpath.basename(uri.rstrip("/")), error)])
+
+
+def _chained(text: str) -> tuple[str, str, str]:
+    """Scheme and member of a URI that leads into a file, empty where it does not; and the file."""
+    chained = _CHAINED.fullmatch(text)
+    if chained:
+        return chained[1], chained[2], chained[3]
+    member, file = storage.parse_odd(text) or ("", text)
+    scheme = "zip" if file.lower().endswith(".zip") else "tar"
+    return scheme if member else "", member, file
 
 
 class _ChainedMembers:
@@ -178,7 +189,7 @@ class _ChainedMembers:
                 self._archives[container] = self._index(container)
             members, root, broken = self._archives[container]
         if member not in members:
-            return error_row(uri, member, broken)
+            return error_row(storage.member_uri(scheme, member, container), member, broken)
         parts = member_parts(container, members[member])
         row = member_row(container, "", label, members[member], parts)
         name = row.name.removeprefix(root)

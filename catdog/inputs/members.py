@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected, reading
 from catdog.inputs import archives
 from catdog.inputs.entries import (
@@ -166,7 +167,9 @@ def member_row(
         error, detail = ErrorCode.UNSUPPORTED, "It is an archive inside an archive."
     codec = archive_codec(uri)
     return Row(
-        f"{'zip' if codec == 'zip' else 'tar'}://{member.name}::{uri}",
+        storage.member_uri(
+            "zip" if codec == "zip" else "tar", member.name, uri, by_name=member.by_name
+        ),
         name,
         label_of(name) if label is None else label,
         uri,

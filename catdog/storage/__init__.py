@@ -28,7 +28,16 @@ from catdog.storage.files import (
     write_new,
 )
 from catdog.storage.s3 import PAGE_KEYS, s3_pages, s3_range
-from catdog.storage.uris import is_local, join, lacks_slash, local_path, to_uri
+from catdog.storage.uris import (
+    is_local,
+    join,
+    lacks_slash,
+    local_path,
+    member_uri,
+    openable,
+    parse_odd,
+    to_uri,
+)
 
 __all__ = [
     "PAGE_KEYS",
@@ -45,9 +54,12 @@ __all__ = [
     "lacks_slash",
     "list_names",
     "local_path",
+    "member_uri",
     "open_atomic",
     "open_input",
     "open_local",
+    "openable",
+    "parse_odd",
     "pread",
     "read_bytes",
     "read_range",

@@ -1,6 +1,9 @@
 """What a URI is: `file:///absolute/path` or `s3://bucket/key`, raw.
 
-Nothing in it is percent-encoded, and `#`, `?` and `%` are plain characters.
+Nothing in it is percent-encoded, and `#`, `?` and `%` are plain characters. A file in an archive is
+`zip://member::archive` or `tar://member::archive`, as fsspec has it. What fsspec cannot open in
+these forms, since `::` is in a name or `/` before it, is `catdog://member!file`, both percent-
+encoded; fsspec opens that where this package is installed (`odd_names`).
 """
 
 # ruff: noqa: PTH100 - paths are strings here, like URIs
@@ -9,7 +12,9 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import quote, unquote
 
+_ODD = "catdog://"
 _ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
 
@@ -59,6 +64,37 @@ def local_path(uri: str) -> str:
 def join(uri: str, *names: str) -> str:
     """The URI of something below a folder's URI."""
     return "/".join([uri.rstrip("/") if uri != "file:///" else "file://", *names])
+
+
+def openable(uri: str) -> str:
+    """The URI under which fsspec opens a file."""
+    return uri if "::" not in uri else _odd("", uri)
+
+
+def member_uri(scheme: str, name: str, archive: str, *, by_name: bool = True) -> str:
+    """The URI under which fsspec opens a file in an archive.
+
+    Args:
+        scheme: `zip` or `tar`.
+        name: as Python's zipfile or tarfile spells it.
+        archive: its canonical URI.
+        by_name: whether these find it, which a tar behind another one in the same file is not.
+    """
+    if "::" in name or "::" in archive or name.startswith("/") or not by_name:
+        return _odd(name, archive)
+    return f"{scheme}://{name}::{archive}"
+
+
+def parse_odd(uri: str) -> tuple[str, str] | None:
+    """The member's name (none of a plain file) and the file's URI in `catdog://member!file`."""
+    name, separator, file = uri.removeprefix(_ODD).partition("!")
+    if not uri.startswith(_ODD) or not separator:
+        return None
+    return unquote(name), unquote(file)
+
+
+def _odd(name: str, uri: str) -> str:
+    return f"{_ODD}{quote(name, safe='/')}!{quote(uri, safe='/')}"
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:

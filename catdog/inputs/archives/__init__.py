@@ -11,8 +11,8 @@ What becomes of odd members:
 - members of a zip that share bytes with an earlier one (a zip bomb's way) are `too-large`;
 - an archive that ends early gives the members that are whole, then `truncated` for itself. From a
   zip without its directory at the end, the members are found by their own headers;
-- members of tars joined end to end are all found. fsspec and tarfile stop at the first end mark:
-  they do not open the later ones' URIs. What follows an end mark and is no tar is `unreadable`;
+- members of tars joined end to end are all found; what follows an end mark and is no tar is
+  `unreadable`;
 - a zip's name in UTF-8 without its flag, or in Info-ZIP's extra field, gives name and label; the
   URI has the name as zipfile reads it;
 - whatever comes after a damaged header is lost: `unreadable` for the archive itself.

@@ -24,11 +24,13 @@ def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
     """
     offset = 0
     count = 0
+    joined = False
     long_name: bytes | None = None
     attributes: dict[str, bytes] = {}
     while (found := _next_header(source, offset)) is not None:
         start, header, size = found
         if start != offset:  # another tar
+            joined = True
             offset, long_name, attributes = start, None, {}
         kind = header[156:157]
         data = offset + _TAR_BLOCK
@@ -60,7 +62,8 @@ def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
         offset = data + _padded(size)
         if name.endswith("/") or kind in b"3456DVMN":
             continue
-        yield Member(name, data, size, size, *_tar_trouble(kind, sparse, raw_name))
+        error, detail = _tar_trouble(kind, sparse, raw_name)
+        yield Member(name, data, size, size, error, detail, by_name=not joined)
 
 
 def _tar_trouble(

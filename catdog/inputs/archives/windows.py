@@ -35,6 +35,8 @@ class Member(NamedTuple):
     detail: str | None = None
     true_name: str | None = None
     """Where `name` is a wrong reading of what the archive means."""
+    by_name: bool = True
+    """Whether zipfile and tarfile find it: they stop at a tar's first end mark."""
 
 
 class Bytes(Protocol):
