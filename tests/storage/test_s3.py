@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
 import multiprocessing
@@ -26,6 +27,7 @@ import pytest
 from catdog import storage
 from catdog.errors import ErrorCode, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
+from catdog.storage import odd_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +80,11 @@ def all_kinds(tmp_path):
     columns = {"uri": [f"plain/{name}" for name in files]}
     pq.write_table(pa.table(columns), folder / "t.parquet")
     pq.write_table(pa.table({"bytes": list(files.values())}), folder / "b.parquet")
+    images = [{"bytes": data, "path": name} for name, data in files.items()]
+    pq.write_table(pa.table({"image": images}), folder / "h.parquet", row_group_size=7)
+    text = "path\tlabel\n" + "".join(f"plain/{name}\t{name[:3]}\n" for name in files)
+    (folder / "z.tsv.gz").write_bytes(gzip.compress(text.encode("utf-16")))
+    (folder / "j.jsonl").write_text("".join(f'{{"url": "plain/{name}"}}\n' for name in files))
     return folder
 
 
@@ -94,6 +101,9 @@ def all_kinds(tmp_path):
         "t.csv",
         "t.parquet",
         "b.parquet",
+        "h.parquet",
+        "z.tsv.gz",
+        "j.jsonl",
         "",
     ],
 )
@@ -108,7 +118,13 @@ def test_s3_and_local_are_the_same(s3, all_kinds, name):
     assert remote["uri"].to_pylist() == moved
     for column in ("label", "offset", "length", "size", "codec", "error"):
         assert remote[column].equals(local[column]), column
-    if name not in {"l.txt", "t.csv", "t.parquet"}:  # names outside of a list's folder differ
+    if name not in {
+        "l.txt",
+        "t.csv",
+        "t.parquet",
+        "z.tsv.gz",
+        "j.jsonl",
+    }:  # names outside of a list's folder differ
         assert remote["name"].equals(local["name"])
     assert results(remote) == results(local)
     assert all(isinstance(result, bytes) for result in results(remote))
@@ -145,6 +161,23 @@ def test_odd_keys(s3):
         assert results(planned(f"{s3}/{key}")) == [key.encode()]
         with fsspec.open(f"{s3}/{key}") as file:
             assert file.read() == key.encode()
+
+
+def test_names_that_fsspec_cannot_hold(s3):
+    """Keys with `::`, and members of archives with it or with `/` before their names, open as well."""
+    fsspec.register_implementation("catdog", odd_names.OddNameFileSystem, clobber=True)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in ("/e.jpg", "a::b.jpg", "c.jpg"):
+            archive.writestr(name, name)
+    storage.write_atomic(f"{s3}/a.zip", stream.getvalue())
+    storage.write_atomic(f"{s3}/x::y.jpg", b"x::y.jpg")
+    table = planned(s3)
+    assert results(table) == [b"/e.jpg", b"a::b.jpg", b"c.jpg", b"x::y.jpg"]
+    for uri, data in zip(table["uri"].to_pylist(), results(table), strict=True):
+        with fsspec.open(uri) as file:
+            assert file.read() == data
+    assert results(planned(*table["uri"].to_pylist())) == results(table)
 
 
 def test_hidden_keys_and_folder_markers(s3):
