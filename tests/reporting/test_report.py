@@ -28,8 +28,11 @@ from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import EvaluateConfig
 from catdog.inputs import SourceLimits, read_images
 from catdog.pixels import OUTCOME_SCHEMA, DecodeLimits, Preprocessing, decode
+from catdog.reporting import ReportConfig
 from catdog.reporting import page as report
-from catdog.reporting.page import ReportConfig
+from catdog.reporting.candidates import CANDIDATE, Best
+from catdog.reporting.counting import Timing
+from catdog.reporting.throughput import throughput
 from catdog.results import part_files, plans
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
@@ -671,10 +674,10 @@ def test_command_prints_json(pets, tmp_path, capsys):
 def test_best_candidates_do_not_depend_on_their_order():
     """Kept in pieces or all at once, the best of each group are the same."""
     rng = np.random.default_rng(3)
-    rows = np.zeros(5000, report._CANDIDATE)
+    rows = np.zeros(5000, CANDIDATE)
     rows["group"], rows["key"] = rng.integers(0, 7, 5000), rng.random(5000)
     rows["row"] = np.arange(5000)
-    best = report._Best(5)
+    best = Best(5)
     for piece in np.array_split(rng.permutation(rows), 11):
         best.add(best.prune(piece))
     for group in range(7):
@@ -686,10 +689,9 @@ def test_best_candidates_do_not_depend_on_their_order():
 def test_throughput_adds_up_and_leaves_out_pauses():
     """The curve's area is the number of images; the hour between two runs is not in it."""
     timings = [
-        report._Timing(100, start, start + 10)
-        for start in [0.0, 1.0, 10.0, 11.0, 20.0, 3620.0, 3630.0]
+        Timing(100, start, start + 10) for start in [0.0, 1.0, 10.0, 11.0, 20.0, 3620.0, 3630.0]
     ]
-    speed = report._speed(timings)
+    speed = throughput(timings)
     assert speed.edges_s[-1] == pytest.approx(50)
     assert speed.stops_s == [pytest.approx(30)]
     assert (speed.images_per_s * np.diff(speed.edges_s)).sum() == pytest.approx(700)

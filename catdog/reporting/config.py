@@ -1,0 +1,56 @@
+"""Which results to show, and what was shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro.conf
+
+from catdog.errors import UserInputError
+
+MAX_THUMBNAILS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Which results to show, and where the page goes.
+
+    Attributes:
+        results: folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
+        output: the HTML file; by default `_report.html` in the folder of results, `report.html` in
+            that of an evaluation.
+        thumbnails: most pictures of a label.
+    """
+
+    results: tyro.conf.Positional[str]
+    output: str | None = None
+    thumbnails: int = 24
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.thumbnails <= MAX_THUMBNAILS:
+            raise UserInputError(f"--thumbnails must be 0 to {MAX_THUMBNAILS}")
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """What the page shows.
+
+    Attributes:
+        output: URI of the page.
+        images: rows that the results hold.
+        classified: the ones with a label.
+        rejected: the ones with an error.
+        accuracy: of the classified images whose folder or label column names a class, or None.
+        thumbnails: pictures in the page.
+        bytes: size of the page.
+        seconds: that it took to make.
+    """
+
+    output: str
+    images: int
+    classified: int
+    rejected: int
+    accuracy: float | None
+    thumbnails: int
+    bytes: int
+    seconds: float

@@ -1,0 +1,245 @@
+"""Reads part files, each once, into what the tally adds up."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog import storage
+from catdog.errors import CatdogError, ErrorCode, UserInputError
+from catdog.reporting.candidates import CANDIDATE, Best
+from catdog.reporting.config import MAX_THUMBNAILS
+from catdog.reporting.counting import Part, Tally, Timing, thresholds
+from catdog.results import part_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from catdog.observer import Observer
+    from catdog.reporting.candidates import Candidates
+    from catdog.results import Plan
+
+READ_THREADS = 8
+_SHOWN_REJECTED = 50  # of each reason
+
+_T = TypeVar("_T")
+
+
+def count_parts(
+    plan: Plan,
+    run: dict[str, Any],
+    advised: float,
+    thumbnails: int,
+    observer: Observer,
+) -> Tally:
+    """Read all part files, each once, several at a time."""
+    names = set(storage.list_names(plan.output))
+    shards = [
+        shard
+        for shard in range(plan.shards)
+        if part_files.part_name(plan.identifier, shard) in names
+    ]
+    reader = PartReader(plan, shards, run, advised, thumbnails)
+    started = time.monotonic()
+    for part in in_order(reader.read, shards, READ_THREADS):
+        if part is not None:
+            reader.tally.add(part)
+            elapsed = time.monotonic() - started
+            tally = reader.tally
+            observer.progress(
+                tally.images, plan.images, tally.rejected, tally.images / max(elapsed, 1e-3)
+            )
+    if not reader.tally.images:
+        raise UserInputError(f"RESULTS {plan.output}: no image is done yet")
+    return reader.tally
+
+
+def in_order(read: Callable[[int], _T], items: Sequence[int], threads: int) -> Iterator[_T]:
+    """`map` on a pool of threads that runs ahead only a little."""
+    waiting: deque[Future[_T]] = deque()
+    with ThreadPoolExecutor(threads, "catdog-report") as pool:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) >= 3 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class PartReader:
+    """Reads part files into what the tally adds up."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        shards: Sequence[int],
+        run: dict[str, Any],
+        advised: float,
+        thumbnails: int,
+    ) -> None:
+        self._plan = plan
+        self._plan_lock = threading.Lock()  # one reader of a Parquet file is not for many threads
+        labels = self._labels(shards)
+        minimum = float(run.get("question", {}).get("min_probability", 0.0))
+        thumbnails = min(thumbnails, MAX_THUMBNAILS)
+        self.tally = Tally(
+            labels=labels,
+            thresholds=thresholds(len(labels), (minimum, advised)),
+            min_probability=minimum,
+            truth=self._find_truth(shards, labels),
+            certain=Best(thumbnails),
+            doubtful=Best(thumbnails),
+            spread=Best(1 if thumbnails else 0),
+            mistakes=Best(thumbnails),
+            sampled_rejected=Best(_SHOWN_REJECTED),
+        )
+        self._strata = max(8, thumbnails)
+
+    def _labels(self, shards: Sequence[int]) -> tuple[str, ...]:
+        for shard in shards:
+            table = self._table(shard, ["label"])
+            if table is not None and (labels := part_files.labels_of(table.schema)):
+                return labels
+        raise UserInputError(f"RESULTS {self._plan.output}: no image is done yet")
+
+    def _find_truth(self, shards: Sequence[int], labels: tuple[str, ...]) -> str | None:
+        """Where most of the images' true classes stand, by a few shards from all over the plan."""
+        sample = sorted({shards[i] for i in np.linspace(0, len(shards) - 1, 8).astype(int)})
+        found = Counter[str]()
+        entries = 0
+        for shard in sample:
+            table = self._entries(shard)
+            entries += table.num_rows
+            for source in ("label", "folder"):
+                found[source] += int((_true_class(table, source, labels) >= 0).sum())
+        source, count = found.most_common(1)[0]  # at a tie the first: the label
+        return source if 2 * count >= entries > 0 else None
+
+    def _entries(self, shard: int) -> pa.Table:
+        with self._plan_lock:
+            return self._plan.read_shard(shard)
+
+    def _table(self, shard: int, columns: Sequence[str]) -> pa.Table | None:
+        """Columns of a part file; None where it is not whole, and so was never written."""
+        try:
+            table = part_files.read_part(self._plan, shard, columns)
+        except (pa.ArrowInvalid, FileNotFoundError):
+            return None
+        except OSError as error:
+            if storage.is_local(self._plan.output):
+                return None  # Arrow's word for a damaged file
+            raise CatdogError(f"{self._plan.output}: cannot be read: {error}") from error
+        return table if table.num_rows == self._plan.shard_images[shard] else None
+
+    def read(self, shard: int) -> Part | None:
+        """What a part file holds; None where it is not whole."""
+        table = self._table(shard, ["label", "probability", "format", "size", "error"])
+        if table is None:
+            return None
+        tally = self.tally
+        classes, count = len(tally.labels), table.num_rows
+        counts = part_files.count_rows(table)
+        good = table["error"].is_null().to_numpy()
+        label = _index(table["label"], tally.labels)
+        if (label[good] < 0).any():  # `uncertain`: the best class is in the scores
+            label = self._best_classes(shard, good, classes)
+        probability = np.nan_to_num(
+            pc.fill_null(table["probability"], 0.0).to_numpy().astype(np.float32)
+        )
+        truth = np.full(count, -1, np.int32)
+        if tally.truth:
+            truth = _true_class(self._entries(shard), tally.truth, tally.labels)
+        bins = np.searchsorted(tally.thresholds, probability, side="right") - 1
+        flat = label.astype(np.int64) * len(tally.thresholds) + np.maximum(bins, 0)
+        known = good & (truth >= 0)
+
+        rows = np.empty(count, CANDIDATE)
+        rows["shard"], rows["row"] = shard, np.arange(count)
+        rows["tie"] = np.random.default_rng(shard).random(count, np.float32)
+        rows["label"], rows["truth"], rows["probability"] = label, truth, probability
+
+        def candidates(best: Best, mask: Any, group: Any, key: Any) -> Candidates:
+            chosen = rows.copy()
+            chosen["group"], chosen["key"] = group, key
+            return best.prune(chosen[mask])
+
+        stratum = np.minimum((probability * self._strata).astype(np.int32), self._strata - 1)
+        reasons = _index(table["error"], [code.value for code in ErrorCode])
+        return Part(
+            images=count,
+            errors=counts.errors,
+            labels=counts.labels,
+            formats=Counter(
+                {
+                    pair["values"]: pair["counts"]
+                    for pair in pc.value_counts(table["format"].drop_null()).to_pylist()
+                }
+            ),
+            bytes=pc.sum(table["size"]).as_py() or 0,
+            timings=self._timings(shard, table),
+            histogram=np.unique(flat[good], return_counts=True),
+            known=np.unique(flat[known], return_counts=True),
+            right=np.unique(flat[known & (truth == label)], return_counts=True),
+            confusion=np.unique(
+                truth[known].astype(np.int64) * classes + label[known], return_counts=True
+            ),
+            certain=candidates(tally.certain, good, label, -probability),
+            doubtful=candidates(tally.doubtful, good, label, probability),
+            spread=candidates(tally.spread, good, label * self._strata + stratum, 0),
+            mistakes=candidates(tally.mistakes, known & (truth != label), 0, -probability),
+            rejected=candidates(tally.sampled_rejected, reasons >= 0, reasons, 0),
+        )
+
+    def _best_classes(
+        self, shard: int, good: npt.NDArray[np.bool_], classes: int
+    ) -> npt.NDArray[np.int32]:
+        table = self._table(shard, ["scores"])
+        if table is None:
+            raise CatdogError(f"{self._plan.output}: a part file went while it was read")
+        scores = pc.list_flatten(table["scores"]).to_numpy().reshape(-1, classes)
+        label = np.full(len(good), -1, np.int32)
+        label[good] = scores.argmax(axis=1)
+        return label
+
+    def _timings(self, shard: int, table: pa.Table) -> list[Timing]:
+        told = (table.schema.metadata or {}).get(part_files.TIMING_KEY.encode())
+        if told is not None:
+            content: dict[str, float] = json.loads(told)
+            stages = {
+                name.removesuffix("_s"): seconds
+                for name, seconds in content.items()
+                if name.endswith("_s")
+            }
+            return [Timing(table.num_rows, content["started_at"], content["ended_at"], stages)]
+        if not storage.is_local(self._plan.output):
+            return []
+        name = part_files.part_name(self._plan.identifier, shard)
+        path = Path(storage.local_path(storage.join(self._plan.output, name)))
+        return [Timing(table.num_rows, None, path.stat().st_mtime)]
+
+
+def _index(column: pa.ChunkedArray, values: Sequence[str]) -> npt.NDArray[np.int32]:
+    """int32 (n,): the position of each value among `values`, -1 for null and for others."""
+    found = pc.index_in(column, value_set=pa.array(values, pa.string()), skip_nulls=True)
+    index: npt.NDArray[np.int32] = pc.fill_null(found, -1).to_numpy()
+    return index
+
+
+def _true_class(entries: pa.Table, source: str, labels: Sequence[str]) -> npt.NDArray[np.int32]:
+    """int32 (n,): the class that the plan's label column, or the parent folder, names; else -1."""
+    column = entries["label"]
+    if source == "folder":
+        parent = pc.extract_regex(entries["name"], r"(?:^|/)(?P<folder>[^/]+)/[^/]*$")
+        column = pc.struct_field(parent, "folder")
+    return _index(column, labels)

@@ -1,0 +1,141 @@
+"""Small pictures of plan entries, read again from where they lie, decoded in child processes."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog import machine
+from catdog.errors import CatdogError
+from catdog.inputs import SourceLimits
+from catdog.pixels import DecodeLimits, Decoder, Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from catdog.observer import Observer
+    from catdog.pixels import DecodedBatch
+    from catdog.reporting.candidates import Place
+    from catdog.results import Plan
+
+_THUMBNAIL_PIXELS = 240  # of the longer side
+_THUMBNAIL_QUALITY = 68
+_MAX_PICTURE_BYTES = 12 << 20  # of all thumbnails together
+_THUMBNAILS_TIMEOUT_S = 90.0  # after it, the page is written without the missing ones
+# A member of a .tar.gz is reached only by decompressing all that lies before it.
+_MAX_STREAM_OFFSET = 4 << 30
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail as a `data:` URI, its size in pixels, or why there is none."""
+
+    data_uri: str | None
+    width: int = 4
+    height: int = 3
+    trouble: str = ""
+
+
+def fetch_thumbnails(
+    plan: Plan, run: dict[str, Any], places: list[Place], observer: Observer
+) -> dict[Place, Picture]:
+    """Thumbnails of plan entries, read again from where they lie, decoded in child processes."""
+    if not places:
+        return {}
+    observer.phase(f"fetching {len(places):,} thumbnails")
+    pictures: dict[Place, Picture] = {}
+    tables, wanted = [], []
+    for shard in sorted({shard for shard, _ in places}):
+        rows = [row for at, row in places if at == shard]
+        entries = plan.read_shard(shard).take(rows)
+        deep = pc.fill_null(pc.equal(entries["codec"], "tar.gz"), False).to_numpy() & (
+            pc.fill_null(entries["offset"], 0).to_numpy() > _MAX_STREAM_OFFSET
+        )
+        for row in np.array(rows)[deep].tolist():
+            pictures[shard, row] = Picture(None, trouble="It lies deep inside a .tar.gz.")
+        tables.append(entries.filter(pa.array(~deep)))
+        wanted += [(shard, row) for row in np.array(rows)[~deep].tolist()]
+    entries = pa.concat_tables(tables)
+    question = run.get("question", {})
+    decode_limits = _limits(DecodeLimits, question.get("decode_limits"))
+    source_limits = dataclasses.replace(
+        _limits(SourceLimits, question.get("source_limits")), bytes_in_flight=32 << 20
+    )
+    deadline = time.monotonic() + _THUMBNAILS_TIMEOUT_S
+    workers = max(1, min(4, machine.usable_cpus(), math.ceil(len(wanted) / 16)))
+    bounds = np.linspace(0, len(wanted), workers + 1).astype(int).tolist()
+
+    def fetch(worker: int) -> list[Picture]:
+        start, stop = bounds[worker : worker + 2]
+        return _decode_thumbnails(
+            entries.slice(start, stop - start), decode_limits, source_limits, deadline
+        )
+
+    with ThreadPoolExecutor(workers, "catdog-thumbnails") as pool:
+        fetched = [picture for part in pool.map(fetch, range(workers)) for picture in part]
+    held = 0
+    for place, picture in zip(wanted, fetched, strict=True):
+        held += len(picture.data_uri or "")
+        full = picture.data_uri is not None and held > _MAX_PICTURE_BYTES
+        pictures[place] = Picture(None, trouble="The page is full.") if full else picture
+    return pictures
+
+
+def _limits(kind: type[_T], recorded: Any) -> _T:
+    """The limits that the job had: what it could decode, the report can."""
+    try:
+        return kind(**recorded)
+    except TypeError:
+        return kind()
+
+
+def _decode_thumbnails(
+    entries: pa.Table, decode_limits: DecodeLimits, source_limits: SourceLimits, deadline: float
+) -> list[Picture]:
+    pictures: list[Picture] = []
+    trouble = "It could not be fetched in time."
+    square = Preprocessing(height=_THUMBNAIL_PIXELS, width=_THUMBNAIL_PIXELS, resize="pad")
+    try:
+        with Decoder(square, decode_limits, source_limits, batch_size=8) as decoder:
+            for batch in decoder.decode(entries):
+                pictures += _encode(batch)
+                if time.monotonic() > deadline:
+                    break
+    except (CatdogError, OSError) as error:  # the store is gone: the page is still worth having
+        trouble = f"It could not be fetched: {error}"
+    missing = entries.num_rows - len(pictures)
+    return pictures + [Picture(None, trouble=trouble)] * missing
+
+
+def _encode(batch: DecodedBatch) -> Iterator[Picture]:
+    """The images of a batch as WebP, without the black that padded them to a square."""
+    from PIL import Image
+
+    side = _THUMBNAIL_PIXELS
+    pixels = iter(batch.pixels)
+    for outcome in batch.outcomes.to_pylist():
+        if outcome["error"] is not None:
+            yield Picture(None, trouble=outcome["error_detail"] or outcome["error"])
+            continue
+        scale = side / max(outcome["width"], outcome["height"])
+        width, height = (max(1, round(outcome[name] * scale)) for name in ("width", "height"))
+        left, top = (side - width) // 2, (side - height) // 2
+        cut = next(pixels)[top : top + height, left : left + width]
+        encoded = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(cut)).save(
+            encoded, "WEBP", quality=_THUMBNAIL_QUALITY, method=4
+        )
+        data = base64.b64encode(encoded.getvalue()).decode()
+        yield Picture(f"data:image/webp;base64,{data}", width, height)

@@ -1,0 +1,106 @@
+"""How the page says things: numbers, sizes, names of strangers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from catdog import terminal
+from catdog.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MEANINGS: dict[str, str] = {
+    ErrorCode.MISSING: "Listed, but gone when it was to be read.",
+    ErrorCode.FORBIDDEN: "Access was refused.",
+    ErrorCode.UNREADABLE: "The bytes could not be fetched.",
+    ErrorCode.EMPTY: "Nothing in the file.",
+    ErrorCode.NOT_AN_IMAGE: "Something else under the name of an image.",
+    ErrorCode.TRUNCATED: "Damaged, or cut off.",
+    ErrorCode.UNSUPPORTED: "A format, or a kind of it, that is not decoded.",
+    ErrorCode.TOO_LARGE: "Beyond a limit on pixels, bytes or memory.",
+    ErrorCode.CRASHED: "It ended the process that decoded it; the job went on.",
+    ErrorCode.TIMEOUT: "Decoding took too long; the job went on.",
+}
+STAGES = {
+    "read": "waiting for bytes",
+    "decode": "bytes to pixels",
+    "predict": "pixels to scores",
+    "write": "rows to Parquet",
+}
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names with dots, and values, of what is nested; lists and long names left out."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in content.items():
+        if isinstance(value, dict):
+            pairs += flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)):
+            pairs.append((prefix + name, f"{value:,}" if isinstance(value, int) else f"{value:g}"))
+    return pairs
+
+
+def first(items: Sequence[str], count: int) -> list[str]:
+    """The first items, and how many more there are."""
+    rest = len(items) - count
+    return [*items[:count], *([f"and {rest:,} more"] if rest > 0 else [])]
+
+
+def shown(text: Any) -> str:
+    """Text in which characters that hide or turn others around are spelled out, as `<U+202E>`."""
+    return "".join(
+        c
+        if c.isprintable()
+        else f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(c):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+        for c in str(text)
+    )
+
+
+def file_name(uri: str) -> str:
+    """The last part of a URI's path, in an archive that of the member."""
+    scheme, separator, rest = uri.partition("://")
+    member = rest.split("::")[0] if separator and scheme not in ("file", "s3") else rest
+    return (member or uri).rstrip("/").rpartition("/")[2] or uri
+
+
+def number(value: float) -> str:
+    """A whole number with its thousands set apart."""
+    return f"{value:,.0f}"
+
+
+def images(count: int) -> str:
+    """So many images."""
+    return f"{count:,} image" if count == 1 else f"{count:,} images"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent; what is not all or nothing is not rounded to it."""
+    text = f"{share:.{digits}%}"
+    least = 10**-digits
+    if share < 1 and text == f"{1:.{digits}%}":
+        return f"{(100 - least):.{digits}f}%"
+    if share > 0 and text == f"{0:.{digits}%}":
+        return f"<{least:g}%"
+    return text
+
+
+def size(count: float | None) -> str:
+    """A number of bytes as people write it."""
+    if count is None:
+        return "size unknown"
+    for unit in ("bytes", "KB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+
+
+def moment(stamp: str) -> str:
+    """`2026-11-22T15:57:57Z` for people."""
+    return stamp.replace("T", " ").replace("Z", " UTC")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them."""
+    return terminal.duration(seconds)
