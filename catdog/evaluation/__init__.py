@@ -1,14 +1,7 @@
 """Metrics: labelled images and a model come in, an `Evaluation` and its result rows go out."""
 
-from catdog.evaluation.job import (
-    RESULTS_FOLDER,
-    EvaluateConfig,
-    Evaluation,
-    drawn_classes,
-    evaluate,
-    read,
-    wilson_interval,
-)
+from catdog.evaluation.job import RESULTS_FOLDER, EvaluateConfig, evaluate, read
+from catdog.evaluation.metrics import Evaluation, drawn_classes, wilson_interval
 
 __all__ = [
     "RESULTS_FOLDER",

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import io
 import json
-import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +20,15 @@ import tyro.conf
 from catdog import classification, storage
 from catdog.classification import ClassifyConfig
 from catdog.errors import CatdogError, UserInputError
+from catdog.evaluation import plots
+from catdog.evaluation.metrics import (
+    Evaluation,
+    calibration_error,
+    curves,
+    lowest_threshold,
+    reliability,
+    wilson_interval,
+)
 from catdog.observer import Observer
 from catdog.results import part_files, plans
 
@@ -33,9 +40,6 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 PLOTS_FILE = "plots.png"
 RESULTS_FOLDER = "results"
-_CALIBRATION_BINS = 15
-_CURVE_POINTS = 100  # more than eyes can tell apart
-_DRAWN_CLASSES = 10  # the largest ones; more lines are a thicket
 _READ_THREADS = 8
 
 
@@ -63,58 +67,6 @@ class EvaluateConfig(ClassifyConfig):
             raise UserInputError("--mistakes must not be negative")
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What came out; the content of `metrics.json`.
-
-    Attributes:
-        output: URI of the folder.
-        model: fingerprint.
-        part: the part of the model's data that was evaluated, or None for all images given.
-        images: labelled images that were classified.
-        rejected: labelled images that could not be decoded, left out of the metrics.
-        accuracy: fraction of images whose label is right.
-        accuracy_low: lower end of the accuracy's 95 % Wilson interval.
-        accuracy_high: upper end.
-        labels: the classes, in the order of the matrix.
-        confusion: rows are true classes, columns are what the model said.
-        classes: by class, precision, recall, F1, images, area under the ROC curve, average
-            precision, and the lowest threshold of the class's score at which the wanted precision
-            is reached, with the recall there.
-        ece: expected calibration error of the winning probability, in 15 equal bins.
-        log_loss: mean negative log of the true class's probability.
-        reliability: of each of those bins that holds images: its edges, how many images, their mean
-            probability, and the fraction of them that is right.
-        precision_wanted: what the thresholds are for.
-        threshold: the lowest `--min-probability` at which so many of the remaining labels are
-            right, or None where none does.
-        kept: fraction of the images that keep their label there.
-        mistakes: URI, true label, label, probability of the most confident mistakes.
-        curves: by class, at most 100 points of the ROC curve (`false_positive_rate`,
-            `true_positive_rate`) and of precision over recall (`recall`, `precision`).
-    """
-
-    output: str
-    model: str
-    part: str | None
-    images: int
-    rejected: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    labels: tuple[str, ...]
-    confusion: list[list[int]]
-    classes: dict[str, dict[str, float | None]]
-    ece: float
-    log_loss: float
-    reliability: list[dict[str, float]]
-    precision_wanted: float
-    threshold: float | None
-    kept: float | None
-    mistakes: list[dict[str, Any]]
-    curves: dict[str, dict[str, list[float]]]
-
-
 def evaluate(config: EvaluateConfig, observer: Observer | None = None) -> Evaluation:
     """Classify labelled images into `output/results` and measure; resumes as `classify` does.
 
@@ -140,7 +92,7 @@ def _measure_results(
     if plan is None:
         raise CatdogError(f"{output} holds no results")
     evaluation = _measure(config, output, fingerprint, rejected, plan, _read(plan))
-    storage.write_atomic(storage.join(output, PLOTS_FILE), _plots(evaluation))
+    storage.write_atomic(storage.join(output, PLOTS_FILE), plots.draw(evaluation))
     storage.write_atomic(storage.join(output, METRICS_FILE), _json(evaluation))
     return evaluation
 
@@ -258,7 +210,7 @@ def _measure(
         truth, said, labels=numbers, zero_division=0
     )
     classes: dict[str, dict[str, float | None]] = {}
-    curves: dict[str, dict[str, list[float]]] = {}
+    drawn: dict[str, dict[str, list[float]]] = {}
     for number, label in enumerate(labels):
         one, rest = truth == number, scores[:, number]
         both = 0 < one.sum() < len(one)
@@ -278,7 +230,7 @@ def _measure(
             else None,
         }
         if both:
-            curves[label] = _curves(one, rest)
+            drawn[label] = curves(one, rest)
     low, high = wilson_interval(int(right.sum()), len(right))
     confidence = scores.max(axis=1)
     threshold = lowest_threshold(confidence, right, config.precision_wanted)
@@ -312,133 +264,5 @@ def _measure(
             }
             for uri, row in zip(_uris(plan, labelled.places[worst]), worst, strict=True)
         ],
-        curves=curves,
+        curves=drawn,
     )
-
-
-def lowest_threshold(scores: Any, right: Any, wanted: float) -> float | None:
-    """The lowest threshold, of four digits, at which a `wanted` share of what it keeps is right.
-
-    Args:
-        scores: float32 (n,); those at or above the threshold are kept.
-        right: bool (n,).
-        wanted: from 0 to 1.
-    """
-    order = np.argsort(scores, kind="stable")
-    thresholds = np.arange(10_001) / 10_000
-    below = np.searchsorted(scores[order], thresholds.astype(np.float32))
-    kept = len(scores) - below
-    right_kept = np.r_[np.cumsum(right[order][::-1])[::-1], 0][below]
-    reached = thresholds[(kept > 0) & (right_kept / np.maximum(kept, 1) >= wanted)]
-    return float(reached[0]) if len(reached) else None
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927)."""
-    z = 1.959964
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    spread /= 1 + z * z / trials
-    return centre - spread, centre + spread
-
-
-def reliability(confidence: Any, right: Any) -> list[dict[str, float]]:
-    """How often images are right, by their probability: the bins of `Evaluation.reliability`."""
-    confidence = np.asarray(confidence, np.float64)
-    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    return [
-        {
-            "low": number / _CALIBRATION_BINS,
-            "high": (number + 1) / _CALIBRATION_BINS,
-            "images": int(inside.sum()),
-            "probability": float(confidence[inside].mean()),
-            "right": float(right[inside].mean()),
-        }
-        for number in np.unique(bins).tolist()
-        for inside in [bins == number]
-    ]
-
-
-def calibration_error(confidence: Any, right: Any) -> float:
-    """Expected calibration error: |accuracy - confidence| by bin, weighted (Guo et al. 2017)."""
-    bins = reliability(confidence, right)
-    off = sum(each["images"] * abs(each["right"] - each["probability"]) for each in bins)
-    return off / len(right)
-
-
-def _curves(one: Any, scores: Any) -> dict[str, list[float]]:
-    """The curves of a class against all others, thinned."""
-    from sklearn import metrics
-
-    false_positive, true_positive, _ = metrics.roc_curve(one, scores)
-    precision, recall, _ = metrics.precision_recall_curve(one, scores, drop_intermediate=True)
-    return {
-        "false_positive_rate": _thinned(false_positive),
-        "true_positive_rate": _thinned(true_positive),
-        "recall": _thinned(recall),
-        "precision": _thinned(precision),
-    }
-
-
-def _thinned(values: Any) -> list[float]:
-    places = np.unique(np.linspace(0, len(values) - 1, _CURVE_POINTS).astype(int))
-    thinned: list[float] = np.round(values[places].astype(np.float64), 5).tolist()
-    return thinned
-
-
-def drawn_classes(evaluation: Evaluation) -> list[str]:
-    """The classes whose curves are drawn: the largest ones that have any, largest first."""
-    images = {label: evaluation.classes[label]["images"] or 0 for label in evaluation.curves}
-    return sorted(images, key=lambda label: -images[label])[:_DRAWN_CLASSES]
-
-
-def _plots(evaluation: Evaluation) -> bytes:
-    """Confusion matrix, ROC and precision-recall curves, reliability, as one PNG."""
-    from matplotlib.figure import Figure
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    figure = Figure(figsize=(11, 9), layout="constrained")
-    (matrix_axes, roc_axes), (recall_axes, reliability_axes) = figure.subplots(2, 2)
-    few = len(evaluation.labels) <= _DRAWN_CLASSES
-    ConfusionMatrixDisplay(
-        np.array(evaluation.confusion), display_labels=evaluation.labels if few else None
-    ).plot(ax=matrix_axes, cmap="Blues", colorbar=False, include_values=few)
-    matrix_axes.set(title="confusion matrix")
-    if not few:
-        matrix_axes.set(xticks=[], yticks=[])
-    for label in drawn_classes(evaluation):
-        curves, numbers = evaluation.curves[label], evaluation.classes[label]
-        roc_axes.plot(
-            curves["false_positive_rate"],
-            curves["true_positive_rate"],
-            label=f"{label}: area {numbers['roc_auc']:.3f}",
-        )
-        recall_axes.plot(
-            curves["recall"],
-            curves["precision"],
-            label=f"{label}: average precision {numbers['average_precision']:.3f}",
-        )
-    roc_axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    roc_axes.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
-    recall_axes.set(title="precision and recall", xlabel="recall", ylabel="precision")
-    for axes in (roc_axes, recall_axes):
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower left" if axes is recall_axes else "lower right")
-    bins = evaluation.reliability
-    intervals = [wilson_interval(round(b["right"] * b["images"]), int(b["images"])) for b in bins]
-    at = [each["probability"] for each in bins]
-    reliability_axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    reliability_axes.vlines(at, *zip(*intervals, strict=True), alpha=0.4)
-    reliability_axes.plot(at, [each["right"] for each in bins], marker="o")
-    reliability_axes.set(
-        title=f"reliability: calibration error {evaluation.ece:.3f}",
-        xlabel="probability",
-        ylabel="fraction that is right, with its 95 % interval",
-        xlim=(1 / len(evaluation.labels), 1.01),
-        ylim=(0, 1.02),
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

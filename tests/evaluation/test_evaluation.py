@@ -18,10 +18,10 @@ from catdog.cli import commands as cli
 from catdog.cli import summaries
 from catdog.errors import UserInputError
 from catdog.evaluation import job as evaluation
-from catdog.evaluation.job import (
-    EvaluateConfig,
+from catdog.evaluation.job import EvaluateConfig, evaluate
+from catdog.evaluation.metrics import (
     calibration_error,
-    evaluate,
+    curves,
     lowest_threshold,
     wilson_interval,
 )
@@ -227,8 +227,8 @@ def test_curves_keep_their_ends_and_their_area():
     rng = np.random.default_rng(1)
     one = rng.random(4000) < 0.4
     scores = (one + rng.normal(0, 0.8, 4000)).astype(np.float32)
-    curves = evaluation._curves(one, scores)
-    x, y = curves["false_positive_rate"], curves["true_positive_rate"]
+    drawn = curves(one, scores)
+    x, y = drawn["false_positive_rate"], drawn["true_positive_rate"]
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
     assert len(x) <= 100
     assert metrics.auc(x, y) == pytest.approx(metrics.roc_auc_score(one, scores), abs=2e-3)

@@ -1,0 +1,139 @@
+"""How good scores are: thresholds, intervals, calibration, curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_CALIBRATION_BINS = 15
+_CURVE_POINTS = 100  # more than eyes can tell apart
+DRAWN_CLASSES = 10  # the largest ones; more lines are a thicket
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out; the content of `metrics.json`.
+
+    Attributes:
+        output: URI of the folder.
+        model: fingerprint.
+        part: the part of the model's data that was evaluated, or None for all images given.
+        images: labelled images that were classified.
+        rejected: labelled images that could not be decoded, left out of the metrics.
+        accuracy: fraction of images whose label is right.
+        accuracy_low: lower end of the accuracy's 95 % Wilson interval.
+        accuracy_high: upper end.
+        labels: the classes, in the order of the matrix.
+        confusion: rows are true classes, columns are what the model said.
+        classes: by class, precision, recall, F1, images, area under the ROC curve, average
+            precision, and the lowest threshold of the class's score at which the wanted precision
+            is reached, with the recall there.
+        ece: expected calibration error of the winning probability, in 15 equal bins.
+        log_loss: mean negative log of the true class's probability.
+        reliability: of each of those bins that holds images: its edges, how many images, their mean
+            probability, and the fraction of them that is right.
+        precision_wanted: what the thresholds are for.
+        threshold: the lowest `--min-probability` at which so many of the remaining labels are
+            right, or None where none does.
+        kept: fraction of the images that keep their label there.
+        mistakes: URI, true label, label, probability of the most confident mistakes.
+        curves: by class, at most 100 points of the ROC curve (`false_positive_rate`,
+            `true_positive_rate`) and of precision over recall (`recall`, `precision`).
+    """
+
+    output: str
+    model: str
+    part: str | None
+    images: int
+    rejected: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    labels: tuple[str, ...]
+    confusion: list[list[int]]
+    classes: dict[str, dict[str, float | None]]
+    ece: float
+    log_loss: float
+    reliability: list[dict[str, float]]
+    precision_wanted: float
+    threshold: float | None
+    kept: float | None
+    mistakes: list[dict[str, Any]]
+    curves: dict[str, dict[str, list[float]]]
+
+
+def lowest_threshold(scores: Any, right: Any, wanted: float) -> float | None:
+    """The lowest threshold, of four digits, at which a `wanted` share of what it keeps is right.
+
+    Args:
+        scores: float32 (n,); those at or above the threshold are kept.
+        right: bool (n,).
+        wanted: from 0 to 1.
+    """
+    order = np.argsort(scores, kind="stable")
+    thresholds = np.arange(10_001) / 10_000
+    below = np.searchsorted(scores[order], thresholds.astype(np.float32))
+    kept = len(scores) - below
+    right_kept = np.r_[np.cumsum(right[order][::-1])[::-1], 0][below]
+    reached = thresholds[(kept > 0) & (right_kept / np.maximum(kept, 1) >= wanted)]
+    return float(reached[0]) if len(reached) else None
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def reliability(confidence: Any, right: Any) -> list[dict[str, float]]:
+    """How often images are right, by their probability: the bins of `Evaluation.reliability`."""
+    confidence = np.asarray(confidence, np.float64)
+    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    return [
+        {
+            "low": number / _CALIBRATION_BINS,
+            "high": (number + 1) / _CALIBRATION_BINS,
+            "images": int(inside.sum()),
+            "probability": float(confidence[inside].mean()),
+            "right": float(right[inside].mean()),
+        }
+        for number in np.unique(bins).tolist()
+        for inside in [bins == number]
+    ]
+
+
+def calibration_error(confidence: Any, right: Any) -> float:
+    """Expected calibration error: |accuracy - confidence| by bin, weighted (Guo et al. 2017)."""
+    bins = reliability(confidence, right)
+    off = sum(each["images"] * abs(each["right"] - each["probability"]) for each in bins)
+    return off / len(right)
+
+
+def curves(one: Any, scores: Any) -> dict[str, list[float]]:
+    """The curves of a class against all others, thinned."""
+    from sklearn import metrics
+
+    false_positive, true_positive, _ = metrics.roc_curve(one, scores)
+    precision, recall, _ = metrics.precision_recall_curve(one, scores, drop_intermediate=True)
+    return {
+        "false_positive_rate": _thinned(false_positive),
+        "true_positive_rate": _thinned(true_positive),
+        "recall": _thinned(recall),
+        "precision": _thinned(precision),
+    }
+
+
+def _thinned(values: Any) -> list[float]:
+    places = np.unique(np.linspace(0, len(values) - 1, _CURVE_POINTS).astype(int))
+    thinned: list[float] = np.round(values[places].astype(np.float64), 5).tolist()
+    return thinned
+
+
+def drawn_classes(evaluation: Evaluation) -> list[str]:
+    """The classes whose curves are drawn: the largest ones that have any, largest first."""
+    images = {label: evaluation.classes[label]["images"] or 0 for label in evaluation.curves}
+    return sorted(images, key=lambda label: -images[label])[:DRAWN_CLASSES]
