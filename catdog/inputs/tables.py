@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from catdog.inputs.entries import Columns, SourceLimits
 
 _DELIMITERS = (",", ";", "\t")
+_BEFORE_HEADER = re.compile(r'\s*("?sep=."?\s*)?')  # of Excel; what it says is found anyway
 
 
 class Entry(NamedTuple):
@@ -73,6 +75,8 @@ def _csv_rows(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
     try:
         with Lines(uri, limits, newline="") as lines:
             header = next(lines, "")
+            while header is not None and not lines.ended and _BEFORE_HEADER.fullmatch(header):
+                header = next(lines, "")
             if header is None:
                 raise UserInputError(
                     f"{uri}: its first line has more than {MAX_LINE:,} letters; a table begins "

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from catdog import inputs
 from catdog.errors import UserInputError
-from catdog.inputs import SourceLimits
+from catdog.inputs import Columns, SourceLimits
 from catdog.model import folders
 from catdog.prediction import loaded_model
 from catdog.runtime import nodes
@@ -98,12 +98,14 @@ def read_images(
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     limits: SourceLimits | None = None,
+    columns: Columns | None = None,
 ) -> Any:
     """A `ray.data.Dataset` of pictures, from whatever `catdog classify` takes.
 
     Args:
         images: one or several images, folders, globs, archives, lists or tables; local or S3.
         limits: of one file and one archive.
+        columns: of tables.
 
     Returns:
         A dataset with the columns `uri`, `name`, `label` (string; null where there is none),
@@ -117,9 +119,8 @@ def read_images(
 
     limits = limits or SourceLimits()
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
-    found = pa.Table.from_batches(
-        inputs.list_images([os.fspath(each) for each in given], limits), inputs.PLAN_SCHEMA
-    )
+    batches = inputs.list_images([os.fspath(each) for each in given], limits, columns)
+    found = pa.Table.from_batches(batches, inputs.PLAN_SCHEMA)
     blocks = [
         found.slice(start, _BLOCK_ROWS) for start in range(0, max(1, len(found)), _BLOCK_ROWS)
     ]

@@ -201,6 +201,14 @@ def test_columns_of_images(folder, column, name):
         assert table["name"].to_pylist() == [f"{i}.jpg" for i in range(len(BYTES))]
 
 
+def test_images_of_one_size(folder):
+    """A binary column of fixed size, which bitmaps may have, is read as well."""
+    pq.write_table(
+        pa.table({"image": pa.array([b"abc", None], pa.binary(3))}), folder / "t.parquet"
+    )
+    assert [result for _, _, result in read(planned(folder / "t.parquet"))] == [b"abc", "empty"]
+
+
 def test_of_two_columns_of_images_the_named_one_is_read(folder):
     """--uri-column chooses among columns of images, too; within one job each table keeps its own."""
     path = folder / "t.parquet"
@@ -356,6 +364,15 @@ def test_a_quote_that_is_not_closed(folder, open_in):
         None,
         "Lines 3 to 4 of the table are damaged: is a quote not closed?",
     ]
+
+
+@pytest.mark.parametrize("start", ["\r\n", "sep=;\r\n", '"sep=;"\n', " \n\nsep=;\n\n"])
+def test_what_stands_before_the_header(folder, start):
+    """Empty lines and Excel's line about its delimiter are no header."""
+    text = start + TEXT.replace(",", ";")
+    assert read(planned(table_as(folder, "t.csv", text.encode()))) == RIGHT
+    with pytest.raises(UserInputError, match="no column uri"):
+        planned(table_as(folder, "t.csv", start.encode()))
 
 
 def test_values_of_several_lines(folder):
