@@ -2,7 +2,7 @@
 
     python -m benchmarks.fuzz_inputs [--seconds 60] [--seed 0] [--keep FOLDER]
 
-Draws small zips, tars, gzipped tars, lists, CSV, JSON Lines and Parquet, changes numbers where the
+Draws small zips, tars, gzipped tars, lists, CSV (gzipped, too), JSON Lines and Parquet, changes numbers where the
 format has numbers (sizes, offsets, counts, types, checksums mended) and bytes elsewhere, and feeds
 them to `inputs.list_images` and `inputs.read_images`, a sound image beside them. Whatever the bytes
 are, listing ends with entries or a `CatdogError`, each entry with bytes or a reason, the sound
@@ -50,7 +50,19 @@ _TAR_NUMBERS = ((100, 8), (108, 8), (124, 12), (136, 12), (156, 1))
 _TEXT = (
     *(b"", b"\0", b"\xff", b'"', b"'", b",", b";", b"\t", b"\r", b"\n", b"\\", b"::", b"..", b"{"),
     *(b"\xef\xbb\xbf", b"\xff\xfe", b"uri,uri\n", b"label", b"bytes", b"x" * 70_000, b"*", b"?"),
-    *(b"zip://a::b", b"tar://::", b"C:\\a.jpg", b"null", b"[1]", b"1e999", b"\xed\xa0\x80"),
+    *(
+        b"zip://a::b",
+        b"tar://::",
+        b"catdog://a!b",
+        b"catdog://%ff!",
+        b"s3://a:b/c@d",
+        b"file://",
+        b"C:\\a.jpg",
+        b"null",
+        b"[1]",
+        b"1e999",
+        b"\xed\xa0\x80",
+    ),
 )
 _MEMBERS = ("a.jpg", "dog/b.png", "cat/" + "n" * 120 + ".jpg", "ü.jpg")
 
@@ -129,6 +141,13 @@ def _csv(chance: random.Random) -> bytes:
     return _spliced(b"uri,label\nsound.jpg,cat\nnone.jpg,dog\n", chance)
 
 
+def _compressed_csv(chance: random.Random) -> bytes:
+    data = bytearray(gzip.compress(_csv(chance), 1))
+    at = chance.randrange(len(data))
+    data[at : at + 4] = _edge(chance, 4)[: len(data) - at]
+    return bytes(data)
+
+
 def _jsonl(chance: random.Random) -> bytes:
     return _spliced(b'{"uri": "sound.jpg", "label": "cat"}\n{"uri": "none.jpg"}\n', chance)
 
@@ -154,7 +173,12 @@ def _parquet(chance: random.Random) -> bytes:
         ],
         "bytes": [pa.array([SOUND, b"", None]), pa.array([[1], [], None]), pa.array([1.5, 2, 3])],
     }
-    names = chance.sample(list(columns), chance.randrange(1, 4)) + ["uri"] * (chance.random() < 0.1)
+    image = pa.array(
+        [{"bytes": SOUND, "path": "a.jpg"}, {"bytes": None, "path": "sound.jpg"}, None]
+    )
+    nothing = pa.array([{"bytes": None, "path": "sound.jpg"}] * 3, image.type)
+    columns["image"] = [image, nothing, *columns["bytes"], text]
+    names = chance.sample(list(columns), chance.randrange(1, 5)) + ["uri"] * (chance.random() < 0.1)
     table = pa.Table.from_arrays([chance.choice(columns[name]) for name in names], names)
     stream = io.BytesIO()
     pq.write_table(table, stream, compression="none")
@@ -173,6 +197,7 @@ KINDS = {
     "tar.gz": _gzip,
     "txt": _list,
     "csv": _csv,
+    "csv.gz": _compressed_csv,
     "jsonl": _jsonl,
     "parquet": _parquet,
 }

@@ -34,6 +34,11 @@ def without_secrets(text: str) -> str:
     return _SECRET_QUERY.sub(r"\1***", text)
 
 
+def has_user(text: str) -> bool:
+    """Whether a URI, wherever in a text it stands, has credentials before its host or bucket."""
+    return ":/" in text and (_USER.search(text) or _CUT_KEY.search(text)) is not None
+
+
 class CatdogError(Exception):
     """The job failed. The command line prints the message as one line and exits with 1.
 

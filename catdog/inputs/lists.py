@@ -112,8 +112,6 @@ class EntryReader:
                 raise ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
             scheme, member, file = _chained(text)
             uri = located(file, folder)
-            if scheme:
-                return self._members.row(scheme, member, uri, label)
             if uri == "file:///":
                 raise ValueError("It is the whole file system; name a folder in it")
             if uri.endswith("/") and not file.endswith("/"):
@@ -122,6 +120,8 @@ class EntryReader:
                 )
             if is_windows_path(file, folder):
                 raise ValueError(WINDOWS_HINT)
+            if scheme:
+                return self._members.row(scheme, member, uri, label)
         except (ValueError, ImageRejected) as error:
             if isinstance(error, ValueError):
                 error = ImageRejected(ErrorCode.UNSUPPORTED, f"{error}.")

@@ -33,6 +33,7 @@ TABLES = (*LISTS, *TEXT_TABLES, *JSON_TABLES, ".parquet")
 WINDOWS_HINT = (
     r"It looks like a path of Windows: write / in place of \, and drives as they are mounted"
 )
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/].*|\\\\.+")
 _WINDOWS_RELATIVE = re.compile(r"[^/]*\\[^/]*")
 
@@ -76,15 +77,15 @@ def label_of(name: str) -> str | None:
 
 def located(text: str, folder: str) -> str:
     """The URI of an entry of a list. Raises ValueError."""
-    if "://" in text or text.startswith("/") or not folder or storage.lacks_slash(text):
+    if _SCHEME.match(text) or text.startswith("/") or not folder or storage.lacks_slash(text):
         return storage.to_uri(text)
     if storage.is_local(folder):
         return storage.to_uri(storage.local_path(folder) + text)
     bucket, _, key = folder.removeprefix("s3://").partition("/")
     if "./" in text:
         text = posixpath.normpath(posixpath.join("/" + key, text))[1:] + "/" * text.endswith("/")
-        return f"s3://{bucket}/{text}"
-    return folder + text
+        return storage.to_uri(f"s3://{bucket}/{text}")
+    return storage.to_uri(folder + text)
 
 
 def relative(uri: str, folder: str) -> tuple[str, str | None]:

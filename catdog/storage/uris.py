@@ -14,8 +14,11 @@ import os
 import re
 from urllib.parse import quote, unquote
 
+from catdog.errors import has_user
+
 _ODD = "catdog://"
 _ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
+_PRESIGNED = re.compile(r"(?i)[?&](?:x-amz-(?:signature|security-token|credential)|signature)=")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
 
 
@@ -23,10 +26,12 @@ def to_uri(path_or_uri: str) -> str:
     """The canonical URI of a local path (absolute or relative), `file://` or `s3://` URI.
 
     Raises:
-        ValueError: another scheme, a slash too few, or an `s3://` URI without a bucket or with credentials in it.
+        ValueError: another scheme, a slash too few, credentials, or an `s3://` URI without a bucket.
     """
     if lacks_slash(path_or_uri):
         raise ValueError("A URI has two slashes behind its scheme")
+    if has_user(path_or_uri):
+        raise ValueError("a URI holds no credentials; set them in the environment")
     scheme, separator, rest = path_or_uri.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         path = os.path.abspath(path_or_uri)
@@ -38,8 +43,8 @@ def to_uri(path_or_uri: str) -> str:
         )
     if scheme in {"s3", "s3a", "s3n"}:
         bucket, _, key = rest.partition("/")
-        if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
-            raise ValueError("an s3:// URI holds no credentials; set them in the environment")
+        if _PRESIGNED.search(key):
+            raise ValueError("an s3:// URI holds no signature; set credentials in the environment")
         if not _BUCKET.fullmatch(bucket):
             raise ValueError("an s3:// URI names a bucket: s3://bucket/key")
         return f"s3://{bucket}/{key}"
