@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 
 from catdog.errors import has_user
 
+_SUPPORTED = ("file", "local", "s3", "s3a", "s3n")
 _ODD = "catdog://"
 _ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 _PRESIGNED = re.compile(r"(?i)[?&](?:x-amz-(?:signature|security-token|credential)|signature)=")
@@ -30,10 +31,11 @@ def to_uri(path_or_uri: str) -> str:
     """
     if lacks_slash(path_or_uri):
         raise ValueError("A URI has two slashes behind its scheme")
-    if has_user(path_or_uri):
-        raise ValueError("a URI holds no credentials; set them in the environment")
     scheme, separator, rest = path_or_uri.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+    is_path = not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)
+    if (is_path or scheme.lower() in _SUPPORTED) and has_user(path_or_uri):
+        raise ValueError("a URI holds no credentials; set them in the environment")
+    if is_path:
         path = os.path.abspath(path_or_uri)
         return "file://" + (path[1:] if path.startswith("//") else path)  # POSIX keeps two slashes
     scheme = scheme.lower()
