@@ -104,7 +104,7 @@ def measure_job(images: int, scratch: Path) -> dict[str, Any]:
         "plan_mb": round(sum(path.stat().st_size for path in plan) / 1e6, 1),
         "shards": len(parts),
         "shards_s": first["shards_s"],
-        "check_s": first["finish_s"],
+        "check_s": round(first["survey_s"] / 2 + first["publish_s"], 2),  # before and after
         "driver_mib": first["driver_mib"],
         "actor_mib": first["actor_mib"],
         "files": len(parts) + len(plan) + 2,
@@ -113,11 +113,11 @@ def measure_job(images: int, scratch: Path) -> dict[str, Any]:
     (results / "_summary.json").unlink()
     for part in parts[::100]:
         part.unlink()
-    again = in_process(*arguments)
+    again = in_process(*arguments, "--no-new")
     shutil.rmtree(results)
     return found | {
         "resume_shards": len(parts[::100]),
-        "resume_listing_s": again["plan_s"],
+        "resume_listing_s": round(again["survey_s"] / 2, 2),
         "resume_s": again["seconds"],
         "resume_driver_mib": again["driver_mib"],
     }
@@ -135,38 +135,46 @@ def make_table(path: Path, images: int) -> None:
             writer.write_table(pa.table({"uri": uris}, schema))
 
 
-def run_job(table: str, model: str, output: str) -> None:
+def run_job(table: str, model: str, output: str, *flags: str) -> None:
     """The driver of one run; prints its timings."""
-    from catdog.classification import actors, job
+    from catdog.classification import ClassifyConfig, actors, classify, pipeline
+    from catdog.results import drafts, ledger, part_files
 
-    seconds: dict[str, float] = {}
+    seconds: Counter[str] = Counter()
     actor_mib = [0]
 
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(room: Any, name: str, step: str) -> None:
+        function = getattr(room, name)
+
         def measured(*arguments: Any, **options: Any) -> Any:
             started = time.monotonic()
             try:
                 return function(*arguments, **options)
             finally:
-                seconds[f"{name}_s"] = round(time.monotonic() - started, 2)
+                seconds[f"{step}_s"] += time.monotonic() - started
 
-        return measured
+        setattr(room, name, measured)
 
-    class Tally(job._Tally):
-        def add(self, told: dict[str, Any]) -> None:
-            super().add(told)
-            actor_mib[0] = max(actor_mib[0], told["peak_mib"])
+    class Told(pipeline.Told):
+        @classmethod
+        def from_row(cls, row: dict[str, Any]) -> Any:
+            actor_mib[0] = max(actor_mib[0], row["peak_mib"])
+            return super().from_row(row)
 
-    job._Tally = Tally  # type: ignore[misc]
-    job._plan = timed("plan", job._plan)
-    job._run = timed("shards", job._run)
-    job._finish = timed("finish", job._finish)
+    pipeline.Told = Told  # type: ignore[misc]
+    timed(drafts, "draft", "plan")
+    timed(pipeline, "run", "shards")
+    timed(part_files, "survey", "survey")
+    timed(ledger, "publish", "publish")
     actors.ClassifyShards = _without_image_work()  # type: ignore[misc]
     started = time.monotonic()
-    summary = job.classify(job.ClassifyConfig(images=(table,), output=output, model=model))
-    told = {"seconds": round(time.monotonic() - started, 2), **seconds}
-    told |= {"planned": summary.planned, "driver_mib": peak_mib(), "actor_mib": actor_mib[0]}
-    print(json.dumps(told))
+    summary = classify(
+        ClassifyConfig(images=(table,), output=output, model=model, no_new="--no-new" in flags)
+    )
+    told = {"seconds": time.monotonic() - started, **seconds}
+    told = {name: round(value, 2) for name, value in told.items()}
+    told |= {"planned": summary.planned, "new": summary.new, "driver_mib": peak_mib()}
+    print(json.dumps(told | {"actor_mib": actor_mib[0]}))
 
 
 def _without_image_work() -> type:
@@ -175,24 +183,29 @@ def _without_image_work() -> type:
 
     from catdog.classification import actors
     from catdog.pixels import OUTCOME_SCHEMA
+    from catdog.results import part_files
 
     class WithoutImageWork(actors.ClassifyShards):
-        def __init__(self, model: Any, plan: Any, config: Any) -> None:
-            self._plan, self._config = plan, config
-            self._scorer = actors._Scorer(model, plan, config, gpu=False)
+        def __init__(self, model: Any, assignment: Any) -> None:
+            self._assignment = assignment
+            self._scorer = actors._Scorer(model, assignment)
 
-        def _classify(self, shard: int) -> dict[str, Any]:
+        def __call__(self, tasks: pa.Table) -> pa.Table:
+            told = super().__call__(tasks)
+            return told.append_column("peak_mib", pa.array([peak_mib()] * told.num_rows))
+
+        def _classify(self, shard: int, *, present: bool) -> Any:
             now = time.time()
-            entries = actors.entries_to_do(self._plan, shard, retry_rejected=False)
-            count = entries.num_rows
+            work = part_files.begin(self._assignment.plan, shard, present=present)
+            if work is None:
+                return actors._done_before(self._assignment, shard)
+            count = work.entries.num_rows
             chance = np.random.default_rng(shard)
             scores = chance.random((count, len(self._scorer.metadata.labels)), np.float32)
             row = {"width": 500, "height": 375, "format": "JPEG", "size": REQUEST_BYTES}
             outcome = pa.Table.from_pylist([row] * count, OUTCOME_SCHEMA)
-            costs = {"started_at": now, "first_at": now, "bytes_read": 0}
-            costs |= {f"{stage}_s": 0.0 for stage in ("read", "decode", "predict")}
-            told = self._scorer.finish(shard, entries["uri"], outcome, scores, costs)
-            return told | {"peak_mib": peak_mib()}
+            costs = actors.Costs(now, 0.0, 0.0, 0.0, now, 0)
+            return self._scorer.finish(work, outcome, scores, costs)
 
     return WithoutImageWork
 
@@ -216,13 +229,17 @@ def measure_listings(count: int, scratch: Path) -> dict[str, Any]:
 def run_plan(source: str, output: str) -> None:
     """Lists and writes a plan; prints how long it took and what memory."""
     from catdog import inputs
-    from catdog.results import plans
+    from catdog.results import Folder, drafts
 
     started = time.monotonic()
-    plan = plans.write(output, inputs.list_images([source], inputs.SourceLimits()))
+    draft = drafts.draft(
+        Folder(output), inputs.list_images([source], inputs.SourceLimits(), once=False)
+    )
+    draft.commit("")
     seconds = time.monotonic() - started
-    told = {"images": plan.images, "seconds": round(seconds, 1), "mib": peak_mib()}
-    print(json.dumps(told | {"images_per_s": round(plan.images / seconds)}))
+    images = sum(draft.generation.images)
+    told = {"images": images, "seconds": round(seconds, 1), "mib": peak_mib()}
+    print(json.dumps(told | {"images_per_s": round(images / seconds)}))
 
 
 def make_files(folder: Path, count: int) -> None:
@@ -256,7 +273,7 @@ def make_zip(path: Path, count: int) -> None:
 def run_requests(folder: str) -> None:
     """Prints the S3 requests of a job, by step and by what holds the images."""
     from catdog import inputs, storage
-    from catdog.results import part_files, plans
+    from catdog.results import Folder, drafts, part_files, plans
     from tests.conftest import S3Server
 
     server = S3Server(Path(folder))
@@ -265,7 +282,7 @@ def run_requests(folder: str) -> None:
     os.environ.update(server.environment)
     server.start()
     limits = inputs.SourceLimits()
-    plans._MIN_SHARD_IMAGES = REQUEST_IMAGES  # one shard, of the size that large jobs have
+    drafts._MIN_SHARD_IMAGES = REQUEST_IMAGES  # one shard, of the size that large jobs have
     found: dict[str, dict[str, int]] = {}
     try:
         for kind, content in contents().items():
@@ -274,7 +291,8 @@ def run_requests(folder: str) -> None:
             counts: dict[str, int] = {}
             output = f"s3://pictures/results-{kind}"
             with counted(counts, "plan"):
-                plans.write(output, inputs.list_images([f"s3://pictures/{kind}/"], limits))
+                listed = inputs.list_images([f"s3://pictures/{kind}/"], limits, once=False)
+                drafts.draft(Folder(output), listed).commit("")
                 plan = plans.read(output)
             assert plan is not None
             assert plan.images == REQUEST_IMAGES
@@ -287,9 +305,12 @@ def run_requests(folder: str) -> None:
                         assert isinstance(data, bytes)
             with counted(counts, "write the results"):
                 for shard, table in enumerate(tables):
-                    part_files.write_part(plan, shard, made_up_rows(table), ("cat", "dog"))
+                    work = part_files.begin(plan, shard, present=False)
+                    assert work is not None
+                    rows = made_up_rows(table)
+                    part_files.finish(work, rows, labels=("cat", "dog"), run="")
             with counted(counts, "final check"):
-                assert len(part_files.count_parts(plan)) == plan.shards
+                assert part_files.survey(plan).done.all()
             found[kind] = counts | {"images": plan.images, "shards": plan.shards}
     finally:
         server.kill()

@@ -64,6 +64,7 @@ class ErrorCode(StrEnum):
     TRUNCATED = "truncated"
     UNSUPPORTED = "unsupported"
     TOO_LARGE = "too-large"
+    CHANGED = "changed"
     CRASHED = "crashed"
     TIMEOUT = "timeout"
 

@@ -7,110 +7,136 @@ child process while it scores the batch before. On GPUs the stages are apart (`D
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from catdog.classification.telling import Costs, Told
+from catdog.errors import CatdogError
 from catdog.model import folders, inference
 from catdog.pixels import COST_COLUMNS, OUTCOME_SCHEMA, DecodeEntries, Decoder, as_pixels
 from catdog.results import part_files
-from catdog.runtime import nodes
+from catdog.runtime import nodes, tensorflow_quirks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
-    from catdog.classification.config import ClassifyConfig
-    from catdog.results import Plan
+    from catdog.classification.telling import Assignment
+    from catdog.results import Work
 
-
-def entries_to_do(plan: Plan, shard: int, *, retry_rejected: bool) -> pa.Table:
-    """The entries of a shard; of a finished one only the rejected, where they are tried again."""
-    entries = plan.read_shard(shard)
-    if retry_rejected and part_files.has_part(plan, shard):
-        before = part_files.read_part(plan, shard, ["error"])
-        return entries.filter(before["error"].is_valid())
-    return entries
+# What to do, a row each: the shard's number, and whether the folder had a file of it.
+TASK_SCHEMA = pa.schema([("shard", pa.int64()), ("present", pa.bool_())])
 
 
 class _Scorer:
     """Scores pixels and writes the shards' rows."""
 
-    def __init__(self, model: Any, plan: Plan, config: ClassifyConfig, *, gpu: bool) -> None:
+    def __init__(self, model: Any, assignment: Assignment) -> None:
         import ray
 
         loaded: folders.Model = ray.get(model) if isinstance(model, ray.ObjectRef) else model
-        self._plan, self._config = plan, config
+        arithmetic = assignment.arithmetic
+        if (
+            arithmetic.engine == "openvino"  # it computes in float32 then, without a word
+            and arithmetic.precision == "bfloat16"
+            and not tensorflow_quirks.cpu_has_bfloat16()
+        ):
+            raise CatdogError(
+                f"node {ray.util.get_node_ip_address()} cannot compute in bfloat16, in which the "
+                "job began; take it out of the cluster, or name another --output folder and "
+                "--precision float32"
+            )
+        self._assignment = assignment
         self.metadata = loaded.metadata
         self.predict = inference.load_predictor(
             loaded,
-            engine=config.engine,
-            precision=config.precision,
+            engine=arithmetic.engine,  # type: ignore[arg-type]
+            precision=arithmetic.precision,  # type: ignore[arg-type]
             threads=nodes.worker_cpus(),
-            gpu=gpu,
+            gpu=arithmetic.device == "gpu",
         )
         self._metrics = _Metrics()
 
     def finish(
-        self,
-        shard: int,
-        uris: pa.ChunkedArray,
-        outcome: pa.Table,
-        scores: NDArray[np.float32],
-        costs: dict[str, Any],
-    ) -> dict[str, Any]:
+        self, work: Work, outcome: pa.Table, scores: NDArray[np.float32], costs: Costs
+    ) -> Told:
         """Write a shard's part file; what the driver is to know of it."""
         started = time.monotonic()
         rows = part_files.build_rows(
-            uris,
+            work.entries["uri"],
             outcome,
             scores,
             labels=self.metadata.labels,
-            min_probability=self._config.min_probability,
+            min_probability=self._assignment.min_probability,
             model=self.metadata.fingerprint,
         )
-        done = part_files.count_rows(rows)
-        if self._config.retry_rejected and part_files.has_part(self._plan, shard):
-            before = part_files.read_part(self._plan, shard)
-            rows = part_files.replace_rows(before, before["error"].is_valid(), rows)
-        stages = ("started_at", "read_s", "decode_s", "predict_s")
-        timing = {name: costs[name] for name in stages} | {"ended_at": time.time()}
-        part_files.write_part(self._plan, shard, rows, self.metadata.labels, timing)
-        told = costs | {
-            "images": rows.num_rows,
-            "rejected": rows.num_rows - rows["error"].null_count,
-            "write_s": time.monotonic() - started,
-            "ended_at": time.time(),
-            "precision": self.predict.precision,
-        }
-        self._metrics.count(done, told)
+        timing = dataclasses.asdict(costs) | {"ended_at": time.time()}
+        for untold in ("first_at", "bytes_read"):
+            del timing[untold]
+        part, ours = part_files.finish(
+            work, rows, labels=self.metadata.labels, run=self._assignment.run, timing=timing
+        )
+        told = Told(
+            rows=part.counts.images,
+            rejected=sum(part.counts.errors.values()),
+            images=rows.num_rows if ours else 0,
+            **dataclasses.asdict(costs),
+            write_s=time.monotonic() - started,
+            ended_at=time.time(),
+        )
+        self._metrics.count(part_files.count_rows(rows), told)
         return told
+
+
+def _done_before(assignment: Assignment, shard: int) -> Told:
+    """A shard that has its file already: of another driver, or of a worker that died right after."""
+    part = part_files.look(assignment.plan, shard)
+    if part is None:
+        raise CatdogError(f"the file of shard {shard} has just gone; run the same command again")
+    now = time.time()
+    return Told(
+        rows=part.counts.images,
+        rejected=sum(part.counts.errors.values()),
+        images=part.fresh if part.run == assignment.run else 0,
+        **dataclasses.asdict(Costs(now, 0.0, 0.0, 0.0, now, 0)),
+        write_s=0.0,
+        ended_at=now,
+    )
+
+
+def _as_table(told: Iterable[Told]) -> pa.Table:
+    return pa.Table.from_pylist([dataclasses.asdict(each) for each in told])
 
 
 class ClassifyShards:
     """Everything from a shard's number to its part file, on one CPU."""
 
-    def __init__(self, model: Any, plan: Plan, config: ClassifyConfig) -> None:
-        self._plan, self._config = plan, config
-        self._scorer = _Scorer(model, plan, config, gpu=False)
+    def __init__(self, model: Any, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._scorer = _Scorer(model, assignment)
         self._decoder = Decoder(
             self._scorer.metadata.preprocessing,
-            config.decode_limits,
-            config.source_limits,
-            config.batch_size,
+            assignment.decode_limits,
+            assignment.source_limits,
+            assignment.batch_size,
         )
         self._decoder.__enter__()
 
-    def __call__(self, shards: pa.Table) -> pa.Table:
-        """Classify the shards of a table with the column `shard`; a row of costs for each."""
-        return pa.Table.from_pylist(
-            [self._classify(shard) for shard in shards["shard"].to_numpy().tolist()]
-        )
+    def __call__(self, tasks: pa.Table) -> pa.Table:
+        """Classify the shards of a table with `TASK_SCHEMA`; a row of `Told` for each."""
+        return _as_table(self._classify(**task) for task in tasks.to_pylist())
 
-    def _classify(self, shard: int) -> dict[str, Any]:
+    def _classify(self, shard: int, *, present: bool) -> Told:
         started_at = time.time()
-        entries = entries_to_do(self._plan, shard, retry_rejected=self._config.retry_rejected)
+        work = part_files.begin(self._assignment.plan, shard, present=present)
+        if work is None:
+            return _done_before(self._assignment, shard)
+        entries = work.entries
         scores = np.zeros((entries.num_rows, len(self._scorer.metadata.labels)), np.float32)
         outcomes = []
         read_s = decode_s = predict_s = first_at = 0.0
@@ -126,67 +152,85 @@ class ClassifyShards:
             decode_s += batch.decode_s
             bytes_read += batch.bytes_read
         outcome = pa.Table.from_batches(outcomes, OUTCOME_SCHEMA)
-        costs = {
-            "started_at": started_at,
-            "read_s": read_s,
-            "decode_s": decode_s,
-            "bytes_read": bytes_read,
-            "predict_s": predict_s,
-            "first_at": first_at,
-        }
-        return self._scorer.finish(shard, entries["uri"], outcome, scores, costs)
+        first_at = first_at or time.time()
+        costs = Costs(started_at, read_s, decode_s, predict_s, first_at, bytes_read)
+        return self._scorer.finish(work, outcome, scores, costs)
 
 
 class DecodeShards:
     """The first half, on a CPU: a shard's number in, its pixels out."""
 
-    def __init__(self, metadata: folders.ModelMetadata, plan: Plan, config: ClassifyConfig) -> None:
-        self._plan, self._config = plan, config
+    def __init__(self, metadata: folders.ModelMetadata, assignment: Assignment) -> None:
+        self._plan = assignment.plan
         self._decode = DecodeEntries(
-            metadata.preprocessing, config.decode_limits, config.source_limits, ("uri",)
+            metadata.preprocessing, assignment.decode_limits, assignment.source_limits, ("uri",)
         )
 
-    def __call__(self, shards: pa.Table) -> pa.Table:
-        """Decode the one shard of a table with the column `shard`.
+    def __call__(self, tasks: pa.Table) -> pa.Table:
+        """Decode the one shard of a table with `TASK_SCHEMA`; nothing where it is done already.
 
         The shard becomes ONE row that holds a whole table: Ray Data wants a batch size where there
         are GPUs, and only rows keep together whatever it bundles or splits.
         """
-        (shard,) = shards["shard"].to_numpy().tolist()
-        entries = entries_to_do(self._plan, shard, retry_rejected=self._config.retry_rejected)
-        decoded = self._decode(entries)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, decoded.schema) as writer:
-            writer.write_table(decoded)
-        column = pa.array([memoryview(sink.getvalue())], pa.large_binary())
-        return pa.table({"shard": shards["shard"], "decoded": column})
+        (task,) = tasks.to_pylist()
+        work = part_files.begin(self._plan, task["shard"], present=task["present"])
+        column = pa.array([None], pa.large_binary())
+        if work is not None:
+            decoded = self._decode(work.entries)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, decoded.schema) as writer:
+                writer.write_table(decoded)
+            column = pa.array([memoryview(sink.getvalue())], pa.large_binary())
+        return tasks.append_column("decoded", column)
 
 
 class ScoreShard:
     """The second half, on a GPU: a shard's pixels in, its part file out."""
 
-    def __init__(self, model: Any, plan: Plan, config: ClassifyConfig) -> None:
-        self._scorer = _Scorer(model, plan, config, gpu=True)
-        self._batch_size = config.batch_size
+    def __init__(self, model: Any, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._scorer = _Scorer(model, assignment)
 
-    def __call__(self, shards: pa.Table) -> pa.Table:
-        """Score and write the one shard of a table that `DecodeShards` made; a row of costs."""
-        (shard,) = shards["shard"].to_numpy().tolist()
-        decoded = pa.ipc.open_stream(shards["decoded"][0].as_buffer()).read_all()
+    def __call__(self, tasks: pa.Table) -> pa.Table:
+        """Score and write the one shard of a table that `DecodeShards` made; a row of `Told`."""
+        (shard,) = tasks["shard"].to_numpy().tolist()
+        (present,) = tasks["present"].to_pylist()
+        # Looked at again: what the file has since, must be what is replaced.
+        work = part_files.begin(self._assignment.plan, shard, present=present)
+        if work is None:
+            return _as_table([_done_before(self._assignment, shard)])
+        decoded = None
+        if tasks["decoded"][0].is_valid:
+            decoded = pa.ipc.open_stream(tasks["decoded"][0].as_buffer()).read_all()
+        if decoded is None or not decoded["uri"].equals(work.entries["uri"]):
+            raise CatdogError(
+                f"the file of shard {shard} was changed meanwhile; run the same command again"
+            )
+        started = time.monotonic()
+        scores = self._score(decoded)
+        # A shard of which rows are only left out has nothing to decode.
+        spent = {name: decoded[name][0].as_py() for name in COST_COLUMNS} if len(scores) else {}
+        costs = Costs(
+            **(
+                {"started_at": time.time(), "read_s": 0.0, "decode_s": 0.0, "bytes_read": 0} | spent
+            ),
+            predict_s=time.monotonic() - started,
+            first_at=time.time(),
+        )
+        outcome = decoded.select(OUTCOME_SCHEMA.names)
+        return _as_table([self._scorer.finish(work, outcome, scores, costs)])
+
+    def _score(self, decoded: pa.Table) -> NDArray[np.float32]:
+        scores = np.zeros((decoded.num_rows, len(self._scorer.metadata.labels)), np.float32)
+        if not len(scores):
+            return scores
         preprocessing = self._scorer.metadata.preprocessing
         shape = (preprocessing.height, preprocessing.width, 3)
         pixels = as_pixels(decoded["pixels"], shape)
-        started = time.monotonic()
-        scores = np.zeros((len(pixels), len(self._scorer.metadata.labels)), np.float32)
-        for start in range(0, len(pixels), self._batch_size):
-            batch = slice(start, start + self._batch_size)
+        for start in range(0, len(pixels), self._assignment.batch_size):
+            batch = slice(start, start + self._assignment.batch_size)
             scores[batch] = self._scorer.predict(pixels[batch])
-        costs = {name: decoded[name][0].as_py() for name in COST_COLUMNS}
-        costs["predict_s"] = time.monotonic() - started
-        costs["first_at"] = time.time()
-        outcome = decoded.select(OUTCOME_SCHEMA.names)
-        told = self._scorer.finish(shard, decoded["uri"], outcome, scores, costs)
-        return pa.Table.from_pylist([told])
+        return scores
 
 
 class _Metrics:
@@ -200,14 +244,14 @@ class _Metrics:
         self._bytes = Counter("catdog_read_bytes", "Bytes of encoded images that were read.")
         self._seconds = Counter("catdog_stage_seconds", "Seconds spent by stage.", ("stage",))
 
-    def count(self, done: part_files.PartCounts, told: dict[str, Any]) -> None:
+    def count(self, done: part_files.PartCounts, told: Told) -> None:
         """Add a finished shard."""
         for label, images in done.labels.items():
             self._classified.inc(images, {"label": label})
         for error, images in done.errors.items():
             self._rejected.inc(images, {"error": error})
-        if told["bytes_read"]:
-            self._bytes.inc(told["bytes_read"])
+        if told.bytes_read:
+            self._bytes.inc(told.bytes_read)
         for stage in ("read", "decode", "predict", "write"):
-            if told[f"{stage}_s"] > 0:
-                self._seconds.inc(told[f"{stage}_s"], {"stage": stage})
+            if (seconds := getattr(told, f"{stage}_s")) > 0:
+                self._seconds.inc(seconds, {"stage": stage})

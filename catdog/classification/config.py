@@ -8,10 +8,9 @@ from typing import Any
 
 import tyro.conf
 
-from catdog import storage
 from catdog.errors import UserInputError
 from catdog.inputs import Columns, Part, SourceLimits
-from catdog.model import Engine, folders
+from catdog.model import Arithmetic, Engine, folders
 from catdog.pixels import DecodeLimits
 from catdog.runtime import Precision
 
@@ -35,6 +34,9 @@ class ClassifyConfig:
         part: classify only the images of this part of the model's data, by the rule that split them
             for its training.
         retry_rejected: try the rejected images of a finished job again.
+        no_new: keep to the images that the results know; without it, a rerun lists the inputs again
+            and does what is new or changed.
+        drop_gone: take the rows of images out that the inputs no longer hold.
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
         columns: of tables.
@@ -53,6 +55,8 @@ class ClassifyConfig:
     max_rejected: float = 0.1
     part: Part | None = None
     retry_rejected: bool = False
+    no_new: bool = False
+    drop_gone: bool = False
     decode_limits: tyro.conf.OmitArgPrefixes[DecodeLimits] = field(default_factory=DecodeLimits)
     source_limits: tyro.conf.OmitArgPrefixes[SourceLimits] = field(default_factory=SourceLimits)
     columns: tyro.conf.OmitArgPrefixes[Columns] = field(default_factory=Columns)
@@ -66,35 +70,26 @@ class ClassifyConfig:
             raise UserInputError("--workers must be at least 1")
         if self.batch_size < 1:
             raise UserInputError("--batch-size must be at least 1")
+        if self.no_new and self.drop_gone:
+            raise UserInputError("--drop-gone lists the inputs again, and --no-new does not")
         if self.wait_s < 0:
             raise UserInputError("--wait-s must be 0 or more seconds")
         for name in ("max_rejected", "min_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be a fraction from 0 to 1")
 
-    def question(self, model_fingerprint: str) -> dict[str, Any]:
-        """What decides the rows: a rerun on the same output must ask the same."""
+    def question(self, model_fingerprint: str, arithmetic: Arithmetic) -> dict[str, Any]:
+        """What decides the answers: a rerun on the same output must ask the same.
+
+        Args:
+            model_fingerprint: of the model.
+            arithmetic: what `precision` and `engine` mean here.
+        """
         return {
-            "images": [_identity(image) for image in self.images],
             "model": model_fingerprint,
             "min_probability": self.min_probability,
             "part": self.part,
+            **dataclasses.asdict(arithmetic),
             "decode_limits": dataclasses.asdict(self.decode_limits),
             "source_limits": dataclasses.asdict(self.source_limits),
-            "columns": dataclasses.asdict(self.columns),
         }
-
-
-def _identity(image: str) -> str:
-    """An input as the run record names it; of an archive, list or table with its size.
-
-    The plan holds byte ranges of archives, so that a changed one must not be read with an old plan.
-    """
-    try:
-        uri = storage.to_uri(image)
-    except ValueError as error:
-        raise UserInputError(f"{image}: {error}") from None
-    try:
-        return f"{uri} ({storage.size_of(uri)} bytes)"
-    except (OSError, storage.CredentialsError):
-        return uri  # a folder, a prefix or a glob; what cannot be had is found when it is listed

@@ -1,46 +1,51 @@
 """Bulk classification: a Ray Data job over the shards of a plan, results in Parquet.
 
-The flow: `classify` (the driver) writes the plan, or finds it; Ray Data spreads the unfinished
-shards over actors; an actor reads and decodes a shard in a child process while it scores the
-batches before, and writes the shard's part file; the driver adds up what the actors tell and at
-the end counts what the files hold.
+The flow: `classify` (the driver) lists the inputs and plans what is new; Ray Data spreads the
+unfinished shards over actors (`pipeline`); an actor reads and decodes a shard in a child process
+while it scores the batches before, and writes the shard's part file; the driver adds up what the
+actors tell and at the end looks at what the files hold (`rounds`).
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
-import functools
 import itertools
 import json
-import math
+import platform
+import secrets
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from catdog import inputs, storage
-from catdog.classification import actors
-from catdog.classification.config import ClassifyConfig
+from catdog.classification import pipeline, rounds
+from catdog.classification.telling import Assignment
 from catdog.errors import CatdogError, UserInputError
-from catdog.inputs import Part, splits
-from catdog.model import folders
+from catdog.inputs import Part, Skips, splits
+from catdog.model import Arithmetic, folders, inference
 from catdog.observer import Observer
-from catdog.results import part_files, plans
+from catdog.results import Folder, changes, drafts, ledger, part_files, plans
 from catdog.runtime import nodes, ray_quirks
 from catdog.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from catdog.classification.config import ClassifyConfig
     from catdog.pixels import Preprocessing
-    from catdog.results import Plan
+    from catdog.results import Draft, PartCounts, Plan, Survey
+
+    Check = Callable[[pa.RecordBatch, tuple[str, ...]], pa.RecordBatch]
 
 _MAX_SHARD_BYTES = 96 * 2**20
 _PLAN_FIRST_S = 0.5
-_TRIES = 3  # each with new workers, where one of the last ones hangs
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,21 @@ class ClassifySummary:
         labels: classified images by label.
         errors: rejected images by reason.
         model: fingerprint of the model.
-        images_this_run: images that this run did; less than planned after a resume.
+        images_this_run: images that this run classified or rejected; 0 where nothing was to do.
         seconds: wall time of this run.
         images_per_s: of this run, from the first shard's start to the last one's end.
         first_image_s: from the start of this run to the first scores of an image.
         stages_s: seconds of all workers by stage: read, decode, predict, write.
         bytes_read: by this run.
-        precision: what the workers computed in.
+        precision: what the workers compute in, the same in every run.
         already_complete: the job was finished before; this run did nothing.
+        new: images that this run found and the results did not know.
+        changed: known images whose sources are other ones now, by this run's listing.
+        gone: known images that this run's listing did not have.
+        passed_over: what this run's listing did not plan, by kind: an extension, `hidden`, `named
+            more than once`, ...
+        generation: how many times something new was planned.
+        generations: of each, when, and how many images it found `new`, `changed`, ...
     """
 
     output: str
@@ -80,12 +92,16 @@ class ClassifySummary:
     bytes_read: int
     precision: str
     already_complete: bool = False
+    new: int = 0
+    changed: int = 0
+    gone: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
+    generation: int = 1
+    generations: list[dict[str, Any]] = field(default_factory=list)
 
 
 def classify(
-    config: ClassifyConfig,
-    observer: Observer | None = None,
-    check: Callable[[pa.RecordBatch, tuple[str, ...]], pa.RecordBatch] | None = None,
+    config: ClassifyConfig, observer: Observer | None = None, check: Check | None = None
 ) -> ClassifySummary:
     """Classify as configured; runs on the driver, connects to Ray and disconnects.
 
@@ -99,62 +115,263 @@ def classify(
         UserInputError: the input or the model is wrong, or the output belongs to another job.
         CatdogError: the job failed; running it again goes on where it stopped.
     """
-    started, started_at = time.monotonic(), time.time()
-    observer = observer or Observer()
     with storage.blamed_on(f"--model {config.model}"):
         model = folders.load(config.model)
-    question = config.question(model.metadata.fingerprint)
-    with storage.blamed_on(f"--output {config.output}"):
-        output = storage.to_uri(config.output)
-        recorded = part_files.read_json(output, part_files.RUN_FILE)
-        if recorded is None:
-            # Of a command whose mistake was found while it listed, part of a plan may be left.
-            if set(storage.list_names(output)) - {f"{plans.PLAN_FOLDER}/"}:
-                raise UserInputError(
-                    f"--output {config.output}: the folder is not empty; name another one"
-                )
-            _write_run_record(output, config, question)
-    if recorded is not None:
-        _check_same_question(config, recorded["question"], question)
-        summary = part_files.read_json(output, part_files.SUMMARY_FILE)
-        if summary is not None:
-            if not (config.retry_rejected and summary["rejected"]):
-                return ClassifySummary(**summary | {"already_complete": True})
-            # Its numbers are about to change; a run that is ended half-way is to be finished.
-            storage.delete(storage.join(output, part_files.SUMMARY_FILE))
+    with contextlib.ExitStack() as stack:
+        driver = _Driver(config, model, observer or Observer(), check, stack)
+        with storage.blamed_on(f"--output {config.output}"):
+            folder = Folder(storage.to_uri(config.output))
+            driver.look_at(folder)
+        grow = config.retry_rejected or not config.no_new
+        _, summary, did = rounds.run(folder, driver, grow=grow)
+        return driver.result(summary, did=did)
 
-    # Images are listed while Ray starts: start-up is most of a small job. It is the listing that
-    # has the thread, since Ray's processes end with the thread that started them.
-    try:
+
+class _Driver:
+    """A run of the job: what `rounds.run` asks for.
+
+    Args:
+        config: what to do.
+        model: loaded.
+        observer: sees how far it is.
+        check: as for `classify`.
+        stack: closes the connection to Ray.
+    """
+
+    def __init__(
+        self,
+        config: ClassifyConfig,
+        model: folders.Model,
+        observer: Observer,
+        check: Check | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._config, self._model, self._observer = config, model, observer
+        self._check, self._stack = check, stack
+        self._started, self._started_at = time.monotonic(), time.time()
+        self._run = secrets.token_hex(8)
+        self._tally = pipeline.Tally()
+        self._counts, self._skips = changes.Counts(0, 0, 0, 0), Skips()
+        self._folder = Folder("")
+        self._arithmetic: Arithmetic | None = None  # the job's own, once there is one
+        self._connected = False
+
+    def look_at(self, folder: Folder) -> None:
+        """Refuse a folder that is not for this job, before anything is done.
+
+        Raises:
+            UserInputError: it holds another job's results, or something else.
+        """
+        self._folder = folder
+        recorded = ledger.read_question(folder)
+        if recorded is not None:
+            if "device" not in recorded:
+                raise UserInputError(
+                    f"--output {self._config.output}: an earlier version of catdog made these "
+                    "results; name another folder"
+                )
+            self.refuse_another(recorded)
+        # Of a command whose mistake was found while it listed, part of a plan may be left.
+        elif set(folder.names()) - {f"{plans.PLAN_FOLDER}/"}:
+            # Another driver may have begun in this moment.
+            if (recorded := ledger.read_question(folder)) is not None:
+                self.refuse_another(recorded)
+                return
+            raise UserInputError(
+                f"--output {self._config.output}: the folder is not empty; name another one"
+            )
+
+    # ---------------------------------------------------------------- the steps of a round
+
+    def draft(self, plan: Plan | None) -> Draft | None:
+        """Write a next generation of what has changed; None where there is nothing to do."""
+        if plan is not None:
+            return self._next_draft(plan)
+        # Images are listed while Ray starts: start-up is most of a small job. It is the listing that
+        # has the thread, since Ray's processes end with the thread that started them.
         with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
-            planning = pool.submit(_plan, config, output, model, observer, check)
+            planning = pool.submit(self._first_draft)
             # A misspelt input is known at once; Ray need not start for it.
             concurrent.futures.wait([planning], timeout=_PLAN_FIRST_S)
             if planning.done():
                 planning.result()
-            with ray_quirks.connect(config.address, minimum_cpus=config.workers):
-                plan, finished = planning.result()
-                tally = _run(config, plan, finished, model, observer)
-                return _finish(plan, model, tally, started_at, started)
-    except UserInputError:
-        if recorded is None and plans.read(output) is None:
-            # Nothing was begun: the command with the mistake mended is to be taken.
-            storage.delete(storage.join(output, part_files.RUN_FILE))
-        raise
+            self._connect()
+            return planning.result()
 
+    def question(self) -> Mapping[str, Any]:
+        """What decides the answers: `auto` is what the cluster at the first start makes of it."""
+        self._connect()
+        nodes.wait_for_room(1, cpus=1, on_wait=self._observer.phase)
+        arithmetic = inference.choose_arithmetic(
+            self._model,
+            engine=self._config.engine,
+            precision=self._config.precision,
+            gpu=nodes.cluster_resources()[1] > 0,
+            bfloat16=not nodes.without_bfloat16(),
+        )
+        return self._asked(arithmetic)
 
-def _plan(
-    config: ClassifyConfig,
-    output: str,
-    model: folders.Model,
-    observer: Observer,
-    check: Callable[[pa.RecordBatch, tuple[str, ...]], pa.RecordBatch] | None,
-) -> tuple[Plan, dict[int, part_files.PartCounts]]:
-    """The plan, written now or by an earlier run, and what of it is done."""
-    plan = plans.read(output)
-    if plan is None:
-        observer.phase("listing images")
-        batches = inputs.list_images(config.images, config.source_limits, config.columns)
+    def about(self) -> Mapping[str, Any]:
+        """What else `_run.json` tells."""
+        return {
+            "catdog": __version__,
+            "config": dataclasses.asdict(self._config),
+            "python": platform.python_version(),
+            "started_at": _utc(),
+        }
+
+    def refuse_another(self, recorded: Mapping[str, Any]) -> None:
+        """Raise a `UserInputError` where the folder's job is not this one; `auto` keeps what it has."""
+        kept = Arithmetic(*(recorded.get(name, "") for name in ("engine", "precision", "device")))
+        config = self._config
+        if (config.engine, config.precision) == ("auto", "auto"):
+            arithmetic = kept
+        else:
+            arithmetic = inference.choose_arithmetic(
+                self._model,
+                engine=kept.engine if config.engine == "auto" else config.engine,  # type: ignore[arg-type]
+                precision=kept.precision if config.precision == "auto" else config.precision,  # type: ignore[arg-type]
+                gpu=kept.device == "gpu",
+            )
+        _refuse_other_question(config.output, recorded, self._asked(arithmetic))
+        self._arithmetic = kept
+
+    def work(self, plan: Plan, found: Survey, todo: Sequence[int]) -> None:
+        """Have shards done by Ray's workers."""
+        arithmetic, config = self._arithmetic, self._config
+        assert arithmetic is not None  # noqa: S101 - the record was looked at before
+        self._connect()
+        _refuse_unable(arithmetic)
+        assignment = Assignment(
+            plan=plan,
+            run=self._run,
+            arithmetic=arithmetic,
+            min_probability=config.min_probability,
+            batch_size=config.batch_size,
+            decode_limits=config.decode_limits,
+            source_limits=config.source_limits,
+        )
+        pipeline.run(assignment, config, self._model, found, todo, self._observer, self._tally)
+
+    def summary(self, plan: Plan, counts: PartCounts) -> Mapping[str, Any]:
+        """What the results hold, for `_summary.json`."""
+        classified, rejected = sum(counts.labels.values()), sum(counts.errors.values())
+        if counts.images != classified + rejected:
+            raise CatdogError(f"{plan.output}: rows have a label and an error, or neither")
+        arithmetic = self._arithmetic
+        content = ClassifySummary(
+            output=plan.output,
+            planned=plan.images,
+            classified=classified,
+            rejected=rejected,
+            labels=dict(counts.labels.most_common()),
+            errors=dict(counts.errors.most_common()),
+            model=self._model.metadata.fingerprint,
+            precision=arithmetic.precision if arithmetic is not None else "",
+            generation=plan.generation,
+            generations=[
+                {"generation": each.number, "planned_at": each.planned_at, **each.counts}
+                for each in plan.generations
+            ],
+            **self._of_this_run(),
+        )
+        return dataclasses.asdict(content)
+
+    # ---------------------------------------------------------------- what they do
+
+    def result(self, summary: Mapping[str, Any], *, did: bool) -> ClassifySummary:
+        """The summary of the results, with the figures of this run."""
+        fields = {each.name for each in dataclasses.fields(ClassifySummary)}
+        told = {name: value for name, value in summary.items() if name in fields}
+        return ClassifySummary(**told | self._of_this_run() | {"already_complete": not did})
+
+    def _of_this_run(self) -> dict[str, Any]:
+        tally = self._tally
+        began = round(tally.first_image - self._started_at, 2) if tally.images else None
+        return {
+            "images_this_run": tally.images,
+            "seconds": round(time.monotonic() - self._started, 2),
+            "images_per_s": round(tally.images_per_s, 1),
+            "first_image_s": began,
+            "stages_s": {stage: round(value, 2) for stage, value in tally.stages_s.items()},
+            "bytes_read": tally.bytes_read,
+            "new": self._counts.new,
+            "changed": self._counts.changed,
+            "gone": self._counts.gone,
+            "passed_over": self._skips.counts(),
+        }
+
+    def _asked(self, arithmetic: Arithmetic) -> dict[str, Any]:
+        asked = self._config.question(self._model.metadata.fingerprint, arithmetic)
+        plain: dict[str, Any] = json.loads(json.dumps(asked))
+        return plain
+
+    def _connect(self) -> None:
+        if not self._connected:
+            self._connected = True
+            config = self._config
+            self._stack.enter_context(
+                ray_quirks.connect(config.address, minimum_cpus=config.workers)
+            )
+
+    def _first_draft(self) -> Draft:
+        batches, where = self._listed()
+        # Before the plan is written: a job without images is no job, and leaves nothing.
+        first = next((batch for batch in batches if batch.num_rows), None)
+        if first is None:
+            raise UserInputError(f"{' '.join(self._config.images)}: no images found{where}")
+        draft = self._write(itertools.chain([first], batches))
+        images = sum(draft.generation.images)
+        self._counts = changes.Counts(0, images, 0, 0)
+        counts = {"known": 0, "new": images}
+        return dataclasses.replace(
+            draft, generation=dataclasses.replace(draft.generation, counts=counts)
+        )
+
+    def _next_draft(self, plan: Plan) -> Draft | None:
+        config = self._config
+        listed = None if config.no_new else self._listed()[0]
+        with changes.Changes(plan, listed) as found:
+            counts = self._counts = found.counts
+            self._skips.add("named more than once", counts.repeated)
+            rejected = list(self._rejected(plan)) if config.retry_rejected else []
+            retried = sum(int(marks.sum()) for _, marks in rejected)
+            told = {name: getattr(counts, name) for name in ("known", "new", "changed", "gone")}
+            told["retried"] = retried
+            dropped = counts.gone if config.drop_gone else 0
+            self._observer.phase(
+                f"{counts.known:,} images known, {counts.new:,} new, {counts.changed:,} changed, "
+                f"{counts.gone:,} gone" + (f", {retried:,} to try again" if retried else "")
+            )
+            if not counts.new + counts.changed + retried + dropped:
+                return None
+            return self._write(
+                found.new_entries(),
+                before=plan,
+                revised=found.revised(rejected, drop_gone=config.drop_gone),
+                counts=told | {"dropped": dropped},
+            )
+
+    def _write(self, batches: Iterator[pa.RecordBatch], **more: Any) -> Draft:
+        return drafts.draft(
+            self._folder,
+            batches,
+            named=self._config.images,
+            planned_at=_utc(),
+            max_shard_images=_max_shard_images(self._model.metadata.preprocessing),
+            progress=self._observer.planned,
+            skips=self._skips,
+            **more,
+        )
+
+    def _listed(self) -> tuple[Iterator[pa.RecordBatch], str]:
+        """The entries of the inputs, and in words which part of them that is."""
+        config, model, check = self._config, self._model, self._check
+        self._skips = Skips()
+        self._observer.phase("listing images")
+        batches = inputs.list_images(
+            config.images, config.source_limits, config.columns, self._skips, once=False
+        )
         where = ""
         if config.part is not None:
             recipe = model.metadata.training["recipe"]
@@ -163,18 +380,22 @@ def _plan(
             where = f" in the {config.part} part (--validation {validation:g} --test {test:g})"
         if check is not None:
             batches = (check(batch, model.metadata.labels) for batch in batches)
-        # Before the plan is written: a job without images is no job, and leaves nothing.
-        first = next((batch for batch in batches if batch.num_rows), None)
-        if first is None:
-            raise UserInputError(f"{' '.join(config.images)}: no images found{where}")
-        batches = itertools.chain([first], batches)
-        plan = plans.write(
-            output,
-            batches,
-            max_shard_images=_max_shard_images(model.metadata.preprocessing),
-            progress=observer.planned,
-        )
-    return plan, part_files.count_parts(plan)
+        return batches, where
+
+    def _rejected(self, plan: Plan) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        """The shards with rejected images, and which of their images those are."""
+        found = part_files.survey(plan)
+        for shard in np.flatnonzero(found.rejected).tolist():
+            errors = part_files.read_part(plan, shard, ["error"])["error"]
+            if len(errors) != plan.shard_images[shard]:
+                raise CatdogError(
+                    f"{plan.output}: another command has just gone on here; run this one again"
+                )
+            yield shard, errors.is_valid().to_numpy()
+
+
+def _utc() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _of_part(
@@ -192,238 +413,43 @@ def _max_shard_images(preprocessing: Preprocessing) -> int:
     return max(1, _MAX_SHARD_BYTES // (preprocessing.height * preprocessing.width * 3))
 
 
-def _check_same_question(
-    config: ClassifyConfig, recorded: dict[str, Any], question: dict[str, Any]
+def _refuse_unable(arithmetic: Arithmetic) -> None:
+    """Say at the start that the cluster cannot compute as the job began."""
+    if arithmetic.device == "gpu" and not nodes.cluster_resources()[1] and not nodes.autoscales():
+        raise UserInputError(
+            "the job began on GPUs, and this cluster has none; go on where there are some, or name "
+            "another --output folder"
+        )
+    if arithmetic.engine == "openvino" and arithmetic.precision == "bfloat16":
+        unable = nodes.without_bfloat16()
+        if unable:
+            raise UserInputError(
+                f"node {', '.join(unable)} cannot compute in bfloat16, in which the job began; take "
+                "it out of the cluster, or name another --output folder and --precision float32"
+            )
+
+
+def _refuse_other_question(
+    output: str, recorded: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> None:
-    before, now = _flat(recorded), _flat(json.loads(json.dumps(question)))
+    before, now = _flat(recorded), _flat(asked)
     changed = sorted(name for name in before | now if before.get(name) != now.get(name))
     if changed:
         difference = "; ".join(
             f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed
         )
         raise UserInputError(
-            f"--output {config.output}: holds the results of another job ({difference}); "
+            f"--output {output}: holds the results of another job ({difference}); "
             "name another folder"
         )
 
 
-def _flat(question: dict[str, Any]) -> dict[str, Any]:
+def _flat(question: Mapping[str, Any]) -> dict[str, Any]:
     """A question's values by the names that users know: limits by their flags."""
     flat: dict[str, Any] = {}
     for name, value in question.items():
         if isinstance(value, dict):
             flat |= {f"--{limit.replace('_', '-')}": number for limit, number in value.items()}
         else:
-            flat[name] = ", ".join(value) if isinstance(value, list) else value
+            flat[name] = value
     return flat
-
-
-def _write_run_record(output: str, config: ClassifyConfig, question: dict[str, Any]) -> None:
-    import platform
-
-    record = {
-        "catdog": __version__,
-        "question": question,
-        "config": dataclasses.asdict(config),
-        "python": platform.python_version(),
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    part_files.write_json(output, part_files.RUN_FILE, record)
-
-
-def _shards_to_do(
-    plan: Plan, finished: dict[int, part_files.PartCounts], *, retry_rejected: bool
-) -> list[int]:
-    """The unfinished shards, large ones first so that the last to run are short."""
-    todo = [
-        shard
-        for shard in range(plan.shards)
-        if shard not in finished or (retry_rejected and finished[shard].errors)
-    ]
-    return sorted(todo, key=lambda shard: (-plan.shard_images[shard], shard))
-
-
-@dataclass
-class _Tally:
-    """What this run's workers told."""
-
-    images: int = 0
-    bytes_read: int = 0
-    stages_s: Counter[str] = field(default_factory=Counter)
-    precisions: set[str] = field(default_factory=set)
-    first_start: float = math.inf
-    first_image: float = math.inf
-    last_end: float = 0.0
-
-    def add(self, told: dict[str, Any]) -> None:
-        """Count a finished shard."""
-        self.images += told["images"]
-        self.bytes_read += told["bytes_read"]
-        self.precisions.add(told["precision"])
-        for stage in ("read", "decode", "predict", "write"):
-            self.stages_s[stage] += told[f"{stage}_s"]
-        self.first_start = min(self.first_start, told["started_at"])
-        self.first_image = min(self.first_image, told["first_at"])
-        self.last_end = max(self.last_end, told["ended_at"])
-
-    @property
-    def images_per_s(self) -> float:
-        """From the first shard's start to the last one's end: the workers' start-up is not in."""
-        return self.images / max(self.last_end - self.first_start, 1e-3) if self.images else 0.0
-
-
-def _run(
-    config: ClassifyConfig,
-    plan: Plan,
-    finished: dict[int, part_files.PartCounts],
-    model: folders.Model,
-    observer: Observer,
-) -> _Tally:
-    """Do what is left; with new workers, where one of them hangs."""
-    from ray.exceptions import ActorUnavailableError
-
-    tally = _Tally()
-    with ray_quirks.plain_errors():
-        for tries_left in reversed(range(_TRIES)):
-            todo = _shards_to_do(plan, finished, retry_rejected=config.retry_rejected)
-            try:
-                if todo:
-                    _work(config, plan, finished, todo, model, observer, tally)
-                break
-            except ActorUnavailableError:
-                # Its process is there and does not answer: Ray goes on neither with nor without it.
-                if not tries_left:
-                    raise
-                observer.phase("a worker does not answer; going on with new ones")
-                finished = part_files.count_parts(plan)
-    return tally
-
-
-def _work(
-    config: ClassifyConfig,
-    plan: Plan,
-    finished: dict[int, part_files.PartCounts],
-    todo: Sequence[int],
-    model: folders.Model,
-    observer: Observer,
-    tally: _Tally,
-) -> None:
-    """One Ray Data job over the shards of `todo`."""
-    repeated = set(todo)
-    before = [counts for shard, counts in finished.items() if shard not in repeated]
-    done = sum(counts.images for counts in before)
-    rejected = sum(sum(counts.errors.values()) for counts in before)
-    nodes.wait_for_room(1, cpus=1, on_wait=observer.phase)
-    gpu = nodes.cluster_resources()[1] > 0
-    batches = _pipeline(config, plan, todo, model, observer, gpu=gpu)
-    watch = nodes.NodeWatch(1, gpus=1) if gpu else nodes.NodeWatch(1, cpus=1)
-    for batch in nodes.watched(batches, watch):
-        for told in batch.to_pylist():
-            tally.add(told)
-            done += told["images"]
-            rejected += told["rejected"]
-            observer.progress(done, plan.images, rejected, tally.images_per_s)
-
-
-def _pipeline(
-    config: ClassifyConfig,
-    plan: Plan,
-    todo: Sequence[int],
-    model: folders.Model,
-    observer: Observer,
-    *,
-    gpu: bool,
-) -> Iterator[pa.Table]:
-    """The Ray Data job; yields what the workers tell of finished shards.
-
-    All of it happens as it is iterated over, also what asks the cluster: to be watched.
-
-    No operator needs more logical CPUs than there are, and the last one of the GPU form needs none:
-    no size of cluster can stall for want of a CPU.
-    """
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    shape = {"gpus": 1} if gpu else {"cpus": 1}
-    if not nodes.autoscales():  # which brings nodes for the others while the first ones work
-        needed = min(config.workers or 1, len(todo))
-        nodes.wait_for_room(needed, **shape, on_wait=observer.phase)
-    nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
-    workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
-    observer.phase(f"starting {workers} workers")
-    stage = functools.partial(
-        ray.data.Dataset.map_batches,
-        batch_size=1,
-        batch_format="pyarrow",
-        **ray_quirks.BOUNDED_RESTARTS,
-    )
-    shards = ray.data.from_arrow(
-        [pa.table({"shard": pa.array(task, pa.int64())}) for task in plan.tasks(todo, workers)]
-    )
-    shared_model = ray.put(model)
-    # Of a number that was asked for, the rest waits for nodes; else the pool takes what joins.
-    largest = workers if config.workers else len(todo)
-    pool = ActorPoolStrategy(min_size=workers, max_size=largest)
-    if gpu:
-        decoders = max(1, min(nodes.room(cpus=1), len(todo)))
-        decoded = stage(
-            shards,
-            actors.DecodeShards,
-            fn_constructor_args=(model.metadata, plan, config),
-            compute=ActorPoolStrategy(min_size=1, initial_size=decoders, max_size=len(todo)),
-            num_cpus=1,
-        )
-        told = stage(
-            decoded,
-            actors.ScoreShard,
-            fn_constructor_args=(shared_model, plan, config),
-            compute=pool,
-            num_cpus=0,
-            num_gpus=1,
-        )
-    else:
-        told = stage(
-            shards,
-            actors.ClassifyShards,
-            fn_constructor_args=(shared_model, plan, config),
-            compute=pool,
-            num_cpus=1,
-        )
-    yield from told.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-
-
-def _finish(
-    plan: Plan, model: folders.Model, tally: _Tally, started_at: float, started: float
-) -> ClassifySummary:
-    """Count what the files hold; write the summary only if that is the whole plan."""
-    names = storage.list_names(plan.output)
-    counts = part_files.total(part_files.count_parts(plan, names).values())
-    strangers = part_files.foreign_parts(plan, names)
-    if strangers:
-        raise CatdogError(
-            f"{plan.output} holds result files of another job, such as {strangers[0]}"
-        )
-    classified, rejected = sum(counts.labels.values()), sum(counts.errors.values())
-    if not counts.images == classified + rejected == plan.images:
-        raise CatdogError(
-            f"{plan.output} holds {classified} classified and {rejected} rejected images of "
-            f"{plan.images} planned; run the same command again to do the rest"
-        )
-    summary = ClassifySummary(
-        output=plan.output,
-        planned=plan.images,
-        classified=classified,
-        rejected=rejected,
-        labels=dict(counts.labels.most_common()),
-        errors=dict(counts.errors.most_common()),
-        model=model.metadata.fingerprint,
-        images_this_run=tally.images,
-        seconds=round(time.monotonic() - started, 2),
-        images_per_s=round(tally.images_per_s, 1),
-        first_image_s=round(tally.first_image - started_at, 2) if tally.images else None,
-        stages_s={stage: round(value, 2) for stage, value in tally.stages_s.items()},
-        bytes_read=tally.bytes_read,
-        precision=", ".join(sorted(tally.precisions)),
-    )
-    part_files.write_json(plan.output, part_files.SUMMARY_FILE, dataclasses.asdict(summary))
-    return summary

@@ -69,9 +69,11 @@ class Classify(ClassifyConfig, Summarised):
 
     Attributes:
         no_report: write no page to look at into the results folder at the end.
+        watch: do it again so many seconds after each end, until Ctrl-C or SIGTERM.
     """
 
     no_report: bool = False
+    watch: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from catdog import storage, submission, terminal
 from catdog.classification import ClassifyConfig
 from catdog.cli import arguments as asked
-from catdog.cli import completion, parsing, summaries
+from catdog.cli import completion, parsing, summaries, watching
 from catdog.demo import DemoConfig
 from catdog.diagnosis import DoctorConfig
 from catdog.errors import CatdogError, UserInputError, being_read
@@ -52,6 +52,14 @@ def _train(command: asked.Train) -> int:
 
 
 def _classify(command: asked.Classify) -> int:
+    if command.watch is None:
+        return _classify_once(command)
+    if not command.watch > 0:
+        raise UserInputError("--watch must be more than 0 seconds")
+    return watching.repeat(lambda: _classify_once(command), command.watch, "classify")
+
+
+def _classify_once(command: asked.Classify) -> int:
     from catdog import classification
 
     config = _plain(ClassifyConfig, command)
@@ -168,7 +176,7 @@ def _refuse_rejected(rejected: int, images: int, limit: float) -> None:
     Raises:
         CatdogError: says so.
     """
-    share = rejected / images
+    share = rejected / max(1, images)
     if share > limit:
         raise CatdogError(
             f"{rejected:,} of {images:,} images were rejected ({share:.0%}), more than "

@@ -51,6 +51,9 @@ def print_classified(summary: ClassifySummary) -> None:
         ("rejected", f"{summary.rejected:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in summary.errors.items()),
     ]
+    if summary.passed_over:
+        kinds = [f"{count:,} {kind}" for kind, count in summary.passed_over.items()]
+        rows.append(("not planned", ", ".join(kinds)))
     if summary.already_complete:
         rows.append(("this run", "nothing to do: the job was complete"))
     elif summary.images_this_run:

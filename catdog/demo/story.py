@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from catdog import storage
 from catdog.classification import ClassifySummary
 from catdog.errors import UserInputError
-from catdog.results import part_files
+from catdog.results import Folder, ledger
 from catdog.runtime import ray_quirks
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
             ),
             observer,
         )
-    classified = part_files.read_json(
-        storage.join(evaluated.output, RESULTS_FOLDER), part_files.SUMMARY_FILE
-    )
+    results = Folder(storage.join(evaluated.output, RESULTS_FOLDER))
+    classified = ledger.read_json(results, ledger.SUMMARY_FILE)
     assert classified is not None  # noqa: S101 - `evaluate` came to its end
     return DemoResult(
         trained, ClassifySummary(**classified), evaluated, _rejected(folder / RESULTS_FOLDER)

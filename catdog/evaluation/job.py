@@ -30,7 +30,7 @@ from catdog.evaluation.metrics import (
     wilson_interval,
 )
 from catdog.observer import Observer
-from catdog.results import part_files, plans
+from catdog.results import Folder, ledger, part_files, plans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def read(output: str) -> Evaluation | None:
     Raises:
         CatdogError: the file is damaged, or of another version.
     """
-    content = part_files.read_json(output, METRICS_FILE)
+    content = ledger.read_json(Folder(output), METRICS_FILE)
     if content is None:
         return None
     try:

@@ -8,6 +8,18 @@ from catdog.inputs import splits
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, SourceLimits
 from catdog.inputs.listing import list_images
 from catdog.inputs.reading import read_images
+from catdog.inputs.skipped import Skips
 from catdog.inputs.splits import Part
+from catdog.inputs.unique import hashes
 
-__all__ = ["PLAN_SCHEMA", "Columns", "Part", "SourceLimits", "list_images", "read_images", "splits"]
+__all__ = [
+    "PLAN_SCHEMA",
+    "Columns",
+    "Part",
+    "Skips",
+    "SourceLimits",
+    "hashes",
+    "list_images",
+    "read_images",
+    "splits",
+]

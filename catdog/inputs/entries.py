@@ -22,6 +22,7 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("offset", pa.int64()),
     pa.field("length", pa.int64()),
     pa.field("size", pa.int64()),
+    pa.field("stamp", pa.string()),
     pa.field("codec", pa.string()),
     pa.field("error", pa.string()),
     pa.field("error_detail", pa.string()),
@@ -70,6 +71,7 @@ class Row(NamedTuple):
     offset: int | None = None
     length: int | None = None
     size: int | None = None
+    stamp: str | None = None
     codec: str | None = "file"
     error: str | None = None
     error_detail: str | None = None
@@ -97,10 +99,16 @@ def error_row(uri: str, name: str, error: Exception) -> Row:
     return Row(uri, name, None, error=code, error_detail=detail)
 
 
-def file_row(uri: str, name: str, label: str | None = None, size: int | None = None) -> Row:
+def file_row(
+    uri: str,
+    name: str,
+    label: str | None = None,
+    size: int | None = None,
+    stamp: str | None = None,
+) -> Row:
     """The row of a file by itself."""
     shown_uri = storage.openable(uri)
-    return Row(shown_uri, name, label, None if shown_uri == uri else uri, size=size)
+    return Row(shown_uri, name, label, None if shown_uri == uri else uri, size=size, stamp=stamp)
 
 
 def is_text(name: str) -> bool:

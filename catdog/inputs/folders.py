@@ -73,7 +73,7 @@ class Glob:
         if scheme == "s3" and start == 0:
             raise ValueError("a bucket's name cannot hold a wildcard")
         if storage.is_local(self._base):
-            folder, _ = walking.look(self._base, as_folder=True)
+            folder, *_ = walking.look(self._base, as_folder=True)
             if not folder:
                 raise FileNotFoundError
 
@@ -95,7 +95,9 @@ class Glob:
     def _tables(self, pages: Iterable[list[walking.Found]]) -> Iterator[Work]:
         for page in pages:
             for found in page:
-                if found.error is None:
+                if found.passed_over is not None:
+                    self._skips.add(found.passed_over)
+                elif found.error is None:
                     yield from self._open_table(self._base + found.name)
                 else:
                     row = error_row(self._base + found.name, found.name, found.error)
@@ -116,6 +118,8 @@ def _walked(
                 error = ImageRejected(ErrorCode.UNREADABLE, "Its name is not valid UTF-8.")
             if error is not None:
                 rows.append(error_row(uri, name, error))
+            elif found.passed_over is not None:
+                skips.add(found.passed_over)
             elif name.lower().endswith(ALL_ARCHIVES):
                 if rows:
                     yield to_batch(rows)
@@ -124,7 +128,7 @@ def _walked(
             elif (kind := skipped_as(name)) is not None:
                 skips.add(kind)
             else:
-                rows.append(file_row(uri, name, label_of(name), found.size))
+                rows.append(file_row(uri, name, label_of(name), found.size, found.stamp))
         if len(rows) >= BATCH_ROWS:
             yield to_batch(rows)
             rows = []

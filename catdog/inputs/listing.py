@@ -78,16 +78,23 @@ logger = logging.getLogger(__name__)
 
 
 def list_images(
-    inputs: Sequence[str], limits: SourceLimits, columns: Columns | None = None
+    inputs: Sequence[str],
+    limits: SourceLimits,
+    columns: Columns | None = None,
+    skips: Skips | None = None,
+    *,
+    once: bool = True,
 ) -> Iterator[pa.RecordBatch]:
     """Every image of the inputs, once each, in a deterministic order.
 
-    Memory is flat but for 8 bytes an image (to plan none twice) and the names of one folder.
+    Memory is flat but for 16 bytes an image (to plan none twice) and the names of one folder.
 
     Args:
         inputs: paths, URIs, globs and brace expressions, as users write them.
         limits: what an input may cost.
         columns: of tables.
+        skips: counts what is not planned; complete when all batches have come.
+        once: whether each URI comes once. Else the caller sees to it, and memory is flat.
 
     Yields:
         Batches of PLAN_SCHEMA with 1 to 10,000 rows.
@@ -96,24 +103,25 @@ def list_images(
         UserInputError: an input does not exist, is forbidden, unknown, or holds no image at all.
         StorageDownError: a store is unreachable.
     """
-    skips = Skips()
+    skips = skips if skips is not None else Skips()
     opener = _Opener(limits, columns or Columns(), skips)
     with ThreadPoolExecutor(walking.THREADS) as pool:
         texts = [text for given in pool.map(opener.expand, inputs) for text in given]
         starts = list(pool.map(opener.open, texts))
     seen = Seen()
-    duplicates = 0
 
     def new_rows() -> Generator[pa.RecordBatch, None, None]:
-        nonlocal duplicates
         for text, works in zip(texts, starts, strict=True):
             empty = True
             try:
                 with reading(text), closing(walking.in_order(works())) as batches:
                     for rows in batches:
                         empty = empty and not rows.num_rows
+                        if not once:
+                            yield rows
+                            continue
                         new = seen.add(rows.column("uri"))
-                        duplicates += len(new) - int(np.count_nonzero(new))
+                        skips.add("named more than once", len(new) - int(np.count_nonzero(new)))
                         yield rows if new.all() else rows.filter(pa.array(new))
             except OSError as error:
                 raise UserInputError(f"{text}: {storage.error_detail(error)}") from error
@@ -124,9 +132,7 @@ def list_images(
     with closing(new_rows()) as rows:
         yield from rebatched(rows)
     if str(skips):
-        logger.info("skipped files that are no images: %s", skips)
-    if duplicates:
-        logger.info("planned once what the inputs name several times: %d", duplicates)
+        logger.info("not planned: %s", skips)
 
 
 class _Opener:
@@ -185,7 +191,7 @@ class _Opener:
         if "\0" in text or not is_text(text):
             raise ValueError("the name is not valid UTF-8")
         uri = storage.to_uri(text)
-        folder, size = walking.look(uri, as_folder=text.endswith("/"))
+        folder, size, stamp = walking.look(uri, as_folder=text.endswith("/"))
         if folder is None:
             if is_glob(text):
                 return Glob(uri, self._limits, self._skips, lambda uri: self.open(uri)()).works
@@ -194,9 +200,9 @@ class _Opener:
             if storage.is_local(uri):
                 os.scandir(storage.local_path(uri)).close()  # may it be read?
             return Folder(uri, self._limits, self._skips).works
-        return self._file(uri, size)
+        return self._file(uri, size, stamp)
 
-    def _file(self, uri: str, size: int | None) -> Callable[[], Iterator[Work]]:
+    def _file(self, uri: str, size: int | None, stamp: str | None) -> Callable[[], Iterator[Work]]:
         """An existing file that is named explicitly."""
         lower = uri.lower()
         if lower.endswith(OTHER_ARCHIVES):
@@ -206,14 +212,15 @@ class _Opener:
         if lower.endswith(tuple(ARCHIVES)):
             return Archive(uri, "", None, self._limits, self._skips).works
         if lower.endswith(".parquet"):
-            return ParquetTable(uri, self._limits, self._columns, self._entries).works
+            return ParquetTable(uri, stamp, self._limits, self._columns, self._entries).works
         if lower.endswith(LISTS):
             entries = tables.list_entries(uri, self._limits)
             return EntryList(uri, entries, self._entries).works
         if lower.endswith(TABLES):
             entries = tables.table_entries(uri, self._columns, self._limits)
             return EntryList(uri, entries, self._entries).works
-        return partial(_single, to_batch([file_row(uri, posixpath.basename(uri), size=size)]))
+        row = file_row(uri, posixpath.basename(uri), size=size, stamp=stamp)
+        return partial(_single, to_batch([row]))
 
 
 def _single(work: Work) -> Iterator[Work]:

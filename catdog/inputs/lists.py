@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -167,9 +167,7 @@ class _ChainedMembers:
     def __init__(self, limits: SourceLimits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        # Members by name, the root, and the reason why another name is not among them.
-        self._archives: OrderedDict[str, tuple[dict[str, archives.Member], str, ImageRejected]]
-        self._archives = OrderedDict()
+        self._archives: OrderedDict[str, _Index] = OrderedDict()
 
     def row(self, scheme: str, member: str, container: str, label: str | None) -> Row:
         """The row of one member of an archive, or of one row of a Parquet table.
@@ -187,24 +185,36 @@ class _ChainedMembers:
                 while len(self._archives) >= 2:
                     self._archives.popitem(last=False)
                 self._archives[container] = self._index(container)
-            members, root, broken = self._archives[container]
+            members, root, broken, stamp = self._archives[container]
         if member not in members:
             return error_row(storage.member_uri(scheme, member, container), member, broken)
         parts = member_parts(container, members[member])
         row = member_row(container, "", label, members[member], parts)
         name = row.name.removeprefix(root)
-        return row._replace(name=name, label=label_of(name) if label is None else label)
+        label = label_of(name) if label is None else label
+        return row._replace(name=name, label=label, stamp=stamp)
 
-    def _index(self, container: str) -> tuple[dict[str, archives.Member], str, ImageRejected]:
+    def _index(self, container: str) -> _Index:
         members: dict[str, archives.Member] = {}
+        stamp: str | None = None
         shared = SharedFolder()
         broken = ImageRejected(ErrorCode.MISSING, "The archive has no such member.")
         try:
-            for found in archive_members(container, self._limits):
+            for found, its_stamp in archive_members(container, self._limits):
+                stamp = its_stamp
                 members[found.name] = found
                 parts = member_parts(container, found)
                 if may_be_image(parts):
                     shared.add(parts[:-1])
         except (ImageRejected, OSError) as error:
             broken = storage.rejection(error)
-        return members, shared.root, broken
+        return _Index(members, shared.root, broken, stamp)
+
+
+class _Index(NamedTuple):
+    """What an archive holds."""
+
+    members: dict[str, archives.Member]  # by name
+    root: str
+    broken: ImageRejected  # why another name is not among them
+    stamp: str | None

@@ -63,15 +63,19 @@ class Archive:
             rows: list[Row] = []
             shared = SharedFolder()
             try:
-                for member in archive_members(self.uri, self.limits):
+                for member, stamp in archive_members(self.uri, self.limits):
                     parts = member_parts(self.uri, member)
-                    if not parts or is_hidden("/".join(parts)):
+                    if not parts:
+                        continue
+                    if is_hidden("/".join(parts)):
+                        self.skips.add("hidden")
                         continue
                     if (kind := skipped_as(parts[-1])) is not None:
                         self.skips.add(kind)
                         continue
                     shared.add(parts[:-1])
-                    rows.append(member_row(self.uri, self.prefix, self.label, member, parts))
+                    row = member_row(self.uri, self.prefix, self.label, member, parts)
+                    rows.append(row._replace(stamp=stamp))
                     if len(rows) >= BATCH_ROWS:
                         spill.add(to_batch(rows))
                         rows = []
@@ -83,6 +87,7 @@ class Archive:
             for each in spill.batches():
                 root = shared.root
                 yield from_root(each, self.prefix, root, self.label) if root else each
+            self.skips.add("replaced by a later member of its name", spill.replaced)
 
 
 class SharedFolder:
@@ -176,20 +181,25 @@ def member_row(
         member.offset,
         member.length,
         member.size,
+        None,
         codec,
         None if error is None else error.value,
         detail,
     )
 
 
-def archive_members(uri: str, limits: SourceLimits) -> Iterator[archives.Member]:
-    """Members of an archive, by the kind that its name tells. Errors as `archives.tar_members`."""
+def archive_members(uri: str, limits: SourceLimits) -> Iterator[tuple[archives.Member, str]]:
+    """Members of an archive, by the kind that its name tells, each with the archive's stamp.
+
+    Errors as `archives.tar_members`.
+    """
     codec = archive_codec(uri)
     if codec is None:
         raise ImageRejected(ErrorCode.UNSUPPORTED, "Archives are .tar, .tar.gz, .tgz or .zip.")
     with reading(uri), archives.FileBytes(uri) as file:
         if codec == "zip":
-            yield from archives.zip_members(file, limits.max_archive_members)
+            for member in archives.zip_members(file, limits.max_archive_members):
+                yield member, file.stamp
             return
         magic = file.read_at(0, 2)
         if not magic:
@@ -198,9 +208,8 @@ def archive_members(uri: str, limits: SourceLimits) -> Iterator[archives.Member]
             raise ImageRejected(ErrorCode.UNREADABLE, "It is compressed: name it .tar.gz.")
         if codec == "tar.gz" and magic != b"\x1f\x8b":
             raise ImageRejected(ErrorCode.UNREADABLE, "It is no gzip file.")
-        if codec == "tar":
-            yield from archives.tar_members(file, limits.max_archive_members)
-        else:
-            stream = archives.GzipBytes(file, limits.max_expansion)
-            yield from archives.tar_members(stream, limits.max_archive_members)
+        stream = None if codec == "tar" else archives.GzipBytes(file, limits.max_expansion)
+        for member in archives.tar_members(stream or file, limits.max_archive_members):
+            yield member, file.stamp
+        if stream is not None:
             stream.check_rest()

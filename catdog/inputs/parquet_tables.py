@@ -31,14 +31,21 @@ class ParquetTable:
 
     Args:
         uri: of the table.
+        stamp: of the file, as it was found.
         limits: what it may cost.
         columns: which ones count.
         reader: turns what it names into rows.
     """
 
     def __init__(
-        self, uri: str, limits: SourceLimits, columns: Columns, reader: EntryReader
+        self,
+        uri: str,
+        stamp: str | None,
+        limits: SourceLimits,
+        columns: Columns,
+        reader: EntryReader,
     ) -> None:
+        self._stamp = stamp
         self._uri, self._limits, self._columns, self._reader = uri, limits, columns, reader
 
     def works(self) -> Iterator[Work]:
@@ -50,7 +57,7 @@ class ParquetTable:
         import pyarrow.parquet as pq
 
         try:
-            with storage.open_input(self._uri) as file, pq.ParquetFile(file) as table:
+            with storage.open_input(self._uri, self._stamp) as file, pq.ParquetFile(file) as table:
                 column = image_columns.image_column(table.schema_arrow, self._columns, self._uri)
                 if column is not None and not image_columns.is_elsewhere(table, column):
                     yield from self._images(table, column)
@@ -92,7 +99,7 @@ class ParquetTable:
         """Rows of a table that holds the images themselves."""
         schema, total = table.schema_arrow, table.metadata.num_rows
         most = self._limits.max_archive_members
-        if total > min(most, storage.size_of(self._uri)):
+        if total > min(most, storage.size_and_stamp(self._uri)[0]):
             raise UserInputError(
                 f"{self._uri}: it claims {total:,} images; that is more than it has bytes, or than "
                 f"--max-archive-members {most:,}"
@@ -128,7 +135,9 @@ class ParquetTable:
             return Row(uri, own_name or str(number), None, error=error, error_detail=detail)
         if label is None and name:
             label = label_of(name)
-        return Row(uri, own_name or str(number), label, self._uri, number, codec=codec)
+        return Row(
+            uri, own_name or str(number), label, self._uri, number, stamp=self._stamp, codec=codec
+        )
 
 
 def _batches(

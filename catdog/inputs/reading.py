@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected
@@ -40,8 +40,16 @@ _UNKNOWN_BYTES = 4 << 20
 
 
 _Result: TypeAlias = "bytes | ImageRejected"
-# Where the bytes of one entry lie: path or URI, offset, length and size where known.
-_Span: TypeAlias = "tuple[str, int, int, int | None]"
+
+
+class _Span(NamedTuple):
+    """Where the bytes of one entry lie."""
+
+    uri: str  # of the file or the archive
+    offset: int
+    length: int
+    size: int | None
+    stamp: str | None  # of the file or the archive when it was listed
 
 
 def read_images(
@@ -97,13 +105,14 @@ def _results(unit: _Unit) -> Iterator[_Result]:
 
 def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
     """The entries, in order, as units of reading."""
-    names = ["uri", "container", "offset", "length", "size", "codec", "error", "error_detail"]
+    names = ["uri", "container", "offset", "length", "size", "stamp", "codec"]
+    names += ["error", "error_detail"]
     for batch in entries.select(names).to_batches(max_chunksize=4096):
         specs: list[_Span | ImageRejected] = []
-        current: tuple[str, str] | None = None  # codec and container
+        current: _Source | None = None
         estimate = start = end = 0
 
-        for uri, container, offset, length, size, codec, error, detail in zip(
+        for uri, container, offset, length, size, stamp, codec, error, detail in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):
             rejected = _known_rejection(size, codec, error, detail, limits)
@@ -116,7 +125,7 @@ def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
             where = container or uri
             local = storage.is_local(where)
             cost = (size if length is None else length) if size is not None else _UNKNOWN_BYTES
-            key = (codec, "" if codec == "file" and local else where)
+            key = _Source(codec, *(("", None) if codec == "file" and local else (where, stamp)))
             first = offset or 0
             if _is_stream(codec):
                 fits = True
@@ -135,25 +144,31 @@ def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
                 specs, current, estimate = [], None, 0
             if current is None:
                 current, start, end = key, first, first
-            specs.append((where, first, length or 0, size))
+            specs.append(_Span(where, first, length or 0, size, stamp))
             end = max(end, first + cost)
             estimate = estimate + cost if local or codec == "file" else end - start
         if specs:
             yield _unit(current, specs, estimate, limits)
 
 
+class _Source(NamedTuple):
+    """What the entries of a unit share."""
+
+    codec: str
+    container: str  # "" for local files, which may be any
+    stamp: str | None
+
+
 def _unit(
-    current: tuple[str, str] | None,
+    current: _Source | None,
     specs: list[_Span | ImageRejected],
     estimate: int,
     limits: SourceLimits,
 ) -> _Unit:
-    codec, container = current or ("file", "")
-    kind, _, column = codec.partition(":")
-    # Which stream it is: of a table, with the column that holds its images.
-    where = f"{column}\0{container}" if kind == "row" else container
-    read = partial(_READERS[kind], where, specs, limits)
-    return _Unit(read, estimate, stream=_is_stream(codec))
+    source = current or _Source("file", "", None)
+    kind = source.codec.partition(":")[0]
+    read = partial(_READERS[kind], source, specs, limits)
+    return _Unit(read, estimate, stream=_is_stream(source.codec))
 
 
 def _is_stream(codec: str | None) -> bool:
@@ -199,7 +214,7 @@ def _attempt(read: Callable[[], T]) -> T | ImageRejected:
 
 
 def _read_files(
-    _: str, specs: list[_Span | ImageRejected], limits: SourceLimits
+    _: _Source, specs: list[_Span | ImageRejected], limits: SourceLimits
 ) -> Iterable[_Result | Callable[[], _Result]]:
     read = _read_local_file if storage.is_local(_uri_of(specs)) else _read_remote_file
     return [
@@ -209,59 +224,62 @@ def _read_files(
 
 
 def _uri_of(specs: list[_Span | ImageRejected]) -> str:
-    return next((spec[0] for spec in specs if not isinstance(spec, ImageRejected)), "")
+    return next((spec.uri for spec in specs if not isinstance(spec, ImageRejected)), "")
 
 
 def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
-    uri, _, _, known = spec
-    descriptor = storage.open_local(storage.local_path(uri))
+    uri, _, _, known, stamp = spec
+    descriptor = storage.open_local(storage.local_path(uri), stamp)
     try:
         size = os.fstat(descriptor).st_size
         if size > limits.max_bytes:
             return _too_large(size, limits)
         if size > max(_UNKNOWN_BYTES, known or 0):
-            return lambda: _attempt(lambda: storage.read_bytes(uri, limits.max_bytes))
-        return storage.pread(descriptor, 0, size) or _EMPTY
+            return lambda: _attempt(lambda: storage.read_bytes(uri, limits.max_bytes, stamp))
+        data = storage.pread(descriptor, 0, size)
+        storage.check_unchanged(descriptor, stamp)  # nor was it written meanwhile
+        return data or _EMPTY
     finally:
         os.close(descriptor)
 
 
 def _read_remote_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
-    uri, _, _, known = spec
-    data, total = storage.s3_range(uri, 0, max(_UNKNOWN_BYTES, known or 0))
+    uri, _, _, known, stamp = spec
+    data, total = storage.s3_range(uri, 0, max(_UNKNOWN_BYTES, known or 0), stamp)
     if total > limits.max_bytes:
         return _too_large(total, limits)
     if total > len(data):
         return lambda: _attempt(
-            lambda: data + storage.read_range(uri, len(data), total - len(data))
+            lambda: data + storage.read_range(uri, len(data), total - len(data), stamp)
         )
     return data or _EMPTY
 
 
 def _read_members(
-    codec: str, container: str, specs: list[_Span | ImageRejected], limits: SourceLimits
+    source: _Source, specs: list[_Span | ImageRejected], limits: SourceLimits
 ) -> list[_Result]:
     """Members of one archive by offset: locally one by one, on S3 all in one request."""
     spans = [spec for spec in specs if not isinstance(spec, ImageRejected)]
     if not spans:
         return cast("list[_Result]", specs)
+    codec, container, stamp = source
     descriptor = -1
     try:
         if storage.is_local(container):
-            descriptor = storage.open_local(storage.local_path(container))
+            descriptor = storage.open_local(storage.local_path(container), stamp)
 
             def read(offset: int, length: int) -> bytes:
                 return storage.pread(descriptor, offset, length)
 
         else:
-            start = min(offset for _, offset, _, _ in spans)
-            end = max(offset + length for _, offset, length, _ in spans)
-            block = memoryview(storage.read_range(container, start, end - start))
+            start = min(span.offset for span in spans)
+            end = max(span.offset + span.length for span in spans)
+            block = memoryview(storage.read_range(container, start, end - start, stamp))
 
             def read(offset: int, length: int) -> bytes:
                 if offset + length <= end:
                     return bytes(block[offset - start : offset - start + length])
-                return storage.read_range(container, offset, length)
+                return storage.read_range(container, offset, length, stamp)
 
         return [
             spec
@@ -282,7 +300,7 @@ def _read_members(
 def _read_member(
     codec: str, read: Callable[[int, int], bytes], spec: _Span, limits: SourceLimits
 ) -> _Result:
-    _, offset, length, known = spec
+    _, offset, length, known, _ = spec
     size = length if known is None else known
     if codec == "zip":
         if length > limits.max_bytes + archives.ZIP_LONGEST_HEADER_BYTES:
@@ -312,18 +330,18 @@ class _OpenStreams:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._streams: OrderedDict[tuple[str, SourceLimits], Any] = OrderedDict()
+        self._streams: OrderedDict[tuple[_Source, SourceLimits], Any] = OrderedDict()
 
-    def take(self, container: str, limits: SourceLimits) -> Any:
+    def take(self, source: _Source, limits: SourceLimits) -> Any:
         """The stream that was put back last, or None. Nobody else has it then."""
         with self._lock:
-            return self._streams.pop((container, limits), None)
+            return self._streams.pop((source, limits), None)
 
-    def put_back(self, container: str, limits: SourceLimits, stream: Any) -> None:
+    def put_back(self, source: _Source, limits: SourceLimits, stream: Any) -> None:
         """Keep it for the next call."""
         with self._lock:
-            closed = [self._streams.pop((container, limits), None)]
-            self._streams[container, limits] = stream
+            closed = [self._streams.pop((source, limits), None)]
+            self._streams[source, limits] = stream
             while len(self._streams) > 2:
                 closed.append(self._streams.popitem(last=False)[1])
         for old in closed:
@@ -346,8 +364,8 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 class _TarGzStream:
     """Members of a `.tar.gz`, read in the order in which they lie there."""
 
-    def __init__(self, container: str, limits: SourceLimits) -> None:
-        self._file = archives.FileBytes(container)
+    def __init__(self, source: _Source, limits: SourceLimits) -> None:
+        self._file = archives.FileBytes(source.container, source.stamp)
         self._stream = archives.GzipBytes(self._file, limits.max_expansion)
 
     @property
@@ -355,28 +373,28 @@ class _TarGzStream:
         return self._stream.position
 
     def read(self, spec: _Span, limits: SourceLimits) -> _Result:  # noqa: ARG002 - as _TableStream
-        _, offset, length, _ = spec
+        _, offset, length, _, _ = spec
         data = self._stream.read_at(offset, length)
         if len(data) < length:
             return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
         return data or _EMPTY
+
+    def check_unchanged(self) -> None:
+        self._file.check_unchanged()
 
     def close(self) -> None:
         self._file.close()
 
 
 class _TableStream:
-    """The images in a Parquet table, read in order; row groups before them are skipped.
+    """The images in a Parquet table, read in order; row groups before them are skipped."""
 
-    Args:
-        where: the column, empty for the usual one; a NUL, and the table's URI.
-    """
-
-    def __init__(self, where: str, limits: SourceLimits) -> None:  # noqa: ARG002 - one signature
+    def __init__(self, source: _Source, limits: SourceLimits) -> None:  # noqa: ARG002 - one signature
         import pyarrow.parquet as pq
 
-        column, _, uri = where.partition("\0")
-        self._file = storage.open_input(uri)
+        self._source = source
+        column = source.codec.partition(":")[2]
+        self._file = storage.open_input(source.container, source.stamp)
         self._table = pq.ParquetFile(self._file, buffer_size=1 << 20, pre_buffer=False)
         schema = self._table.schema_arrow
         self._column = column or image_columns.default_column(schema) or "bytes"
@@ -387,7 +405,7 @@ class _TableStream:
         self._values: Iterator[Any] = iter(())
 
     def read(self, spec: _Span, limits: SourceLimits) -> _Result:
-        row = spec[1]
+        row = spec.offset
         while row >= self._group_end:
             self._group += 1
             if self._group >= self._table.num_row_groups:
@@ -415,34 +433,41 @@ class _TableStream:
         for batch in batches:
             yield from image_columns.values_of(self._column, batch)
 
+    def check_unchanged(self) -> None:
+        if storage.is_local(self._source.container):  # of a remote one, reading does it
+            storage.check_unchanged(self._file.fileno(), self._source.stamp)
+
     def close(self) -> None:
         self._table.close()
         self._file.close()
 
 
 def _read_stream(
-    open_stream: Callable[[str, SourceLimits], Any],
-    container: str,
+    open_stream: Callable[[_Source, SourceLimits], Any],
+    source: _Source,
     specs: list[_Span | ImageRejected],
     limits: SourceLimits,
 ) -> Iterator[_Result]:
-    stream = _open_streams.take(container, limits)
+    stream = _open_streams.take(source, limits)
     broken: ImageRejected | None = None
     try:
+        if stream is not None:
+            checked = _attempt(stream.check_unchanged)
+            broken = checked if isinstance(checked, ImageRejected) else None
         for spec in specs:
             if isinstance(spec, ImageRejected):
                 yield spec
                 continue
             result: _Result | ImageRejected
             try:
-                if stream is not None and stream.position > spec[1]:
+                if stream is not None and stream.position > spec.offset:
                     stream.close()
                     stream = broken = None
                 if broken is not None:
                     result = broken
                 else:
                     if stream is None:
-                        stream = open_stream(container, limits)
+                        stream = open_stream(source, limits)
                     result = stream.read(spec, limits)
             except storage.StorageDownError:
                 raise
@@ -452,15 +477,15 @@ def _read_stream(
             yield result
     finally:
         if stream is not None and broken is None:
-            _open_streams.put_back(container, limits, stream)
+            _open_streams.put_back(source, limits, stream)
         elif stream is not None:
             stream.close()
 
 
 _READERS: dict[str, Callable[..., Iterable[_Result | Callable[[], _Result]]]] = {
     "file": _read_files,
-    "tar": partial(_read_members, "tar"),
-    "zip": partial(_read_members, "zip"),
+    "tar": _read_members,
+    "zip": _read_members,
     "tar.gz": partial(_read_stream, _TarGzStream),
     "row": partial(_read_stream, _TableStream),
 }

@@ -13,10 +13,15 @@ class Skips:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, kind: str) -> None:
-        """One more of this kind."""
-        with self._lock:
-            self._counts[kind] += 1
+    def add(self, kind: str, count: int = 1) -> None:
+        """So many more of this kind."""
+        if count:
+            with self._lock:
+                self._counts[kind] += count
+
+    def counts(self) -> dict[str, int]:
+        """How many of each kind, most first."""
+        return dict(self._counts.most_common())
 
     def __str__(self) -> str:
         return ", ".join(f"{count:,} {kind}" for kind, count in self._counts.most_common(5))

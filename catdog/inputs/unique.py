@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -17,34 +18,67 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def digests(uris: pa.Array[Any]) -> npt.NDArray[np.uint64]:
-    """A number for each text, which no other text has."""
-    # Python's SipHash: with 64 bits, two of a million URIs collide once in 40 million plans.
-    return np.fromiter(map(hash, uris.to_pylist()), dtype=np.int64).view(np.uint64)
+# What nobody knows who names files. Python's hash has a secret of its own, unless PYTHONHASHSEED
+# is set: its 64 bits alone collide once in 3,000 lists of a hundred million, and at will then.
+_SALTS = (secrets.token_hex(8), secrets.token_hex(8))
+
+
+def hashes(texts: pa.Array[Any]) -> npt.NDArray[np.uint64]:
+    """128 bits for each text, uint64 (n, 2), which no other text has; in this process only."""
+    given = texts.to_pylist()
+    found = np.empty((len(given), 2), np.uint64)
+    for column, salt in enumerate(_SALTS):
+        salted = (hash(f"{salt}{text}") for text in given)
+        found[:, column] = np.fromiter(salted, np.int64, len(given)).view(np.uint64)
+    return found
+
+
+def _runs(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """An order in which same hashes lie together, as they came, and where each of them starts."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    ordered = keys[order]
+    other = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return order, np.flatnonzero(np.concatenate([[len(keys) > 0], other]))
 
 
 class Seen:
-    """A set of URIs at 8 bytes each: sorted arrays of hashes, of about doubling size."""
+    """A set of URIs at 16 bytes each: sorted arrays of hashes, of about doubling size."""
 
     def __init__(self) -> None:
         self._levels: list[npt.NDArray[np.uint64]] = []
 
     def add(self, uris: pa.Array[Any]) -> npt.NDArray[np.bool_]:
         """Add these, and tell which ones are new."""
-        hashes = digests(uris)
-        new = np.zeros(len(hashes), dtype=np.bool_)
-        new[np.unique(hashes, return_index=True)[1]] = True
+        keys = hashes(uris)
+        order, starts = _runs(keys)
+        new = np.zeros(len(keys), dtype=np.bool_)
+        new[order[starts]] = True
         for level in self._levels:
-            at = np.minimum(np.searchsorted(level, hashes), len(level) - 1)
-            new &= level[at] != hashes
-        level = hashes[new]
-        level.sort()
+            new &= ~_is_in(level, keys)
+        level = keys[new]
+        level = level[np.argsort(level[:, 0])]
         while self._levels and len(self._levels[-1]) <= 2 * len(level):
             level = np.concatenate([self._levels.pop(), level])
-            level.sort(kind="stable")  # radix or merge: both are runs already
+            level = level[np.argsort(level[:, 0], kind="stable")]  # a merge: both are runs already
         if len(level):
             self._levels.append(level)
         return new
+
+
+def _is_in(level: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which of the keys are in a level, which is sorted by the first half."""
+    found = np.zeros(len(keys), dtype=np.bool_)
+    at = np.searchsorted(level[:, 0], keys[:, 0])
+    looking = np.arange(len(keys))
+    while len(looking):  # mostly once: two with the same first half are rare
+        looking = looking[at[looking] < len(level)]
+        there = level[at[looking]]
+        looking, there = (each[there[:, 0] == keys[looking, 0]] for each in (looking, there))
+        same = there[:, 1] == keys[looking, 1]
+        found[looking[same]] = True
+        looking = looking[~same]
+        at[looking] += 1
+    return found
 
 
 class Spill:
@@ -58,6 +92,7 @@ class Spill:
         self._file = tempfile.SpooledTemporaryFile(max_size=4 << 20)  # noqa: SIM115 - see __exit__
         self._writer = pa.ipc.new_stream(self._file, PLAN_SCHEMA)
         self._hashes: list[npt.NDArray[np.uint64]] = []
+        self.replaced = 0  # rows that later ones replace; known when `batches` begins
 
     def __enter__(self) -> Spill:
         return self
@@ -71,20 +106,21 @@ class Spill:
         # The archive's own row has no container, and may be named as a member is.
         of_member = pc.is_valid(batch.column("container"))
         keys = pc.if_else(of_member, batch.column("name"), batch.column("uri"))
-        self._hashes.append(digests(keys))
+        self._hashes.append(hashes(keys))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All batches, in order."""
         self._writer.close()
         if not self._hashes:
             return
-        hashes = np.concatenate(self._hashes)
+        keys = np.concatenate(self._hashes)
         self._hashes.clear()
-        last = len(hashes) - 1 - np.unique(hashes[::-1], return_index=True)[1]
+        order, starts = _runs(keys)
         kept: npt.NDArray[np.bool_] | None = None
-        if len(last) < len(hashes):
-            kept = np.zeros(len(hashes), dtype=np.bool_)
-            kept[last] = True
+        self.replaced = len(keys) - len(starts)
+        if self.replaced:
+            kept = np.zeros(len(keys), dtype=np.bool_)
+            kept[order[np.append(starts[1:], len(keys)) - 1]] = True
         self._file.seek(0)
         at = 0
         for batch in pa.ipc.open_stream(self._file):

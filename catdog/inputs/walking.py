@@ -30,27 +30,29 @@ class Found(NamedTuple):
 
     name: str  # relative to what is walked
     size: int | None
+    stamp: str | None = None
     error: Exception | None = None
+    passed_over: str | None = None  # what it is, where that is nothing to plan
 
 
-def look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None]:
-    """Whether there is a folder (True), a file (False) or nothing (None), and the file's size."""
+def look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None, str | None]:
+    """Whether there is a folder (True), a file (False) or nothing (None); its size and stamp."""
     if storage.is_local(uri):
         try:
             status = os.stat(storage.local_path(uri))
         except (FileNotFoundError, NotADirectoryError):
-            return None, None
+            return None, None, None
         if stat.S_ISDIR(status.st_mode):
-            return True, None
-        return (None if as_folder else False), status.st_size
+            return True, None, None
+        return (None if as_folder else False), status.st_size, storage.stamp_of_status(status)
     bucket = uri.count("/") == 3 and uri.endswith("/")
     if not as_folder and not bucket:
         try:
-            return False, storage.size_of(uri)
+            return False, *storage.size_and_stamp(uri)
         except FileNotFoundError:
             pass
     keys, prefixes = next(storage.s3_pages(uri.rstrip("/") + "/", delimiter="/", max_keys=1))
-    return (True if keys or prefixes or bucket else None), None
+    return (True if keys or prefixes or bucket else None), None, None
 
 
 def walk(
@@ -95,15 +97,21 @@ def _walk_local(  # noqa: C901, PLR0912 - one stack, whose order all of it keeps
             if isinstance(names_or_error, OSError):
                 if not item.name:
                     raise names_or_error
-                yield [Found(item.name.rstrip("/"), None, names_or_error)]
+                yield [Found(item.name.rstrip("/"), None, error=names_or_error)]
                 continue
             if (status.st_dev, status.st_ino) in seen:
-                continue  # a link's second way to it, or a loop
+                # A link's second way to it, or a loop.
+                yield [
+                    Found(item.name.rstrip("/"), None, passed_over="folder that is there already")
+                ]
+                continue
             seen.add((status.st_dev, status.st_ino))
             todo: list[_Folder | tuple[str, list[str]]] = []
             run: list[str] = []
             for name in names_or_error:
-                if not name.endswith("/"):
+                if is_hidden(name):
+                    yield [Found(item.name + name, None, passed_over="hidden")]
+                elif not name.endswith("/"):
                     run.append(name)
                 elif enter is None or enter(item.name + name):
                     if run:
@@ -123,11 +131,7 @@ def _scan(path: str) -> list[str] | OSError:
     """Names in a folder, folders with a final `/`, in the order of whole paths."""
     try:
         with os.scandir(path) as entries:
-            return sorted(
-                entry.name + "/" if entry.is_dir() else entry.name
-                for entry in entries
-                if not is_hidden(entry.name)
-            )
+            return sorted(entry.name + "/" if entry.is_dir() else entry.name for entry in entries)
     except OSError as error:
         return error
 
@@ -141,21 +145,22 @@ def _files(root: str, folder: str, names: list[str]) -> Iterator[Found]:
             yield Found(path, None)  # such as a link that leads nowhere: reading it tells
             continue
         if stat.S_ISREG(status.st_mode):
-            yield Found(path, status.st_size)
+            yield Found(path, status.st_size, storage.stamp_of_status(status))
+        else:
+            yield Found(path, None, passed_over="socket, pipe or device")
 
 
 def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
     bucket, _, base_key = base.removeprefix("s3://").partition("/")
 
-    def found(keys: list[tuple[str, int]]) -> list[Found]:
+    def found(keys: list[tuple[str, int, str]]) -> list[Found]:
         files = []
-        for key, size in keys:
+        for key, size, stamp in keys:
             name = key[len(base_key) :]
             if not name or name.endswith("/"):  # consoles make these to show empty folders
                 continue
-            if is_hidden(name):
-                continue
-            files.append(Found(name, size))
+            hidden = "hidden" if is_hidden(name) else None
+            files.append(Found(name, size, stamp, passed_over=hidden))
         return files
 
     def pages(prefix: str) -> Iterator[list[Found]]:
@@ -175,7 +180,7 @@ def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
         yield from in_order(iter(whole))
         return
     works: list[tuple[str, Any]] = [(p, partial(pages, p)) for p in prefixes]
-    works += [(key, found([(key, size)])) for key, size in keys]
+    works += [(item[0], found([item])) for item in keys]
     works.sort(key=lambda work: work[0])
     yield from in_order(work for _, work in works)
 

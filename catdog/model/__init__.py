@@ -6,12 +6,13 @@
 
 from catdog.model import architectures, efficientnet_lite, folders, inference
 from catdog.model.architectures import APPLICATIONS, ARCHITECTURES, PRETRAINED
-from catdog.model.inference import Engine
+from catdog.model.inference import Arithmetic, Engine
 
 __all__ = [
     "APPLICATIONS",
     "ARCHITECTURES",
     "PRETRAINED",
+    "Arithmetic",
     "Engine",
     "architectures",
     "efficientnet_lite",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "openvino", "tensorflow"]
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """How scores are computed, which decides their last bits.
+
+    Attributes:
+        engine: `openvino` or `tensorflow`.
+        precision: `float32`, `bfloat16` or `float16`.
+        device: `cpu` or `gpu`.
+    """
+
+    engine: str
+    precision: str
+    device: str
+
+
 class Predictor(Protocol):
     """Scores images.
 
@@ -31,6 +47,45 @@ class Predictor(Protocol):
         """Scores (n, classes), float32, rows summing to 1, of pixels (n, height, width, 3)."""
 
 
+def choose_arithmetic(
+    model: folders.Model,
+    *,
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    gpu: bool = False,
+    bfloat16: bool | None = None,
+) -> Arithmetic:
+    """What `auto` means for a model.
+
+    OpenVINO on CPUs: it starts in a fraction of a second where TensorFlow takes about ten, and runs
+    `article` 1.5 (float32) to 3.5 (bfloat16) times as fast on one core; scores differ by rounding
+    only (docs/results.md). On a GPU, TensorFlow.
+
+    Args:
+        model: loaded.
+        engine: as asked for.
+        precision: as asked for.
+        gpu: whether there is one.
+        bfloat16: whether the CPUs multiply it natively; this machine's where not given.
+
+    Raises:
+        UserInputError: the model folder has no OpenVINO files and `engine` asks for them.
+    """
+    has_openvino = all(name in model.files for name in folders.OPENVINO_FILES)
+    if engine == "openvino" and not has_openvino:
+        raise UserInputError(f"--engine openvino: {model.uri} holds no {folders.OPENVINO_FILES[0]}")
+    openvino = engine == "openvino" or (engine == "auto" and has_openvino and not gpu)
+    device = "gpu" if gpu and not openvino else "cpu"
+    resolved: str = precision
+    if precision == "auto" and device == "cpu" and bfloat16 is not None:
+        resolved = "bfloat16" if bfloat16 else "float32"
+    elif precision == "auto":
+        resolved = tensorflow_quirks.resolve_precision(precision, gpu=device == "gpu")
+    if openvino and resolved == "float16":
+        resolved = "float32"  # a GPU's precision; a CPU computes it through float32
+    return Arithmetic("openvino" if openvino else "tensorflow", resolved, device)
+
+
 def load_predictor(
     model: folders.Model,
     *,
@@ -39,22 +94,15 @@ def load_predictor(
     threads: int = 1,
     gpu: bool = False,
 ) -> Predictor:
-    """Prepare a model for scoring in this process.
-
-    `auto` takes OpenVINO on CPUs: it starts in a fraction of a second where TensorFlow takes about
-    ten, and runs `article` 1.5 (float32) to 3.5 (bfloat16) times as fast on one core; scores differ
-    by rounding only (docs/results.md). On a GPU it takes TensorFlow.
+    """Prepare a model for scoring in this process; `auto` as `choose_arithmetic` takes it.
 
     Raises:
         UserInputError: the model folder has no OpenVINO files and `engine` asks for them.
     """
-    has_openvino = all(name in model.files for name in folders.OPENVINO_FILES)
-    if engine == "openvino" and not has_openvino:
-        raise UserInputError(f"--engine openvino: {model.uri} holds no {folders.OPENVINO_FILES[0]}")
-    resolved = tensorflow_quirks.resolve_precision(precision, gpu=gpu)
-    if engine == "openvino" or (engine == "auto" and has_openvino and not gpu):
-        return _OpenVinoPredictor(model, resolved, threads)
-    return _TensorFlowPredictor(model, resolved, threads)
+    chosen = choose_arithmetic(model, engine=engine, precision=precision, gpu=gpu)
+    if chosen.engine == "openvino":
+        return _OpenVinoPredictor(model, chosen.precision, threads)
+    return _TensorFlowPredictor(model, chosen.precision, threads)
 
 
 def _both_classes(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -71,7 +119,6 @@ class _OpenVinoPredictor:
         structure, weights = (model.files[name] for name in folders.OPENVINO_FILES)
         core = openvino.Core()
         network = core.read_model(structure, openvino.Tensor(np.frombuffer(weights, np.uint8)))
-        # float16 is a GPU's precision; a CPU computes it through float32.
         hint = "bf16" if precision == "bfloat16" else "f32"
         compiled = core.compile_model(
             network,

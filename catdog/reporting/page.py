@@ -26,7 +26,7 @@ from catdog.reporting.part_reader import count_parts
 from catdog.reporting.plots import speed_plot
 from catdog.reporting.provenance import provenance
 from catdog.reporting.thumbnails import fetch_thumbnails
-from catdog.results import part_files, plans
+from catdog.results import ledger, plans
 
 if TYPE_CHECKING:
     from catdog.evaluation import Evaluation
@@ -52,8 +52,8 @@ def write(config: ReportConfig, observer: Observer | None = None) -> ReportSumma
     plan, evaluated = _find(config.results, uri)
     name = REPORT_FILE if plan.output == uri else EVALUATION_REPORT_FILE
     output = _uri("--output", config.output) if config.output else storage.join(uri, name)
-    run = part_files.read_json(plan.output, part_files.RUN_FILE) or {}
-    summary = part_files.read_json(plan.output, part_files.SUMMARY_FILE) or {}
+    run = ledger.read_json(plan.folder, ledger.RUN_FILE) or {}
+    summary = ledger.read_json(plan.folder, ledger.SUMMARY_FILE) or {}
     observer.phase("reading the results")
     advised = evaluated.threshold if evaluated is not None else None
     tally = count_parts(plan, run, advised or 0.0, config.thumbnails, observer)

@@ -45,11 +45,7 @@ def count_parts(
 ) -> Tally:
     """Read all part files, each once, several at a time."""
     names = set(storage.list_names(plan.output))
-    shards = [
-        shard
-        for shard in range(plan.shards)
-        if part_files.part_name(plan.identifier, shard) in names
-    ]
+    shards = [shard for shard in range(plan.shards) if plan.part_name(shard) in names]
     reader = PartReader(plan, shards, run, advised, thumbnails)
     started = time.monotonic()
     for part in in_order(reader.read, shards, READ_THREADS):
@@ -224,7 +220,7 @@ class PartReader:
             return [Timing(table.num_rows, content["started_at"], content["ended_at"], stages)]
         if not storage.is_local(self._plan.output):
             return []
-        name = part_files.part_name(self._plan.identifier, shard)
+        name = self._plan.part_name(shard)
         path = Path(storage.local_path(storage.join(self._plan.output, name)))
         return [Timing(table.num_rows, None, path.stat().st_mtime)]
 

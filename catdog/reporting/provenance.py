@@ -25,7 +25,7 @@ def provenance(
     minimum = figures.min_probability
     pairs: list[tuple[str, Sequence[Any]]] = [
         ("Results", [plan.output]),
-        ("Images from", first(question.get("images", []), 20)),
+        ("Images from", first(plan.generations[-1].inputs, 20)),
         ("Part of the model's data", [question.get("part")]),
         ("Started", [moment(run["started_at"])] if "started_at" in run else []),
         ("Model", [config.get("model") or "the one that ships with catdog", fingerprint]),

@@ -1,13 +1,13 @@
-"""The result table: its columns, its part files, which are their own ledger, and the final check.
+"""The result table: its columns, and its part files, which are their own ledger.
 
-A part file appears whole or not at all, under a name that follows from its plan and shard. So what
-the folder holds is what is done: no second book can disagree with it after a crash, and a writer
-that its driver lost, or that a second driver started, can only write the same rows again.
+A part file appears whole or not at all, under a name that follows from its job, plan and shard. So
+what the folder holds is what is done: no second book can disagree with it after a crash. It is
+created where there is none, and replaced only if it is still the one that was read: whoever comes
+too late, a worker that its driver lost or one of a second driver, changes nothing.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import io
 import json
 from collections import Counter
@@ -19,20 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catdog import storage
 from catdog.errors import CatdogError
+from catdog.results.digests import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from catdog.results.plans import Plan
 
 UNCERTAIN = "uncertain"  # the label of an image whose best probability is below the wanted one
-TIMING_KEY = "timing"  # of a part file's schema metadata
-RUN_FILE = "_run.json"
-SUMMARY_FILE = "_summary.json"
+TIMING_KEY = "timing"  # of a part file's schema metadata, like the next ones
+_LABELS_KEY = "labels"
+_STAMP_KEY = "catdog"
+_TRIES = 5  # of a write that the store refused though nobody else wrote
 
 SCHEMA = pa.schema(
     [
@@ -49,7 +50,6 @@ SCHEMA = pa.schema(
         pa.field("model", pa.string(), nullable=False),
     ]
 )
-_LISTING_THREADS = 16
 
 
 def build_rows(
@@ -95,59 +95,15 @@ def build_rows(
     ).cast(SCHEMA)
 
 
-def replace_rows(rows: pa.Table, replaced: pa.ChunkedArray, new: pa.Table) -> pa.Table:
-    """Result rows in which those that `replaced` marks give way to `new`, in order."""
-    marks = replaced.to_numpy()
-    take = np.where(marks, rows.num_rows + np.cumsum(marks) - 1, np.arange(rows.num_rows))
-    return pa.concat_tables([rows.cast(SCHEMA), new.cast(SCHEMA)]).take(pa.array(take))
-
-
-def part_name(plan_identifier: str, shard: int) -> str:
-    """The name of the file that holds the rows of a shard."""
-    return f"part-{shard:07d}-{plan_identifier[:12]}.parquet"
-
-
-def write_part(
-    plan: Plan,
-    shard: int,
-    rows: pa.Table,
-    labels: Sequence[str],
-    timing: Mapping[str, float] | None = None,
-) -> None:
-    """Write the rows of a shard, atomically, over a file of the same shard if there is one.
-
-    Args:
-        plan: the job's plan.
-        shard: number of the shard.
-        rows: one row for every entry of the shard, with the columns of `SCHEMA`.
-        labels: the classes in the order of `scores`, for the file's schema metadata.
-        timing: `started_at`, `ended_at` (Unix seconds) and seconds by stage (`read_s`, ...), for the
-            schema metadata: a report over several runs shows them.
-    """
-    if rows.num_rows != plan.shard_images[shard]:
-        raise CatdogError(
-            f"shard {shard} gave {rows.num_rows} rows for {plan.shard_images[shard]} images"
-        )
-    metadata = {"labels": json.dumps(list(labels))}
-    if timing is not None:
-        metadata[TIMING_KEY] = json.dumps(dict(timing))
-    schema = SCHEMA.with_metadata(metadata)
-    buffer = io.BytesIO()
-    pq.write_table(rows.cast(schema), buffer, compression="zstd")
-    storage.write_atomic(
-        storage.join(plan.output, part_name(plan.identifier, shard)), buffer.getvalue()
-    )
-
-
 def labels_of(schema: pa.Schema) -> tuple[str, ...]:
     """The classes in the order of the column `scores`, from a result file's schema."""
     metadata = schema.metadata or {}
-    return tuple(json.loads(metadata.get(b"labels", b"[]")))
+    return tuple(json.loads(metadata.get(_LABELS_KEY.encode(), b"[]")))
 
 
 @dataclass(frozen=True)
 class PartCounts:
-    """What one part file holds.
+    """What result rows hold.
 
     Attributes:
         images: rows.
@@ -160,36 +116,6 @@ class PartCounts:
     errors: Counter[str]
 
 
-def count_parts(plan: Plan, names: Sequence[str] | None = None) -> dict[int, PartCounts]:
-    """The finished shards of a plan and what their files hold.
-
-    A file without a valid footer, or with another number of rows than its shard has, was never
-    written: its shard is not among the finished ones.
-
-    Args:
-        plan: the job's plan.
-        names: of the files in the results folder; listed where they are not given.
-    """
-    own = {part_name(plan.identifier, shard): shard for shard in range(plan.shards)}
-    listed = storage.list_names(plan.output) if names is None else names
-    shards = [own[name] for name in listed if name in own]
-    with concurrent.futures.ThreadPoolExecutor(_LISTING_THREADS) as pool:
-        counts = pool.map(lambda shard: _count_part(plan, shard), shards)
-        return {
-            shard: found
-            for shard, found in zip(shards, counts, strict=True)
-            if found is not None and found.images == plan.shard_images[shard]
-        }
-
-
-def _count_part(plan: Plan, shard: int) -> PartCounts | None:
-    try:
-        table = read_part(plan, shard, ["label", "error"])
-    except (pa.ArrowInvalid, OSError):
-        return None
-    return count_rows(table)
-
-
 def count_rows(table: pa.Table) -> PartCounts:
     """Count the rows of result rows by label and by reason."""
 
@@ -200,47 +126,304 @@ def count_rows(table: pa.Table) -> PartCounts:
     return PartCounts(table.num_rows, by_value("label"), by_value("error"))
 
 
-def foreign_parts(plan: Plan, names: Iterable[str]) -> list[str]:
-    """Those names of Parquet files in the results folder that are no shard of this plan."""
-    own = {part_name(plan.identifier, shard) for shard in range(plan.shards)}
-    return [name for name in names if name.endswith(".parquet") and name not in own]
+# --------------------------------------------------------------------------------------------
+# What a file is
 
 
-def has_part(plan: Plan, shard: int) -> bool:
-    """Whether a shard has a whole file."""
-    return _count_part(plan, shard) is not None
+@dataclass(frozen=True)
+class Part:
+    """What the footer of a part file tells.
+
+    Attributes:
+        revision: number of the generation that it was written for.
+        run: the driver whose worker wrote it.
+        fresh: rows that were classified for it; others stayed from the file before.
+        uris: `digest` of its URIs.
+        models: the least and the greatest value of the column `model`, none in a file without rows.
+        counts: of its rows.
+    """
+
+    revision: int
+    run: str
+    fresh: int
+    uris: str
+    models: tuple[str, ...]
+    counts: PartCounts
+
+    def fault(self, plan: Plan, shard: int, model: str | None = None) -> str | None:
+        """Why it cannot be the file of a shard's latest revision, or None where it is that.
+
+        Args:
+            plan: the job's plan.
+            shard: number of the shard.
+            model: fingerprint that each row must have, where it is to be looked at.
+        """
+        if self.revision != plan.revision(shard):
+            return f"is of generation {self.revision}, not {plan.revision(shard)}"
+        if self.counts.images != plan.shard_images[shard]:
+            return f"holds {self.counts.images} rows for {plan.shard_images[shard]} images"
+        if self.uris != plan.uris_digest(shard):
+            return "holds other images than its shard"
+        if model is not None and set(self.models) - {model}:
+            return "holds rows of another model"
+        return None
+
+
+def read_footer(file: Any) -> Part | None:
+    """What a Parquet file tells, or None where it is no whole part file."""
+    try:
+        metadata = pq.read_metadata(file)
+        stamp = json.loads((metadata.metadata or {})[_STAMP_KEY.encode()])
+        models: set[str] = set()
+        column = SCHEMA.get_field_index("model")
+        for group in range(metadata.num_row_groups):
+            statistics = metadata.row_group(group).column(column).statistics
+            if metadata.row_group(group).num_rows:
+                models |= {statistics.min, statistics.max}
+        counts = PartCounts(metadata.num_rows, Counter(stamp["labels"]), Counter(stamp["errors"]))
+        return Part(
+            stamp["revision"],
+            stamp["run"],
+            stamp["fresh"],
+            stamp["uris"],
+            tuple(sorted(models)),
+            counts,
+        )
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def look(plan: Plan, shard: int) -> Part | None:
+    """The footer of a shard's file; None where there is no whole file."""
+    try:
+        with plan.folder.open(plan.part_name(shard)) as file:
+            return read_footer(file)
+    except FileNotFoundError:
+        return None
 
 
 def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a finished shard."""
-    uri = storage.join(plan.output, part_name(plan.identifier, shard))
-    with storage.open_input(uri) as file:
-        return pq.read_table(file, columns=list(columns) if columns is not None else None)
+    with plan.folder.open(plan.part_name(shard)) as file:
+        return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
 
 
-def total(counts: Iterable[PartCounts]) -> PartCounts:
-    """The sum of several files' counts."""
-    images, labels, errors = 0, Counter[str](), Counter[str]()
-    for part in counts:
-        images += part.images
-        labels += part.labels
-        errors += part.errors
-    return PartCounts(images, labels, errors)
+# --------------------------------------------------------------------------------------------
+# Doing a shard
 
 
-def write_json(output: str, name: str, content: dict[str, Any]) -> None:
-    """Write `_run.json` or `_summary.json`."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    storage.write_atomic(storage.join(output, name), text.encode("utf-8", "replace"))
+@dataclass(frozen=True)
+class Work:
+    """A shard that is to be done.
+
+    Attributes:
+        plan: the job's plan.
+        shard: number of the shard.
+        entries: to classify, with `plans.ENTRIES_SCHEMA`.
+        kept: the rows that stay, and for each entry of the shard its place in them, -1 where it is
+            classified; None where all are.
+        version: of the file that was read, None where there was none.
+    """
+
+    plan: Plan
+    shard: int
+    entries: pa.Table
+    kept: tuple[pa.Table, NDArray[np.int64]] | None
+    version: str | None
 
 
-def read_json(output: str, name: str) -> dict[str, Any] | None:
-    """Read `_run.json` or `_summary.json`; None where there is none."""
-    uri = storage.join(output, name)
-    if not storage.exists(uri):
+def begin(plan: Plan, shard: int, *, present: bool) -> Work | None:
+    """What is to be done of a shard; None where it is done already.
+
+    Args:
+        plan: the job's plan.
+        shard: number of the shard.
+        present: whether the folder had a file of it: without one, only `finish` looks.
+    """
+    entries = plan.read_shard(shard)
+    content = None
+    if present or plan.revision_before(shard):
+        content = plan.folder.read(plan.part_name(shard))
+    if content is None:
+        return Work(plan, shard, entries, None, None)
+    data, version = content
+    part = read_footer(pa.BufferReader(data))
+    if part is not None and (
+        part.revision > plan.revision(shard) or part.fault(plan, shard) is None
+    ):
         return None
-    try:
-        content: dict[str, Any] = json.loads(storage.read_bytes(uri, 2**26))
-    except ValueError as error:
-        raise CatdogError(f"{uri} is damaged: {error}") from error
-    return content
+    if part is None or part.revision != plan.revision_before(shard):
+        return Work(plan, shard, entries, None, version)
+    rows = pq.ParquetFile(pa.BufferReader(data)).read()
+    places = pc.index_in(entries["uri"], value_set=rows["uri"].combine_chunks())
+    fresh = pc.or_(entries["fresh"], places.is_null())
+    places = pc.if_else(fresh, -1, places).to_numpy().astype(np.int64)
+    return Work(plan, shard, entries.filter(fresh), (rows, places), version)
+
+
+def finish(
+    work: Work,
+    rows: pa.Table,
+    *,
+    labels: Sequence[str],
+    run: str,
+    timing: Mapping[str, float] | None = None,
+) -> tuple[Part, bool]:
+    """Write the file of a shard, unless another worker did.
+
+    Args:
+        work: from `begin`.
+        rows: one row for each of its entries, of `build_rows`.
+        labels: the classes in the order of `scores`, for the file's schema metadata.
+        run: the driver that this worker belongs to.
+        timing: `started_at`, `ended_at` (Unix seconds) and seconds by stage (`read_s`, ...), for the
+            schema metadata: a report over several runs shows them.
+
+    Returns:
+        What the file tells, and whether it is this run's.
+
+    Raises:
+        CatdogError: the rows are not those of the shard; or what is there now is neither what was
+            read nor finished.
+    """
+    plan, shard, version = work.plan, work.shard, work.version
+    whole = _whole(work, rows)
+    part = Part(
+        plan.revision(shard),
+        run,
+        rows.num_rows,
+        digest(whole, ["uri"]),
+        tuple(pc.unique(whole["model"]).to_pylist()),
+        count_rows(whole),
+    )
+    if fault := part.fault(plan, shard):
+        raise CatdogError(f"what was classified for shard {shard} {fault}")
+    data = _serialized(whole, part, labels, timing)
+    name = plan.part_name(shard)
+    for _ in range(_TRIES):
+        if version is None:
+            written = plan.folder.create(name, data)
+        else:
+            written = plan.folder.replace(name, data, version)
+        if written:
+            return part, True
+        there = plan.folder.read(name)
+        if there is None:
+            version = None  # deleted by somebody's hand
+            continue
+        other = read_footer(pa.BufferReader(there[0]))
+        if other is not None and (
+            other.revision > part.revision or other.fault(plan, shard) is None
+        ):
+            return other, other.run == run
+        if version is not None and there[1] != version and other is not None:
+            break
+        version = there[1]  # nothing that counts: half a copy, or what was there before
+    raise CatdogError(
+        f"{plan.output}/{name} was changed by something else; run the same command again"
+    )
+
+
+def _whole(work: Work, rows: pa.Table) -> pa.Table:
+    """All rows of a shard, in its order."""
+    if work.kept is None:
+        return rows
+    before, places = work.kept
+    fresh = places < 0
+    if int(fresh.sum()) != rows.num_rows:
+        return rows  # too few or too many, as `finish` will say
+    take = np.where(fresh, before.num_rows + np.cumsum(fresh) - 1, places)
+    return pa.concat_tables([before.cast(rows.schema), rows]).take(pa.array(take))
+
+
+def _serialized(
+    rows: pa.Table, part: Part, labels: Sequence[str], timing: Mapping[str, float] | None
+) -> bytes:
+    stamp = {
+        "revision": part.revision,
+        "run": part.run,
+        "fresh": part.fresh,
+        "uris": part.uris,
+        "labels": part.counts.labels,
+        "errors": part.counts.errors,
+    }
+    metadata = {_LABELS_KEY: json.dumps(list(labels)), _STAMP_KEY: json.dumps(stamp)}
+    if timing is not None:
+        metadata[TIMING_KEY] = json.dumps(dict(timing))
+    own = {key.decode(): text.decode() for key, text in (rows.schema.metadata or {}).items()}
+    buffer = io.BytesIO()
+    pq.write_table(rows.replace_schema_metadata(own | metadata), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+# --------------------------------------------------------------------------------------------
+# What the folder holds
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the folder holds of a plan, shard by shard.
+
+    Attributes:
+        present: bool (shards,), whether there is a file, whole or not.
+        done: bool (shards,), whether it is the whole one that the plan asks for.
+        rejected: int64 (shards,), rows with an error of each file that is done.
+        counts: sums over those.
+        faults: of files that are whole and of this generation, but not what they should be.
+        strangers: names of Parquet files that are no shard of this plan.
+        overtaken: whether a file is of a later generation: another driver has gone on.
+    """
+
+    present: NDArray[np.bool_]
+    done: NDArray[np.bool_]
+    rejected: NDArray[np.int64]
+    counts: PartCounts
+    faults: list[str]
+    strangers: list[str]
+    overtaken: bool
+
+    def todo(self, sizes: Sequence[int]) -> list[int]:
+        """The unfinished shards, large ones first so that the last to run are short."""
+        left = np.flatnonzero(~self.done).tolist()
+        return sorted(left, key=lambda shard: (-sizes[shard], shard))
+
+
+def survey(plan: Plan, model: str | None = None) -> Survey:
+    """Look at the footers of all part files in a plan's folder.
+
+    A file without a valid footer, or with other images than its shard has, was never written: its
+    shard is not done. One with rows of another model than `model` is not done either.
+    """
+    own = {plan.part_name(shard): shard for shard in range(plan.shards)}
+    names = [name for name in plan.folder.names() if name.endswith(".parquet")]
+    shards = [own[name] for name in names if name in own]
+    present = np.zeros(plan.shards, np.bool_)
+    present[shards] = True
+    done = np.zeros(plan.shards, np.bool_)
+    rejected = np.zeros(plan.shards, np.int64)
+    images, labels, errors = 0, Counter[str](), Counter[str]()
+    faults: list[str] = []
+    overtaken = False
+    parts = plan.folder.each(lambda shard: look(plan, shard), shards)
+    for shard, part in zip(shards, parts, strict=True):
+        if part is None:
+            continue
+        overtaken = overtaken or part.revision > plan.revision(shard)
+        fault = part.fault(plan, shard, model)
+        if fault is None:
+            done[shard] = True
+            rejected[shard] = sum(part.counts.errors.values())
+            images += part.counts.images
+            labels += part.counts.labels
+            errors += part.counts.errors
+        elif part.revision == plan.revision(shard):
+            faults.append(f"{plan.part_name(shard)} {fault}")
+    return Survey(
+        present,
+        done,
+        rejected,
+        PartCounts(images, labels, errors),
+        faults,
+        [name for name in names if name not in own],
+        overtaken,
+    )

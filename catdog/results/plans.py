@@ -1,75 +1,201 @@
 """The plan of a job on disk: every image that is to be classified, in shards.
 
-    RESULTS/_plan/<token>-00000.parquet ...   the entries; one row group is one shard
-    RESULTS/_plan/plan.json                    written last: without it there is no plan
+    RESULTS/_plan/0001.json                    a generation, written last: without it there is none
+    RESULTS/_plan/<token>-00000.parquet ...    its entries; one row group is one shard
 
-Of two drivers that plan at the same moment one writes `plan.json`, and the other one takes its
-plan; the token keeps their files apart.
+The first generation holds what the first start found. Each later one holds what was new then, as
+further shards, and the shards of earlier ones in which something is to be done again (a source that
+changed, images to try once more), whole, each entry with the mark `fresh` or not. A generation is
+planned when the one before is finished, and stays as it is.
 
 A shard is the unit of work and of recovery: its result is one part file with a name that follows
-from the plan, so that doing a shard twice writes the same file twice.
+from the plan. Of two drivers that plan at the same moment one creates the generation's file, and
+the other one takes its plan; the token keeps their files of entries apart.
 """
 
 from __future__ import annotations
 
-import contextlib
+import bisect
+import dataclasses
 import functools
 import hashlib
 import json
-import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catdog import storage
-from catdog.errors import CatdogError
+from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import PLAN_SCHEMA
+from catdog.results.folder import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
 PLAN_FOLDER = "_plan"
-_INDEX_FILE = "plan.json"
-_MIN_SHARD_IMAGES = 64
-MAX_SHARD_IMAGES = 2048
+ENTRIES_SCHEMA = PLAN_SCHEMA.append(pa.field("fresh", pa.bool_(), nullable=False))
+"""A plan's columns: `fresh` tells whether this generation is to classify the entry."""
+
+DIGESTS_KEY = "digests"  # of a plan file's metadata: of the URIs of each row group
+_OLD_INDEX = "plan.json"
 _MAX_TOGETHER = 8  # shards of a stream that a worker takes at once: so many are lost with it
-_SHARDS_PER_FILE = 256
+SHARDS_PER_FILE = 256
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one run found to do.
+
+    Attributes:
+        number: 1 for the first start's.
+        job: identity of the job.
+        identifier: SHA-256 (hex) over the entries.
+        token: the beginning of its files' names.
+        inputs: what the command named.
+        planned_at: UTC.
+        first_shard: number of its first new shard.
+        images: entries of each of its row groups: the new shards, then the revised ones.
+        revised: numbers of the earlier shards that it does again.
+        streams: first shard and number of shards of each stream (a `.tar.gz`, which can only be
+            read from its start) that more than one shard begins in.
+        counts: images by what was found of them: `known` before, `new`, ...
+        passed_over: what its listing did not plan, by kind.
+    """
+
+    number: int
+    job: str
+    identifier: str
+    token: str
+    inputs: tuple[str, ...]
+    planned_at: str
+    first_shard: int
+    images: tuple[int, ...]
+    revised: tuple[int, ...] = ()
+    streams: tuple[tuple[int, int], ...] = ()
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def new_shards(self) -> int:
+        """Number of shards that no generation before has."""
+        return len(self.images) - len(self.revised)
+
+    def file_of(self, group: int) -> tuple[str, int]:
+        """The file that holds a row group, and the group's number there."""
+        number, row_group = divmod(group, SHARDS_PER_FILE)
+        return file_name(self.token, number), row_group
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A finished plan.
+    """All generations of a job, the latest word on each shard.
 
     Attributes:
-        output: URI of the results folder.
-        identifier: SHA-256 (hex) over the entries; part of every result file's name.
-        images: number of entries.
-        shard_images: number of entries of each shard.
-        token: the beginning of its files' names.
-        streams: first shard and number of shards of each stream (a `.tar.gz`, which can only be
-            read from its start) that more than one shard begins in.
+        folder: of the results.
+        generations: at least one.
     """
 
-    output: str
-    identifier: str
-    images: int
-    shard_images: tuple[int, ...]
-    token: str
-    streams: tuple[tuple[int, int], ...] = ()
+    folder: Folder
+    generations: tuple[Generation, ...]
 
     @property
+    def output(self) -> str:
+        """URI of the results folder."""
+        return self.folder.uri
+
+    @property
+    def generation(self) -> int:
+        """Number of the latest generation."""
+        return self.generations[-1].number
+
+    @property
+    def identifier(self) -> str:
+        """SHA-256 (hex) over the latest generation's entries."""
+        return self.generations[-1].identifier
+
+    @property
+    def job(self) -> str:
+        """Identity of the job, the same in all generations."""
+        return self.generations[0].job
+
+    @cached_property
     def shards(self) -> int:
         """Number of shards."""
-        return len(self.shard_images)
+        return sum(generation.new_shards for generation in self.generations)
+
+    @cached_property
+    def shard_images(self) -> tuple[int, ...]:
+        """Number of entries of each shard."""
+        sizes: list[int] = []
+        for generation in self.generations:
+            sizes += generation.images[: generation.new_shards]
+            revised = generation.images[generation.new_shards :]
+            for shard, images in zip(generation.revised, revised, strict=True):
+                sizes[shard] = images
+        return tuple(sizes)
+
+    @cached_property
+    def images(self) -> int:
+        """Number of entries."""
+        return sum(self.shard_images)
+
+    @cached_property
+    def _revised(self) -> dict[int, list[tuple[int, int]]]:
+        """Of the shards that a later generation does again: those generations, and the groups."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for generation in self.generations:
+            for at, shard in enumerate(generation.revised):
+                place = (generation.number, generation.new_shards + at)
+                found.setdefault(shard, []).append(place)
+        return found
+
+    def origin(self, shard: int) -> int:
+        """Number of the generation that a shard is new in."""
+        starts = [generation.first_shard for generation in self.generations]
+        return bisect.bisect_right(starts, shard)
+
+    def revision(self, shard: int) -> int:
+        """Number of the latest generation that a shard is to be done in."""
+        return self._place(shard)[0]
+
+    def revision_before(self, shard: int) -> int:
+        """Number of the generation before that, 0 where there is none."""
+        places = self._revised.get(shard, [])
+        if len(places) > 1:
+            return places[-2][0]
+        return self.origin(shard) if places else 0
+
+    def _place(self, shard: int) -> tuple[int, int]:
+        """The latest generation with a shard, and the row group there."""
+        if shard in self._revised:
+            return self._revised[shard][-1]
+        number = self.origin(shard)
+        return number, shard - self.generations[number - 1].first_shard
+
+    def part_name(self, shard: int) -> str:
+        """The name of the file that holds the rows of a shard: of this job's and nobody else's."""
+        return f"part-{shard:07d}-{self._part_suffixes[self.origin(shard) - 1]}.parquet"
+
+    @cached_property
+    def _part_suffixes(self) -> list[str]:
+        return [
+            hashlib.sha256(f"{each.job} {each.identifier}".encode()).hexdigest()[:12]
+            for each in self.generations
+        ]
 
     def read_shard(self, shard: int) -> pa.Table:
-        """The entries of a shard, with the columns of `PLAN_SCHEMA`."""
-        number, row_group = divmod(shard, _SHARDS_PER_FILE)
-        return _open_plan_file(self.output, _file_name(self.token, number)).read_row_group(
-            row_group
-        )
+        """The entries of a shard, with the columns of `ENTRIES_SCHEMA`."""
+        number, group = self._place(shard)
+        name, row_group = self.generations[number - 1].file_of(group)
+        return open_plan_file(self.folder, name).read_row_group(row_group)
+
+    def uris_digest(self, shard: int) -> str:
+        """`digest` of a shard's URIs."""
+        number, group = self._place(shard)
+        name, row_group = self.generations[number - 1].file_of(group)
+        return _digests(self.folder, name)[row_group]
 
     def tasks(self, todo: Sequence[int], workers: int) -> list[list[int]]:
         """The shards of `todo` in that order, as what one worker takes at a time.
@@ -78,7 +204,10 @@ class Plan:
         takes a shard from the middle of a stream has to pass through everything before it.
         """
         stream_of = {
-            shard: first for first, count in self.streams for shard in range(first, first + count)
+            shard: first
+            for generation in self.generations
+            for first, count in generation.streams
+            for shard in range(first, first + count)
         }
         streamed = sum(shard in stream_of for shard in todo)
         most = min(max(1, streamed // (4 * workers)), _MAX_TOGETHER)
@@ -95,209 +224,70 @@ class Plan:
 
 # A worker reads shards one after the other, mostly of the same file.
 @functools.lru_cache(maxsize=8)
-def _open_plan_file(output: str, name: str) -> pq.ParquetFile:
-    uri = storage.join(output, PLAN_FOLDER, name)
-    return pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri, 2**31)))
+def open_plan_file(folder: Folder, name: str) -> pq.ParquetFile:
+    """A file of entries, with all its bytes."""
+    content = folder.read(f"{PLAN_FOLDER}/{name}")
+    if content is None:
+        raise CatdogError(f"{folder.uri}/{PLAN_FOLDER}/{name} is gone: the plan is not whole")
+    return pq.ParquetFile(pa.BufferReader(content[0]))
 
 
-def _file_name(token: str, number: int) -> str:
+# The driver goes through all shards in their order.
+@functools.lru_cache(maxsize=8)
+def _digests(folder: Folder, name: str) -> list[str]:
+    with folder.open(f"{PLAN_FOLDER}/{name}") as file:
+        metadata = pq.read_metadata(file).metadata
+    found: list[str] = json.loads(metadata[DIGESTS_KEY.encode()])
+    return found
+
+
+def file_name(token: str, number: int) -> str:
+    """Of the files of entries of a generation."""
     return f"{token}-{number:05d}.parquet"
 
 
-def write(
-    output: str,
-    batches: Iterable[pa.RecordBatch],
-    *,
-    max_shard_images: int = MAX_SHARD_IMAGES,
-    progress: Callable[[int], None] | None = None,
-) -> Plan:
-    """Write the plan of these entries; memory does not grow with their number.
-
-    Shards grow with the plan, from 64 to 2,048 images: small jobs spread over all workers, large
-    ones have few files.
-
-    Args:
-        output: URI of the results folder.
-        batches: entries with `PLAN_SCHEMA`.
-        max_shard_images: where the pixels of 2,048 images would be too large for a block.
-        progress: called with the number of entries so far.
-    """
-    shards = _Shards(output, secrets.token_hex(4), min(max_shard_images, MAX_SHARD_IMAGES))
-    digest = hashlib.sha256()
-    try:
-        for batch in batches:
-            _update(digest, batch)
-            shards.add(batch)
-            if progress is not None:
-                progress(shards.images)
-        shards.close()
-    except BaseException:
-        shards.abort()
-        raise
-    plan = Plan(
-        output,
-        digest.hexdigest(),
-        shards.images,
-        tuple(shards.sizes),
-        shards.token,
-        shards.streams.of_several_shards(),
-    )
-    index = {
-        "identifier": plan.identifier,
-        "images": plan.images,
-        "shard_images": plan.shard_images,
-        "token": plan.token,
-        "streams": plan.streams,
-    }
-    uri = storage.join(output, PLAN_FOLDER, _INDEX_FILE)
-    if storage.write_new(uri, (json.dumps(index) + "\n").encode()):
-        return plan
-    other = read(output)
-    if other is None or other.identifier != plan.identifier:
-        raise CatdogError(f"{output}: another driver planned other images at the same moment")
-    return other
+def index_name(generation: int) -> str:
+    """Of the file that makes a generation one."""
+    return f"{PLAN_FOLDER}/{generation:04d}.json"
 
 
-def _power_of_two(number: int) -> int:
-    """The largest one that is not above `number`.
-
-    Workers take large shards first; few different sizes keep the order of the images within each,
-    so that a stream such as `.tar.gz` is passed through a few times and not once a shard.
-    """
-    return 1 << (number.bit_length() - 1)
+# --------------------------------------------------------------------------------------------
+# Reading
 
 
-def _update(digest: Any, batch: pa.RecordBatch) -> None:
-    for column in ("uri", "offset", "length"):
-        for buffer in batch.column(column).buffers():
-            if buffer is not None:
-                digest.update(buffer)
-
-
-class _Streams:
-    """Notes in which stream each shard begins."""
-
-    def __init__(self) -> None:
-        self._shards = 0
-        self._current: str | None = None
-        self._runs: list[tuple[int, int]] = []
-
-    def add(self, shard: pa.Table) -> None:
-        """The next shard."""
-        streamed = shard["codec"][0].as_py() == "tar.gz"
-        container = shard["container"][0].as_py() if streamed else None
-        if container is not None and container == self._current:
-            first, count = self._runs[-1]
-            self._runs[-1] = (first, count + 1)
-        elif container is not None:
-            self._runs.append((self._shards, 1))
-        self._current = container
-        self._shards += 1
-
-    def of_several_shards(self) -> tuple[tuple[int, int], ...]:
-        """As `Plan.streams`."""
-        return tuple(run for run in self._runs if run[1] > 1)
-
-
-class _Shards:
-    """Cuts entries into shards, which grow with the plan, and writes them as row groups.
-
-    Args:
-        output: URI of the results folder.
-        token: of the plan's files.
-        largest: number of entries of a shard.
-    """
-
-    def __init__(self, output: str, token: str, largest: int) -> None:
-        self.token = token
-        self.images = 0  # seen, those that wait for their shard among them
-        self.sizes: list[int] = []
-        self.streams = _Streams()
-        self._output, self._largest = output, largest
-        self._waiting: list[pa.RecordBatch] = []
-        self._written = 0
-        self._file: _PlanFile | None = None
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Take entries; they are written when there are enough for a shard of any size."""
-        self._waiting.append(batch)
-        self.images += batch.num_rows
-        if self.images - self._written >= self._largest:
-            self._cut(all_rows=False)
-
-    def _cut(self, *, all_rows: bool) -> None:
-        table = pa.Table.from_batches(self._waiting, PLAN_SCHEMA)
-        start = 0
-        while start < table.num_rows:
-            size = min(_power_of_two(max(_MIN_SHARD_IMAGES, self._written // 16)), self._largest)
-            if table.num_rows - start < size and not all_rows:
-                break
-            self._write(shard := table.slice(start, size))
-            start += shard.num_rows
-        self._waiting = table.slice(start).to_batches()
-
-    def _write(self, shard: pa.Table) -> None:
-        number, row_group = divmod(len(self.sizes), _SHARDS_PER_FILE)
-        if row_group == 0 and self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._file is None:
-            self._file = _PlanFile(self._output, _file_name(self.token, number))
-        self._file.write(shard)
-        self.streams.add(shard)
-        self.sizes.append(shard.num_rows)
-        self._written += shard.num_rows
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._cut(all_rows=True)
-        if self._file is not None:
-            self._file.close()
-
-    def abort(self) -> None:
-        """Leave no half file."""
-        if self._file is not None:
-            self._file.abort()
-
-
-class _PlanFile:
-    def __init__(self, output: str, name: str) -> None:
-        self._context = storage.open_atomic(storage.join(output, PLAN_FOLDER, name))
-        self._file = self._context.__enter__()
-        self._writer = pq.ParquetWriter(self._file, PLAN_SCHEMA, compression="zstd")
-
-    def write(self, shard: pa.Table) -> None:
-        self._writer.write_table(shard, row_group_size=shard.num_rows)
-
-    def close(self) -> None:
-        self._writer.close()
-        self._context.__exit__(None, None, None)
-
-    def abort(self) -> None:
-        with contextlib.suppress(Exception):
-            self._writer.close()
-        error = InterruptedError("the plan was not finished")
-        self._context.__exit__(type(error), error, None)
-
-
-def read(output: str) -> Plan | None:
-    """The finished plan in `output`, or None.
+def read(folder: Folder | str) -> Plan | None:
+    """The plan in a folder, all its generations; None where there is none.
 
     Raises:
-        CatdogError: the plan's index is damaged.
+        UserInputError: it is of another version of catdog.
+        CatdogError: it is damaged.
     """
-    uri = storage.join(output, PLAN_FOLDER, _INDEX_FILE)
-    if not storage.exists(uri):
+    if isinstance(folder, str):
+        folder = Folder(folder)
+    names = set(folder.names(PLAN_FOLDER))
+    generations: list[Generation] = []
+    while index_name(len(generations) + 1).rpartition("/")[2] in names:
+        generations.append(_read_generation(folder, len(generations) + 1))
+    if not generations:
+        if _OLD_INDEX in names:
+            raise UserInputError(
+                f"{folder.uri}: an earlier version of catdog made these results; "
+                "name another folder to go on with this one"
+            )
         return None
+    if len({generation.job for generation in generations}) > 1:
+        raise CatdogError(f"{folder.uri}: its plan is of two jobs")
+    return Plan(folder, tuple(generations))
+
+
+def _read_generation(folder: Folder, number: int) -> Generation:
+    name = index_name(number)
+    content = folder.read(name)
     try:
-        index = json.loads(storage.read_bytes(uri, 2**31))
-        return Plan(
-            output,
-            str(index["identifier"]),
-            int(index["images"]),
-            tuple(index["shard_images"]),
-            str(index["token"]),
-            tuple((int(first), int(count)) for first, count in index.get("streams", ())),
-        )
+        fields: dict[str, Any] = json.loads(content[0] if content is not None else b"")
+        for name_of in ("inputs", "images", "revised"):
+            fields[name_of] = tuple(fields[name_of])
+        fields["streams"] = tuple((int(first), int(count)) for first, count in fields["streams"])
+        return Generation(**fields)
     except (ValueError, KeyError, TypeError) as error:
-        raise CatdogError(f"{uri} is damaged: {error!r}") from error
+        raise CatdogError(f"{folder.uri}/{name} is damaged: {error!r}") from error

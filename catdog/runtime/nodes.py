@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from catdog.ahead import NothingYet, read_ahead
 from catdog.errors import CatdogError, UserInputError
+from catdog.runtime.tensorflow_quirks import cpu_has_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ _NODES_COME_WITHIN_S = 900.0
 _NODES_RETURN_WITHIN_S = 60.0
 # What has just ended holds its CPUs for a moment longer.
 _SETTLED_AFTER_S = 5.0
+# A task that needs no CPU starts a process and runs, also on a busy node.
+_ANSWER_WITHIN_S = 60.0
 # Ray aborts a process whose head has been away for 60 s, without a word to anybody: say it sooner.
 _HEAD_RETURNS_WITHIN_S = 45.0
 
@@ -72,6 +75,34 @@ def room(*, cpus: int = 0, gpus: int = 0) -> int:
             parts = [(has.get("CPU", 0), cpus), (has.get("GPU", 0), gpus)]
             total += int(min(there // each for there, each in parts if each))
     return total
+
+
+def without_bfloat16() -> list[str]:
+    """Addresses of the nodes with CPUs for workers that do not multiply bfloat16 natively."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    works = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    here = ray.get_runtime_context().get_node_id()
+    if [node["NodeID"] for node in works] == [here]:
+        return [] if cpu_has_bfloat16() else [works[0]["NodeManagerAddress"]]
+    asked = {
+        ray.remote(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )(cpu_has_bfloat16).remote(): node["NodeManagerAddress"]
+        for node in works
+    }
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
+    unable = []
+    for reference in answered:
+        try:
+            if not ray.get(reference):
+                unable.append(asked[reference])
+        except ray.exceptions.RayError:
+            continue  # the node has just gone: whoever watches the job sees it
+    return unable
 
 
 def autoscales(*, patience_s: float = 0.0) -> bool:

@@ -4,6 +4,7 @@ Local files and S3 behave alike behind this door: the same errors, the same retr
 promise that a file appears whole or not at all. It is the only room that knows fsspec.
 """
 
+from catdog.storage.conditional import delete_version, read_version, write_over
 from catdog.storage.failures import (
     CredentialsError,
     StorageDownError,
@@ -13,6 +14,7 @@ from catdog.storage.failures import (
     rejection,
 )
 from catdog.storage.files import (
+    check_unchanged,
     delete,
     exists,
     filesystem,
@@ -23,7 +25,8 @@ from catdog.storage.files import (
     pread,
     read_bytes,
     read_range,
-    size_of,
+    size_and_stamp,
+    stamp_of_status,
     write_atomic,
     write_new,
 )
@@ -44,7 +47,9 @@ __all__ = [
     "CredentialsError",
     "StorageDownError",
     "blamed_on",
+    "check_unchanged",
     "delete",
+    "delete_version",
     "error_code",
     "error_detail",
     "exists",
@@ -63,11 +68,14 @@ __all__ = [
     "pread",
     "read_bytes",
     "read_range",
+    "read_version",
     "rejection",
     "s3_pages",
     "s3_range",
-    "size_of",
+    "size_and_stamp",
+    "stamp_of_status",
     "to_uri",
     "write_atomic",
     "write_new",
+    "write_over",
 ]

@@ -114,6 +114,11 @@ class _Sentence(str):
     __slots__ = ()
 
 
+def changed() -> ImageRejected:
+    """Of what is no longer what was listed."""
+    return ImageRejected(ErrorCode.CHANGED, "It is another file than the one that was listed.")
+
+
 def endless() -> OSError:
     """A listing whose pages lead back to where it was."""
     return OSError(errno.EIO, _Sentence("The store's listing does not come to an end."))
@@ -161,7 +166,9 @@ def _translate(  # noqa: C901, PLR0912 - a table of what stores answer
                 errno.ENOENT, _Sentence(f"The {thing} does not exist ({code}).")
             )
         if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}:
-            return "exists", FileExistsError(errno.EEXIST, _Sentence("The object exists already."))
+            return "exists", FileExistsError(
+                errno.EEXIST, _Sentence("There is another object already.")
+            )
         if code in {"InvalidRange", "416"}:
             return "range", RangeOutsideError(
                 errno.EINVAL, _Sentence("The range lies outside of the object.")

@@ -9,6 +9,7 @@ Functions raise `FileNotFoundError`, `PermissionError` or another `OSError` abou
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import re
@@ -17,7 +18,9 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from catdog.errors import ImageRejected
 from catdog.storage import s3
+from catdog.storage.failures import changed
 from catdog.storage.s3 import s3_pages, s3_range
 from catdog.storage.uris import bucket_and_key, is_local, local_path
 
@@ -34,24 +37,31 @@ def filesystem(uri: str) -> tuple[Any, str]:
     return s3.client(), "/".join(bucket_and_key(uri))
 
 
-def read_range(uri: str, offset: int, length: int) -> bytes:
+def read_range(uri: str, offset: int, length: int, stamp: str | None = None) -> bytes:
     """Bytes `offset` to `offset + length` of a file; fewer where the file ends before that.
+
+    Args:
+        uri: of the file.
+        offset: in bytes.
+        length: in bytes.
+        stamp: what `stamp_of` told of the file that is meant.
 
     Raises:
         OSError: the file is missing, forbidden or unreadable.
+        ImageRejected: it is another one than is meant (`changed`).
         StorageDownError: the store does not answer.
     """
     if is_local(uri):
-        descriptor = open_local(local_path(uri))
+        descriptor = open_local(local_path(uri), stamp)
         try:
             return pread(descriptor, offset, length)
         finally:
             os.close(descriptor)
-    return s3_range(uri, offset, length)[0]
+    return s3_range(uri, offset, length, stamp)[0]
 
 
-def read_bytes(uri: str, max_bytes: int) -> bytes:
-    """A whole file.
+def read_bytes(uri: str, max_bytes: int, stamp: str | None = None) -> bytes:
+    """A whole file; `stamp` as for `read_range`.
 
     Raises:
         OSError: as `read_range`; with `errno.EFBIG` where the file has more than `max_bytes`.
@@ -59,15 +69,15 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
     """
     # The size comes first: `max_bytes` may be more than there is memory.
     if is_local(uri):
-        descriptor = open_local(local_path(uri))
+        descriptor = open_local(local_path(uri), stamp)
         try:
             size = os.fstat(descriptor).st_size
             return pread(descriptor, 0, _within(size, max_bytes))
         finally:
             os.close(descriptor)
-    head, size = s3_range(uri, 0, s3.HEAD_BYTES)
+    head, size = s3_range(uri, 0, s3.HEAD_BYTES, stamp)
     missing = _within(size, max_bytes) - len(head)
-    return head + s3_range(uri, len(head), missing)[0] if missing > 0 else head
+    return head + s3_range(uri, len(head), missing, stamp)[0] if missing > 0 else head
 
 
 def _within(size: int, max_bytes: int) -> int:
@@ -76,11 +86,12 @@ def _within(size: int, max_bytes: int) -> int:
     return size
 
 
-def open_local(path: str) -> int:
+def open_local(path: str, stamp: str | None = None) -> int:
     """A descriptor of a regular local file; never blocks on a pipe or a device.
 
     Raises:
         OSError: it cannot be opened, or is no regular file (`errno.ENODEV`).
+        ImageRejected: it is another one than `stamp` says (`changed`).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -89,10 +100,26 @@ def open_local(path: str) -> int:
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if not stat.S_ISREG(mode):
             raise OSError(errno.ENODEV, "it is a pipe, a socket or a device")
-    except OSError:
+        check_unchanged(descriptor, stamp)
+    except (OSError, ImageRejected):
         os.close(descriptor)
         raise
     return descriptor
+
+
+def stamp_of_status(status: os.stat_result) -> str:
+    """What tells a local file from another one, or a later one, under its name."""
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def check_unchanged(descriptor: int, stamp: str | None) -> None:
+    """Whether an open file is the one that is meant.
+
+    Raises:
+        ImageRejected: it is another one than `stamp` says (`changed`).
+    """
+    if stamp is not None and stamp_of_status(os.fstat(descriptor)) != stamp:
+        raise changed()
 
 
 def pread(descriptor: int, offset: int, length: int) -> bytes:
@@ -109,22 +136,26 @@ def pread(descriptor: int, offset: int, length: int) -> bytes:
     return b"".join(chunks)
 
 
-def size_of(uri: str) -> int:
-    """The size of a file in bytes. Errors as `read_range`; a folder is not a file."""
+def size_and_stamp(uri: str) -> tuple[int, str]:
+    """The size of a file in bytes, and what tells it from another one.
+
+    A stamp is a local file's size and modification time, an object's size and ETag. Errors as
+    `read_range`; a folder is not a file.
+    """
     if is_local(uri):
         status = os.stat(local_path(uri))
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        return status.st_size
+        return status.st_size, stamp_of_status(status)
     if not bucket_and_key(uri)[1]:
         raise IsADirectoryError(errno.EISDIR, "it is a bucket")
-    return s3_range(uri, 0, 1)[1]  # HEAD would not say why it is refused
+    return s3.size_and_stamp(uri)
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file (not a folder) at this URI. Raises what `read_range` raises else."""
     try:
-        size_of(uri)
+        size_and_stamp(uri)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return False
     return True
@@ -142,7 +173,7 @@ def list_names(uri_folder: str) -> list[str]:
         return sorted(name for name in names if not _UNFINISHED.fullmatch(name))
     try:
         for keys, prefixes in s3_pages(uri_folder.rstrip("/") + "/", delimiter="/"):
-            names |= {key for key, _ in keys}  # some stores name a key twice
+            names |= {key for key, *_ in keys}  # some stores name a key twice
             names |= set(prefixes)
     except FileNotFoundError:
         return []
@@ -150,11 +181,11 @@ def list_names(uri_folder: str) -> list[str]:
     return sorted(name[start:] for name in names if len(name) > start)
 
 
-def open_input(uri: str) -> BinaryIO:
+def open_input(uri: str, stamp: str | None = None) -> BinaryIO:
     """A seekable binary file for libraries that want one; remote files are read in blocks."""
     if is_local(uri):
-        return os.fdopen(open_local(local_path(uri)), "rb")
-    return io.BufferedReader(s3.RangedFile(uri), s3.BLOCK_BYTES)
+        return os.fdopen(open_local(local_path(uri), stamp), "rb")
+    return io.BufferedReader(s3.RangedFile(uri, stamp), s3.BLOCK_BYTES)
 
 
 _UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.unfinished")
@@ -184,17 +215,15 @@ def write_new(uri: str, data: bytes) -> bool:
     """
     try:
         if is_local(uri):
-            temporary = f"{uri}.{secrets.token_hex(8)}.unfinished"
-            write_atomic(temporary, data)
-            try:
-                os.link(local_path(temporary), local_path(uri))
-            finally:
-                delete(temporary)
+            with written_aside(uri, data) as temporary:
+                _link(temporary, local_path(uri))
         else:
             s3.Upload(uri).put_new(data)
     except FileExistsError:
         # A request that is repeated because its answer was lost finds its own file.
-        return read_bytes(uri, len(data) + 1) == data
+        with suppress(FileNotFoundError):
+            return read_range(uri, 0, len(data) + 1) == data
+        return False
     return True
 
 
@@ -215,10 +244,7 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
         upload.complete()
         return
     path = local_path(uri)
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    # The middle is cut so that a name at the file system's limit of 255 bytes still fits.
-    temporary = f"{folder}/.{name[:40]}.{secrets.token_hex(8)}.unfinished"
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -229,10 +255,72 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync_folder(path)
+
+
+_NOT_SUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name. Raises FileExistsError where there is a file of that name."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    else:
+        return
+    # A file system without links, as of some network shares: whoever renames holds the folder.
+    folder = os.open(os.path.split(target)[0], os.O_RDONLY)
+    try:
+        lock(folder)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "there is another file already")
+        os.replace(source, target)
+    finally:
+        os.close(folder)
+
+
+def lock(descriptor: int) -> None:
+    """Wait for the lock of a file or a folder, where its file system has locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # it ends with the process
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+
+
+@contextmanager
+def written_aside(uri: str, data: bytes) -> Iterator[str]:
+    """The path of a temporary file that holds `data`, beside a local file that it is to become."""
+    path = local_path(uri)
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+    _sync_folder(path)
+
+
+def _temporary(path: str) -> str:
+    """A name for an unfinished file, which neither `list_names` nor readers of datasets see."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    # The middle is cut so that a name at the file system's limit of 255 bytes still fits.
+    return f"{folder}/.{name[:40]}.{secrets.token_hex(8)}.unfinished"
+
+
+def _sync_folder(path: str) -> None:
+    """Have a file's name survive a power cut too."""
+    descriptor = os.open(os.path.split(path)[0], os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems cannot do this
-            os.fsync(descriptor)  # the name itself survives a power cut
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

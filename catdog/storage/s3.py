@@ -9,6 +9,7 @@ Endpoint, region and credentials come from the standard AWS environment and file
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -16,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from catdog.errors import CatdogError
-from catdog.storage.failures import RangeOutsideError, endless, retried
+from catdog.storage.failures import RangeOutsideError, changed, endless, retried
 from catdog.storage.uris import bucket_and_key
 
 if TYPE_CHECKING:
@@ -29,35 +30,79 @@ BLOCK_BYTES = 4 << 20  # one ranged read of a sequential reader
 HEAD_BYTES = 1 << 20  # read when a file is opened: most result files have no more
 _CONNECTIONS = 64
 PAGE_KEYS = 1000  # names in a page of a listing; S3 gives no more
+_TRIES = 3  # of a request whose answer has another size than the listing
 _EMPTY_PAGES = 1000  # one after the other; behind many deleted objects there are some
 
 
-def s3_range(uri: str, offset: int, length: int) -> tuple[bytes, int]:
+def s3_range(uri: str, offset: int, length: int, stamp: str | None = None) -> tuple[bytes, int]:
     """A byte range of an object, and the size of the whole object. Errors as `read_range`."""
     if length <= 0:
         return b"", 0
-    bucket, key = bucket_and_key(uri)
+    size, etag = _parts_of(stamp)
+    for _ in range(_TRIES):
+        try:
+            data, total, _ = _get(uri, offset, length, etag)
+        except RangeOutsideError:
+            data, total = b"", 0
+        except FileExistsError:  # it has another ETag
+            break
+        if size is None or total == size:
+            return data, total
+    raise changed()
 
-    async def get(fs: Any) -> tuple[bytes, int]:
-        response = await fs._call_s3(
-            "get_object", Bucket=bucket, Key=key, Range=f"bytes={offset}-{offset + length - 1}"
-        )
+
+def size_and_stamp(uri: str) -> tuple[int, str]:
+    """The size of an object and its stamp. Errors as `read_range`."""
+    try:
+        _, total, etag = _get(uri, 0, 1, "")  # HEAD would not say why it is refused
+    except RangeOutsideError:
+        return 0, _stamp(0, "")
+    return total, _stamp(total, etag)
+
+
+def _stamp(size: int, etag: str) -> str:
+    """What tells an object from another one under its key; a weak ETag tells nothing."""
+    return f"{size:x}-{'' if etag.startswith('W/') else etag}"
+
+
+def _parts_of(stamp: str | None) -> tuple[int | None, str]:
+    if stamp is None:
+        return None, ""
+    size, _, etag = stamp.partition("-")
+    return int(size, 16), etag
+
+
+def _get(uri: str, offset: int, length: int, etag: str) -> tuple[bytes, int, str]:
+    """A byte range, the size of the whole object, and its ETag, which is the wanted one if any is.
+
+    Raises:
+        FileExistsError: the object has another ETag.
+        RangeOutsideError: it ends before the range.
+        OSError: as `read_range`.
+    """
+    bucket, key = bucket_and_key(uri)
+    request = {"Range": f"bytes={offset}-{offset + length - 1}"}
+    if etag:
+        request["IfMatch"] = etag
+
+    async def get(fs: Any) -> tuple[bytes, int, str]:
+        response = await fs._call_s3("get_object", Bucket=bucket, Key=key, **request)
         async with response["Body"] as body:
             data = await body.read()
         total = response.get("ContentRange", "").rpartition("/")[2]
-        return data, int(total) if total.isdigit() else len(data)
+        if not total.isdigit():  # an answer with the whole object
+            return data[offset : offset + length], len(data), response.get("ETag", "")
+        if len(data) < min(length, int(total) - offset):
+            raise OSError(errno.EIO, "fewer bytes than it said")  # which is tried again
+        return data[:length], int(total), response.get("ETag", "")
 
-    try:
-        data, total = _request(uri, get)
-    except RangeOutsideError:
-        return b"", 0
-    return data[:length], total
+    return _request(uri, get)
 
 
 def s3_pages(
     uri_prefix: str, *, delimiter: str = "", max_keys: int | None = None
-) -> Iterator[tuple[list[tuple[str, int]], list[str]]]:
-    """Pages of a listing in the server's order: (key, size) of objects, and common prefixes.
+) -> Iterator[tuple[list[tuple[str, int, str]], list[str]]]:
+    """Pages of a listing in the server's order: (key, size, stamp) of objects, common prefixes.
 
     Raises:
         OSError: as `files.read_range`, about the bucket; or the listing does not come to an end.
@@ -79,7 +124,10 @@ def s3_pages(
             return cast("dict[str, Any]", await fs._call_s3("list_objects_v2", **request))
 
         answer = _request(uri_prefix, page)
-        keys = [(item["Key"], item["Size"]) for item in answer.get("Contents", [])]
+        keys = [
+            (item["Key"], item["Size"], _stamp(item["Size"], item.get("ETag", "")))
+            for item in answer.get("Contents", [])
+        ]
         prefixes = [item["Prefix"] for item in answer.get("CommonPrefixes", [])]
         empty = 0 if keys or prefixes else empty + 1
         if before == [keys, prefixes] != [[], []] or empty > _EMPTY_PAGES:
@@ -100,9 +148,9 @@ class RangedFile(io.RawIOBase):
     Who asks for the size gets the beginning in the same answer.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._head, self._size = s3_range(uri, 0, HEAD_BYTES)
+    def __init__(self, uri: str, stamp: str | None = None) -> None:
+        self._uri, self._stamp = uri, stamp
+        self._head, self._size = s3_range(uri, 0, HEAD_BYTES, stamp)
         self._position = 0
 
     def readable(self) -> bool:
@@ -128,7 +176,7 @@ class RangedFile(io.RawIOBase):
         if end <= len(self._head):
             data = self._head[self._position : end]
         else:
-            data = s3_range(self._uri, self._position, length)[0]
+            data = s3_range(self._uri, self._position, length, self._stamp)[0]
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -201,6 +249,10 @@ class Upload(io.RawIOBase):
         """Raises FileExistsError where there is an object."""
         self._call("put_object", Body=data, IfNoneMatch="*")
 
+    def put_over(self, data: bytes, version: str) -> None:
+        """Raises FileExistsError where the object has another version."""
+        self._call("put_object", Body=data, IfMatch=version)
+
     def abort(self) -> None:
         """Leave nothing behind."""
         if self._upload_id is not None:
@@ -211,15 +263,28 @@ class Upload(io.RawIOBase):
         self.close()
 
 
-def delete_object(uri: str) -> None:
-    """Delete an object; nothing happens where there is none."""
+def delete_object(uri: str, version: str | None = None) -> None:
+    """Delete an object, or only that version of it; nothing happens where there is none."""
     bucket, key = bucket_and_key(uri)
+    condition = {} if version is None else {"IfMatch": version}
 
     async def remove(fs: Any) -> None:
-        await fs._call_s3("delete_object", Bucket=bucket, Key=key)
+        await fs._call_s3("delete_object", Bucket=bucket, Key=key, **condition)
 
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, FileExistsError):
         _request(uri, remove)
+
+
+def read_object(uri: str) -> tuple[bytes, str]:
+    """A whole object and its ETag. Errors as `read_range`."""
+    bucket, key = bucket_and_key(uri)
+
+    async def get(fs: Any) -> tuple[bytes, str]:
+        response = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+        async with response["Body"] as body:
+            return await body.read(), response["ETag"]
+
+    return _request(uri, get)
 
 
 _lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -21,11 +22,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from catdog.classification.job import ClassifyConfig, classify
+from catdog.classification import ClassifyConfig, classify
 from catdog.errors import UserInputError
 from catdog.model import folders, inference
 from catdog.pixels import DecodeLimits, decode
-from catdog.results import part_files, plans
+from catdog.results import ledger, part_files, plans
 from tests.jobs import actors, catdog, same_rows, wait_for
 
 pytestmark = pytest.mark.slow
@@ -102,12 +103,17 @@ def test_rerun_of_a_finished_job_does_nothing(mixed_config, mixed_summary):
     assert before == after
 
 
-def test_another_question_is_refused(mixed_config, mixed_summary, drawings, tiny_run, tmp_path):
-    """Other images, another threshold or another model do not mix into finished results."""
-    with pytest.raises(UserInputError, match="another job"):
-        classify(dataclasses.replace(mixed_config, images=(str(drawings),)))
-    with pytest.raises(UserInputError, match="min_probability"):
+def test_another_question_is_refused(mixed_config, mixed_summary, tiny_run, tmp_path):
+    """Another threshold, arithmetic or model does not mix into finished results."""
+    with pytest.raises(UserInputError, match=r"another job \(min_probability was 0.0, is 0.9"):
         classify(dataclasses.replace(mixed_config, min_probability=0.9))
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[mixed_summary.precision]
+    with pytest.raises(
+        UserInputError, match=f"precision was {mixed_summary.precision}, is {other}"
+    ):
+        classify(dataclasses.replace(mixed_config, precision=other))
+    with pytest.raises(UserInputError, match="engine was openvino, is tensorflow"):
+        classify(dataclasses.replace(mixed_config, engine="tensorflow"))
     model = folders.load(tiny_run.model)
     folders.save(
         (tmp_path / "other").as_uri(),
@@ -122,6 +128,121 @@ def test_another_question_is_refused(mixed_config, mixed_summary, drawings, tiny
         classify(dataclasses.replace(mixed_config, model=str(tmp_path / "other")))
     assert other in str(error.value)
     assert model.metadata.fingerprint in str(error.value)
+
+
+def test_what_computes_is_decided_once(mixed_config, mixed_summary, tmp_path):
+    """A job begun in float32 goes on so, whatever `auto` would be now; its answers are of one kind."""
+    config = dataclasses.replace(
+        mixed_config, output=str(tmp_path / "results"), precision="float32", batch_size=1
+    )
+    assert classify(config).precision == "float32"
+    whole = table(config)
+    (tmp_path / "results" / ledger.SUMMARY_FILE).unlink()
+    for part in sorted((tmp_path / "results").glob("part-*"))[1:]:
+        part.unlink()
+    # Where this CPU has bfloat16, `auto` is that.
+    resumed = classify(dataclasses.replace(config, precision="auto"))
+    assert resumed.precision == "float32"
+    assert table(config).equals(whole)
+    question = json.loads((tmp_path / "results" / ledger.RUN_FILE).read_text())["question"]
+    assert (question["precision"], question["device"]) == ("float32", "cpu")
+
+
+def test_results_of_an_earlier_version_are_named(mixed_config, mixed_summary, tmp_path):
+    """A folder whose record does not tell what computed is not gone on with: one line says so."""
+    shutil.copytree(mixed_config.output, tmp_path / "results")
+    record = tmp_path / "results" / ledger.RUN_FILE
+    content = json.loads(record.read_text())
+    for name in ("engine", "precision", "device"):
+        del content["question"][name]
+    record.write_text(json.dumps(content))
+    with pytest.raises(UserInputError, match="earlier version of catdog"):
+        classify(dataclasses.replace(mixed_config, output=str(tmp_path / "results")))
+
+
+def test_of_two_jobs_in_one_new_folder_one_is_refused(mixed, mixed_config, tmp_path, ray_cluster):
+    """Started at the same moment with different questions: one is done, the other exits with 2."""
+    import ray
+
+    output = tmp_path / "results"
+    arguments = ("classify", mixed, "--output", output, "--model", mixed_config.model)
+    cluster = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    drivers = [
+        catdog(*arguments, "--workers", 1, "--min-probability", threshold, environment=cluster)
+        for threshold in ("0", "1")
+    ]
+    errors = [driver.communicate(timeout=240)[1] for driver in drivers]
+    codes = [driver.returncode for driver in drivers]
+    assert sorted(codes) == [0, 2], errors
+    assert "another job (min_probability was" in errors[codes.index(2)].splitlines()[-1]
+    labels = set(pq.read_table(output)["label"].drop_null().to_pylist())
+    assert (labels == {part_files.UNCERTAIN}) == (codes[1] == 0)
+
+
+def test_pictures_that_come_later_are_classified(drawings, mixed_config, mixed_summary, tmp_path):
+    """The same command lists again: what is new is done, what is known is not, gone rows stay."""
+    folder = tmp_path / "images"
+    pictures = sorted(drawings.rglob("*.jpg"))
+    folder.mkdir()
+    for number, picture in enumerate(pictures[:100]):
+        shutil.copy(picture, folder / f"{number:03d}.jpg")
+    config = dataclasses.replace(
+        mixed_config, images=(str(folder),), output=str(tmp_path / "results")
+    )
+    first = classify(config)
+    assert (first.new, first.images_this_run, first.generation) == (100, 100, 1)
+    before = table(config)
+    for number, picture in enumerate(pictures[100:103], 100):
+        shutil.copy(picture, folder / f"{number:03d}.jpg")
+    (folder / "007.jpg").unlink()
+    assert classify(dataclasses.replace(config, no_new=True)).already_complete
+    grown = classify(config)
+    assert (grown.planned, grown.new, grown.gone, grown.images_this_run) == (103, 3, 1, 3)
+    assert table(config).slice(0, 100).equals(before)
+    assert table(config)["uri"].to_pylist()[100:] == [
+        f"file://{folder}/{number}.jpg" for number in (100, 101, 102)
+    ]
+    again = classify(config)
+    assert again.already_complete
+    assert (again.images_this_run, again.new, again.gone) == (0, 0, 1)
+    dropped = classify(dataclasses.replace(config, drop_gone=True))
+    assert (dropped.planned, dropped.images_this_run) == (102, 0)
+    assert f"file://{folder}/007.jpg" not in table(config)["uri"].to_pylist()
+    assert table(config).num_rows == 102
+    assert [each["new"] for each in dropped.generations] == [100, 3, 0]
+    # One folder more is growth, too.
+    other = classify(dataclasses.replace(config, images=(str(folder), str(pictures[110]))))
+    assert (other.planned, other.new) == (103, 1)
+
+
+def test_a_folder_is_watched(drawings, mixed_config, tmp_path, ray_cluster):
+    """`--watch` classifies what comes, outlives an empty folder, and SIGTERM ends it well."""
+    import ray
+
+    folder, output = tmp_path / "images", tmp_path / "results"
+    folder.mkdir()
+    pictures = sorted(drawings.rglob("*.jpg"))
+    shutil.copy(pictures[0], folder / "0.jpg")
+    arguments = ("classify", folder, "--output", output, "--model", mixed_config.model)
+    cluster = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    watch = catdog(*arguments, "--watch", "0.2", "--no-report", "--json", environment=cluster)
+
+    def planned():
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return json.loads((output / ledger.SUMMARY_FILE).read_text())["planned"]
+        return 0
+
+    wait_for(lambda: planned() == 1, 120)
+    (folder / "0.jpg").unlink()
+    time.sleep(1)
+    shutil.copy(pictures[1], folder / "1.jpg")
+    wait_for(lambda: planned() == 2, 120)
+    watch.send_signal(signal.SIGTERM)
+    told, errors = watch.communicate(timeout=60)
+    assert watch.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert {json.loads(line)["planned"] for line in told.splitlines()} == {1, 2}
+    assert pq.read_table(output).num_rows == 2
 
 
 def test_rejected_images_are_tried_again_on_request(mixed, mixed_config, mixed_summary, tmp_path):
@@ -149,7 +270,7 @@ def test_lost_shard_is_done_again_and_only_that(mixed_config, mixed_summary, tmp
     """A resumed job does what is missing: other part files stay as they are."""
     shutil.copytree(mixed_config.output, tmp_path / "results")
     config = dataclasses.replace(mixed_config, output=str(tmp_path / "results"))
-    (tmp_path / "results" / part_files.SUMMARY_FILE).unlink()
+    (tmp_path / "results" / ledger.SUMMARY_FILE).unlink()
     parts = sorted((tmp_path / "results").glob("part-*"))
     kept = {path.name: path.stat().st_mtime_ns for path in parts[1:]}
     lost = pq.read_metadata(parts[0]).num_rows
@@ -170,22 +291,6 @@ def test_two_drivers_at_once_do_no_harm(mixed, mixed_config, mixed_summary, tmp_
         assert driver.returncode == 0, errors
     ours = dataclasses.replace(mixed_config, output=str(tmp_path / "results"))
     same_rows(table(ours), table(mixed_config))
-
-
-def test_changed_archive_is_refused(mixed_config, drawings, tmp_path, ray_cluster):
-    """The plan holds byte ranges: an archive of another size is another input."""
-    archive = tmp_path / "a.tar"
-    with tarfile.open(archive, "w") as tar:
-        tar.add(drawings / "cat" / "cat.0.jpg", "cat/cat.0.jpg")
-    config = dataclasses.replace(
-        mixed_config, images=(str(archive),), output=str(tmp_path / "results")
-    )
-    assert classify(config).classified == 1
-    with tarfile.open(archive, "a") as tar:
-        tar.add(drawings / "dog" / "dog.0.jpg", "dog/dog.0.jpg")
-        tar.add(drawings / "dog" / "dog.1.jpg", "dog/dog.1.jpg")
-    with pytest.raises(UserInputError, match=r"another job \(images was .*bytes"):
-        classify(config)
 
 
 def test_killed_worker_costs_nothing(mixed_config, mixed_summary, tmp_path):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog import storage
-from catdog.classification.job import ClassifyConfig, classify
+from catdog.classification import ClassifyConfig, classify
 from catdog.results import part_files, plans
 from tests.jobs import catdog, wait_for
 
@@ -167,7 +167,9 @@ def test_throttling_costs_time_only(job, local, caplog):
 def throttles(job: Job, caplog: pytest.LogCaptureFixture) -> bool:
     """Whether some of many requests at once had to be repeated."""
     with caplog.at_level(logging.DEBUG, "catdog.storage.failures"), ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: storage.size_of(f"{job.folder}/images/empty.jpg"), range(32)))
+        list(
+            pool.map(lambda _: storage.size_and_stamp(f"{job.folder}/images/empty.jpg"), range(32))
+        )
     return "throttled" in caplog.text
 
 

@@ -383,7 +383,7 @@ def test_limits_on_bytes(tmp_path):
 
 
 def test_files_that_change_after_planning(tmp_path):
-    """Gone, replaced by a folder, grown or emptied: each costs its own row only."""
+    """Gone, replaced by a folder, grown or emptied: each costs its own row only, and is told."""
     make(tmp_path, *(f"{i}.jpg" for i in range(5)))
     table = planned(tmp_path)
     (tmp_path / "0.jpg").unlink()
@@ -395,8 +395,8 @@ def test_files_that_change_after_planning(tmp_path):
     assert [getattr(r, "code", len(r) if isinstance(r, bytes) else 0) for r in read] == [
         ErrorCode.MISSING,
         ErrorCode.UNREADABLE,
-        5 << 20,
-        ErrorCode.EMPTY,
+        ErrorCode.CHANGED,
+        ErrorCode.CHANGED,
         5,
     ]
 

@@ -33,7 +33,8 @@ from catdog.reporting import page as report
 from catdog.reporting.candidates import CANDIDATE, Best
 from catdog.reporting.counting import Timing
 from catdog.reporting.throughput import throughput
-from catdog.results import part_files, plans
+from catdog.results import ledger, part_files
+from tests.ledgers import write_json, write_part, write_plan
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 import pictures
@@ -59,7 +60,7 @@ def jpeg(width=40, height=30, colour=(200, 120, 40)):
 def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
     """A finished results folder, made by the modules that jobs use; only the scores are given."""
     limits = SourceLimits()
-    plan = plans.write(output, sources.list_images(inputs, limits))
+    plan = write_plan(output, sources.list_images(inputs, limits), named=inputs)
     square = Preprocessing(height=8, width=8, resize="stretch")
     for shard in range(plan.shards):
         entries = plan.read_shard(shard)
@@ -81,11 +82,11 @@ def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
             min_probability=min_probability,
             model="f" * 64,
         )
-        part_files.write_part(plan, shard, rows, labels)
-    counts = part_files.total(part_files.count_parts(plan).values())
-    question = {"images": list(inputs), "model": "f" * 64, "min_probability": min_probability}
+        write_part(plan, shard, rows, labels)
+    counts = part_files.survey(plan).counts
+    question = {"model": "f" * 64, "min_probability": min_probability}
     run = {"catdog": "1.2.3", "question": question, "config": {"model": None}}
-    part_files.write_json(output, part_files.RUN_FILE, run | {"started_at": "2026-01-02T03:04:05Z"})
+    write_json(plan, ledger.RUN_FILE, run | {"started_at": "2026-01-02T03:04:05Z"})
     summary = {
         "planned": plan.images,
         "classified": sum(counts.labels.values()),
@@ -94,7 +95,7 @@ def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
         "stages_s": {"read": 1.0, "decode": 2.0, "predict": 3.0, "write": 0.5},
         "precision": "float32",
     }
-    part_files.write_json(output, part_files.SUMMARY_FILE, summary)
+    write_json(plan, ledger.SUMMARY_FILE, summary)
     return plan
 
 
@@ -617,7 +618,7 @@ def test_unfinished_job_is_shown_as_far_as_it_went(tmp_path):
     parts = sorted(output.glob("part-*"))
     parts[0].unlink()
     parts[1].write_bytes(parts[1].read_bytes()[:-9])
-    (output / part_files.SUMMARY_FILE).unlink()
+    (output / ledger.SUMMARY_FILE).unlink()
     summary = report.write(ReportConfig(results=str(output), thumbnails=0))
     assert summary.images == sum(plan.shard_images[2:])
     assert "This job is not finished" in (output / report.REPORT_FILE).read_text()
@@ -717,9 +718,9 @@ def test_memory_and_page_do_not_grow_with_the_rows(tmp_path):
     for shards in (1, 64):
         folder = tmp_path / str(shards)
         batches = (entries(labels, first) for first in range(0, shards * 2048, 2048))
-        plan = plans.write(folder.as_uri(), batches)
-        run = {"question": {"images": [], "model": "f" * 64}, "config": {"model": None}}
-        part_files.write_json(plan.output, part_files.RUN_FILE, run)
+        plan = write_plan(folder.as_uri(), batches)
+        run = {"question": {"model": "f" * 64}, "config": {"model": None}}
+        write_json(plan, ledger.RUN_FILE, run)
         for shard, count in enumerate(plan.shard_images):
             rows = part_files.build_rows(
                 plan.read_shard(shard)["uri"],
@@ -729,7 +730,7 @@ def test_memory_and_page_do_not_grow_with_the_rows(tmp_path):
                 min_probability=0.0,
                 model="f" * 64,
             )
-            part_files.write_part(plan, shard, rows, LABELS)
+            write_part(plan, shard, rows, LABELS)
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "1"), str(tmp_path / "64")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     few, many = ([int(number) for number in line.split()] for line in done.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""The part files as their own ledger, without Ray."""
+"""The plan and the part files as their own ledger, without Ray."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from catdog import inputs as sources
-from catdog import storage
-from catdog.errors import CatdogError
+from catdog.errors import CatdogError, UserInputError
+from catdog.inputs import PLAN_SCHEMA, Skips
 from catdog.pixels import OUTCOME_SCHEMA
-from catdog.results import part_files, plans
+from catdog.results import Folder, buckets, drafts, ledger, part_files, plans
+from tests.ledgers import write_json, write_part, write_plan
 
 LABELS = ("cat", "dog")
+MODEL = "f" * 64
 
 
 def entries(count: int, start: int = 0) -> pa.RecordBatch:
@@ -27,15 +28,15 @@ def entries(count: int, start: int = 0) -> pa.RecordBatch:
         {"uri": f"file:///x/{number}.jpg", "name": f"{number}.jpg", "codec": "file"}
         for number in range(start, start + count)
     ]
-    return pa.RecordBatch.from_pylist(rows, sources.PLAN_SCHEMA)
+    return pa.RecordBatch.from_pylist(rows, PLAN_SCHEMA)
 
 
 @pytest.fixture
 def plan(tmp_path):
-    return plans.write(tmp_path.as_uri(), [entries(50), entries(50, 50)])
+    return write_plan(tmp_path.as_uri(), [entries(50), entries(50, 50)])
 
 
-def rows_of(plan, shard, rejected=(), scores=None):
+def rows_of(plan, shard, rejected=(), scores=None, model=MODEL):
     table = plan.read_shard(shard)
     count = table.num_rows
     outcome = pa.Table.from_pylist(
@@ -50,7 +51,7 @@ def rows_of(plan, shard, rejected=(), scores=None):
     if scores is None:
         scores = np.tile(np.array([[0.25, 0.75]], np.float32), (count, 1))
     return part_files.build_rows(
-        table["uri"], outcome, scores, labels=LABELS, min_probability=0.0, model="f" * 64
+        table["uri"], outcome, scores, labels=LABELS, min_probability=0.0, model=model
     )
 
 
@@ -58,9 +59,7 @@ def rows_of(plan, shard, rejected=(), scores=None):
 def test_plan_keeps_every_entry_once_in_order(tmp_path, images):
     """Shards hold all entries in the order of listing, and none has more than 2,048."""
     batches = (entries(min(10_000, images - at), at) for at in range(0, images, 10_000))
-    written = plans.write(tmp_path.as_uri(), batches)
-    plan = plans.read(tmp_path.as_uri())
-    assert plan == written
+    plan = write_plan(tmp_path.as_uri(), batches)
     assert plan.images == sum(plan.shard_images) == images
     assert max(plan.shard_images) <= 2048
     uris = [
@@ -77,25 +76,68 @@ def test_plan_without_its_index_is_no_plan(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        plans.write(tmp_path.as_uri(), broken())
+        drafts.draft(Folder(tmp_path.as_uri()), broken())
     assert plans.read(tmp_path.as_uri()) is None
 
 
-def test_identical_listing_has_identical_plan(tmp_path):
-    """Two planners of the same listing agree on the names of all result files."""
-    one = plans.write((tmp_path / "a").as_uri(), [entries(40)])
-    two = plans.write((tmp_path / "b").as_uri(), [entries(40)])
-    other = plans.write((tmp_path / "c").as_uri(), [entries(41)])
-    assert one.identifier == two.identifier != other.identifier
+def test_the_identifier_is_of_values(tmp_path):
+    """The same entries have the same identifier in any chunks, other entries another one."""
+
+    def identifier(*batches):
+        draft = drafts.draft(Folder((tmp_path / "results").as_uri()), batches)
+        draft.discard()
+        return draft.generation.identifier
+
+    whole = entries(1000)
+    chunked = [
+        [whole],
+        [entries(10), entries(990, 10)],
+        [whole.slice(0, 333), whole.slice(333, 1), whole.slice(334)],
+        [pa.RecordBatch.from_pylist(whole.to_pylist()[at : at + 100], PLAN_SCHEMA) for at in range(0, 1000, 100)],
+    ]  # fmt: skip
+    assert len({identifier(*batches) for batches in chunked}) == 1
+    halves = [whole.slice(0, 500), whole.slice(500)]
+    assert len({identifier(half) for half in [*halves, whole, whole.slice(1)]}) == 4
+    shifted = whole.to_pylist()
+    shifted[7] |= {"offset": 512, "container": "file:///x.tar", "codec": "tar"}
+    assert identifier(pa.RecordBatch.from_pylist(shifted, PLAN_SCHEMA)) != identifier(whole)
 
 
-def test_second_planner_takes_the_plan_of_the_first(tmp_path):
-    """Two drivers that plan at once work on one plan; other images are refused."""
-    first = plans.write(tmp_path.as_uri(), [entries(40)])
-    assert plans.write(tmp_path.as_uri(), [entries(40)]) == first
-    with pytest.raises(CatdogError, match="other images"):
-        plans.write(tmp_path.as_uri(), [entries(41)])
-    assert plans.read(tmp_path.as_uri()).read_shard(0)["uri"].to_pylist()[0] == "file:///x/0.jpg"
+@pytest.mark.parametrize("memory_bytes", [100, 1 << 25])
+def test_each_image_is_planned_once(tmp_path, monkeypatch, memory_bytes):
+    """What a listing names again is left out where it comes later, and counted; no file stays."""
+    monkeypatch.setattr(buckets, "_MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr(buckets, "RANGE", 100)
+    skips = Skips()
+    batches = [entries(500), entries(300, 400), entries(3), entries(2, 900), entries(1, 900)]
+    draft = drafts.draft(Folder(tmp_path.as_uri()), batches, skips=skips)
+    assert draft.commit("a job")
+    plan = plans.read(tmp_path.as_uri())
+    uris = [
+        uri for shard in range(plan.shards) for uri in plan.read_shard(shard)["uri"].to_pylist()
+    ]
+    assert uris == [f"file:///x/{number}.jpg" for number in [*range(700), 900, 901]]
+    assert skips.counts() == {"named more than once": 104}
+    assert len(list((tmp_path / "_plan").iterdir())) == 2
+
+
+def test_of_two_planners_one_wins(tmp_path):
+    """Two drivers that plan at once work on one plan; the other one's files are gone."""
+    folder = Folder(tmp_path.as_uri())
+    one, two = drafts.draft(folder, [entries(40)]), drafts.draft(folder, [entries(41)])
+    assert two.commit("a job")
+    assert not one.commit("a job")
+    assert plans.read(folder).images == 41
+    assert plans.read(folder).read_shard(0)["uri"].to_pylist()[40] == "file:///x/40.jpg"
+    assert len(list((tmp_path / "_plan").iterdir())) == 2
+
+
+def test_a_plan_of_an_earlier_version_is_named(tmp_path):
+    """Its results are not gone on with, and not taken for somebody's files."""
+    (tmp_path / "_plan").mkdir()
+    (tmp_path / "_plan" / "plan.json").write_text("{}")
+    with pytest.raises(UserInputError, match="earlier version"):
+        plans.read(tmp_path.as_uri())
 
 
 def stream(count: int, name: str) -> pa.RecordBatch:
@@ -103,17 +145,17 @@ def stream(count: int, name: str) -> pa.RecordBatch:
         {"uri": f"tar://{n}::{name}", "name": str(n), "container": name, "codec": "tar.gz"}
         for n in range(count)
     ]
-    return pa.RecordBatch.from_pylist(rows, sources.PLAN_SCHEMA)
+    return pa.RecordBatch.from_pylist(rows, PLAN_SCHEMA)
 
 
 def test_neighbours_in_a_stream_are_one_workers(tmp_path):
     """A stream is passed through by few workers, but by as many as there is work for."""
     batches = [entries(130), stream(1024, "file:///a.tar.gz"), stream(64, "file:///b.tar.gz")]
-    plans.write(tmp_path.as_uri(), [*batches, stream(30, "file:///c.tar.gz"), entries(80, 130)])
-    plan = plans.read(tmp_path.as_uri())
+    batches += [stream(30, "file:///c.tar.gz"), entries(80, 130)]
+    plan = write_plan(tmp_path.as_uri(), batches)
     # Of the shards of 64, the third begins before the first stream; two streams begin in one each.
     assert plan.shard_images[:20] == (64,) * 20
-    assert plan.streams == ((3, 16),)
+    assert plan.generations[0].streams == ((3, 16),)
     todo = list(range(plan.shards))
     tasks = plan.tasks(todo, workers=1)
     assert [shard for task in tasks for shard in task] == todo
@@ -128,8 +170,8 @@ def test_neighbours_in_a_stream_are_one_workers(tmp_path):
 
 def test_rows_have_the_contracts_columns(plan, tmp_path):
     """Rejected rows carry a reason and no label; classified ones the label of the best score."""
-    part_files.write_part(plan, 0, rows_of(plan, 0, rejected={1}), LABELS)
-    table = pq.read_table(tmp_path / part_files.part_name(plan.identifier, 0))
+    write_part(plan, 0, rows_of(plan, 0, rejected={1}), LABELS)
+    table = pq.read_table(tmp_path / plan.part_name(0))
     assert table.schema.equals(part_files.SCHEMA)
     assert part_files.labels_of(table.schema) == LABELS
     good, bad = table.slice(0, 1).to_pylist()[0], table.slice(1, 1).to_pylist()[0]
@@ -153,55 +195,180 @@ def test_label_below_the_wanted_probability_is_uncertain(plan):
 def test_the_folder_is_one_dataset(plan, tmp_path):
     """Readers that take the folder see the rows and nothing of the bookkeeping."""
     for shard in range(plan.shards):
-        part_files.write_part(plan, shard, rows_of(plan, shard), LABELS)
-    part_files.write_json(plan.output, part_files.RUN_FILE, {"a": 1})
+        write_part(plan, shard, rows_of(plan, shard), LABELS)
+    write_json(plan, ledger.RUN_FILE, {"a": 1})
     assert pa.dataset.dataset(tmp_path).count_rows() == 100
     assert pq.read_table(tmp_path).num_rows == 100
 
 
+def done(plan, model=None):
+    return np.flatnonzero(part_files.survey(plan, model).done).tolist()
+
+
 def test_a_torn_file_was_never_written(plan, tmp_path):
-    """A file cut off anywhere, or with too few rows, does not count as done."""
+    """A file cut off anywhere, or of another table, does not count as done, and is written again."""
     for shard in range(plan.shards):
-        part_files.write_part(plan, shard, rows_of(plan, shard), LABELS)
-    victim = tmp_path / part_files.part_name(plan.identifier, 1)
+        assert write_part(plan, shard, rows_of(plan, shard), LABELS)
+    victim = tmp_path / plan.part_name(1)
     whole = victim.read_bytes()
     for content in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1]):
         victim.write_bytes(content)
-        assert set(part_files.count_parts(plan)) == set(range(plan.shards)) - {1}
+        assert done(plan) == [0]
     pq.write_table(rows_of(plan, 1).slice(1), victim)
-    assert 1 not in part_files.count_parts(plan)
-    part_files.write_part(plan, 1, rows_of(plan, 1), LABELS)
-    assert part_files.total(part_files.count_parts(plan).values()).images == 100
+    assert done(plan) == [0]
+    assert write_part(plan, 1, rows_of(plan, 1), LABELS)
+    assert part_files.survey(plan).counts.images == 100
 
 
 def test_a_shard_takes_exactly_its_rows(plan):
-    """A worker that lost or doubled a row cannot write its shard."""
+    """A worker that lost, doubled or exchanged a row cannot write its shard."""
+    rows = rows_of(plan, 0)
     with pytest.raises(CatdogError, match="rows for"):
-        part_files.write_part(plan, 0, rows_of(plan, 0).slice(1), LABELS)
+        write_part(plan, 0, rows.slice(1), LABELS)
+    doubled = rows.take([0, *range(rows.num_rows - 1)])
+    with pytest.raises(CatdogError, match="other images"):
+        write_part(plan, 0, doubled, LABELS)
+
+
+def test_a_file_counts_by_the_images_it_holds(plan, tmp_path):
+    """A file with the right name, number of rows and stamp, but another image's row, is not done."""
+    write_part(plan, 0, rows_of(plan, 0), LABELS)
+    path = tmp_path / plan.part_name(0)
+    table = pq.read_table(path)
+    part = part_files.look(plan, 0)
+    doubled = table.take([0, *range(table.num_rows - 1)])
+    stamp = json.loads(table.schema.metadata[b"catdog"]) | {
+        "uris": part_files.digest(doubled, ["uri"])
+    }
+    metadata = table.schema.metadata | {b"catdog": json.dumps(stamp).encode()}
+    assert part.fault(plan, 0) is None
+    pq.write_table(doubled.replace_schema_metadata(metadata), path)
+    found = part_files.survey(plan)
+    assert not found.done[0]
+    assert "other images" in found.faults[0]
+
+
+def test_rows_of_another_model_are_seen(plan):
+    """The footers' statistics show it: such a file is not done, and is named."""
+    write_part(plan, 0, rows_of(plan, 0, model="0" * 64), LABELS)
+    write_part(plan, 1, rows_of(plan, 1), LABELS)
+    assert done(plan, MODEL) == [1]
+    assert "another model" in part_files.survey(plan, MODEL).faults[0]
 
 
 def test_files_of_another_plan_are_seen(plan, tmp_path):
     """Part files that this plan does not name would double rows for a reader: they are reported."""
-    part_files.write_part(plan, 0, rows_of(plan, 0), LABELS)
-    assert part_files.foreign_parts(plan, storage.list_names(plan.output)) == []
+    write_part(plan, 0, rows_of(plan, 0), LABELS)
+    assert part_files.survey(plan).strangers == []
     (tmp_path / "part-0000000-0123456789ab.parquet").write_bytes(b"")
-    strangers = part_files.foreign_parts(plan, storage.list_names(plan.output))
-    assert strangers == ["part-0000000-0123456789ab.parquet"]
+    assert part_files.survey(plan).strangers == ["part-0000000-0123456789ab.parquet"]
 
 
-def test_replaced_rows_keep_their_places(plan):
+def test_part_names_are_of_one_job(tmp_path):
+    """Of two jobs with the same images neither can take the other's files for its own."""
+    both = [drafts.draft(Folder((tmp_path / each).as_uri()), [entries(9)]) for each in "ab"]
+    assert both[0].commit("a model")
+    assert both[1].commit("another model")
+    names = {plans.read(draft.folder).part_name(0) for draft in both}
+    assert len(names) == 2
+
+
+def test_who_comes_first_has_the_folder(tmp_path):
+    """The record is created, never written over: the second job learns whose folder it is."""
+    folder = Folder(tmp_path.as_uri())
+    ours, theirs = {"model": "a"}, {"model": "b"}
+    assert ledger.begin(folder, ours, {}) == ours
+    assert ledger.begin(folder, theirs, {}) == ours
+    assert ledger.read_question(folder) == ours
+
+
+def retried(plan, rejected):
+    """The plan with a generation in which these images of shard 0 are to be tried again."""
+    entries_of = plan.read_shard(0)
+    marks = pa.array([number in rejected for number in range(entries_of.num_rows)])
+    again = entries_of.set_column(
+        entries_of.schema.get_field_index("fresh"), plans.ENTRIES_SCHEMA.field("fresh"), marks
+    )
+    draft = drafts.draft(plan.folder, [], before=plan, revised=[(0, again)])
+    assert draft.commit(plan.job)
+    return plans.read(plan.folder)
+
+
+def test_replaced_rows_keep_their_places(plan, tmp_path):
     """Trying rejected images again changes their rows and no other."""
-    before = rows_of(plan, 0, rejected={0, 5, 7})
-    again = before["error"].is_valid()
+    for shard in range(plan.shards):
+        write_part(plan, shard, rows_of(plan, shard, rejected={0, 5, 7}), LABELS)
+    before = part_files.read_part(plan, 0)
+    plan = retried(plan, {0, 5, 7})
+    assert done(plan) == [1]
+    work = part_files.begin(plan, 0, present=True)
+    assert work.entries["uri"].to_pylist() == [f"file:///x/{number}.jpg" for number in (0, 5, 7)]
     new = rows_of(plan, 0).take([0, 5, 7])
-    after = part_files.replace_rows(before, again, new)
-    assert after["uri"].to_pylist() == before["uri"].to_pylist()
+    part, ours = part_files.finish(work, new, labels=LABELS, run="a")
+    assert (part.revision, part.fresh, ours) == (2, 3, True)
+    after = part_files.read_part(plan, 0)
+    assert after["uri"].equals(before["uri"])
     assert after["error"].null_count == after.num_rows
+    assert pa.dataset.dataset(tmp_path).count_rows() == 100
+    assert done(plan) == [0, 1]
+
+
+def test_who_read_an_older_file_does_not_write(plan):
+    """Two workers have the same shard to try again: each image has one row, whoever is second."""
+    for shard in range(plan.shards):
+        write_part(plan, shard, rows_of(plan, shard, rejected={1, 5}), LABELS)
+    plan = retried(plan, {1, 5})
+    slow, fast = (part_files.begin(plan, 0, present=True) for _ in range(2))
+    rows = rows_of(plan, 0).take([1, 5])
+    assert part_files.finish(fast, rows, labels=LABELS, run="fast")[1]
+    part, ours = part_files.finish(slow, rows, labels=LABELS, run="slow")
+    assert (ours, part.run) == (False, "fast")
+    uris = part_files.read_part(plan, 0)["uri"].to_pylist()
+    assert uris == [f"file:///x/{number}.jpg" for number in range(len(uris))]
+    assert part_files.begin(plan, 0, present=True) is None
+
+
+def test_who_is_late_changes_nothing(plan):
+    """A worker of the first generation, lost and found again, cannot bring its rows back."""
+    late = part_files.begin(plan, 0, present=False)
+    for shard in range(plan.shards):
+        write_part(plan, shard, rows_of(plan, shard, rejected={1}), LABELS)
+    again = retried(plan, {1})
+    work = part_files.begin(again, 0, present=True)
+    part_files.finish(work, rows_of(again, 0).take([1]), labels=LABELS, run="a")
+    _, ours = part_files.finish(late, rows_of(plan, 0, rejected={1}), labels=LABELS, run="late")
+    assert not ours
+    assert part_files.look(again, 0).revision == 2
+
+
+def test_a_lost_file_is_done_again_whole(plan, tmp_path):
+    """Where the rows that were to stay are gone, their images are classified again."""
+    for shard in range(plan.shards):
+        write_part(plan, shard, rows_of(plan, shard, rejected={1}), LABELS)
+    plan = retried(plan, {1})
+    (tmp_path / plan.part_name(0)).unlink()
+    work = part_files.begin(plan, 0, present=False)
+    assert work.entries.num_rows == plan.shard_images[0]
+    assert write_part(plan, 0, rows_of(plan, 0), LABELS)
+    assert done(plan) == [0, 1]
+
+
+def test_a_summary_is_of_the_latest_generation(plan):
+    """It is taken away when a next generation is, and an earlier one does not come back."""
+    ledger.publish(plan, {"planned": 100})
+    assert ledger.read_summary(plan)["planned"] == 100
+    later = retried(plan, {0})
+    assert ledger.read_summary(later) is None
+    ledger.publish(plan, {"planned": 100})  # by a driver that was late
+    assert plan.folder.read(ledger.SUMMARY_FILE) is None
+    ledger.publish(later, {"planned": 100})
+    ledger.publish(plan, {"planned": 1})
+    assert ledger.read_summary(later)["planned"] == 100
 
 
 def test_json_is_readable_whatever_the_names(tmp_path):
     """Records survive names that no encoding likes."""
-    part_files.write_json(tmp_path.as_uri(), "_run.json", {"name": "a\udcffb é"})
+    ledger.begin(Folder(tmp_path.as_uri()), {}, {"name": "a\udcffb é"})
     assert json.loads((tmp_path / "_run.json").read_text())["name"].startswith("a")
 
 
@@ -209,15 +376,18 @@ PLANNING = """
 import sys
 from pathlib import Path
 from catdog import inputs as sources
-from catdog.results import plans
-plan = plans.write(sys.argv[2], sources.list_images([sys.argv[1]], sources.SourceLimits()))
-print(plan.images, Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+from catdog.results import Folder, drafts
+draft = drafts.draft(
+    Folder(sys.argv[2]),
+    sources.list_images([sys.argv[1]], sources.SourceLimits(), once=False),
+)
+print(sum(draft.generation.images), Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is read from /proc")
 def test_planning_takes_flat_memory(tmp_path):
-    """Nothing of an image stays in the driver but the 8 bytes that find it again (docs/scale.md)."""
+    """Nothing of an image stays in the driver's memory (docs/scale.md)."""
     peaks = {}
     for images in (50_000, 450_000):
         uris = [f"s3://crawl/{number // 1000:06d}/{number:010d}.jpg" for number in range(images)]

@@ -72,7 +72,7 @@ def test_ranges_and_whole_files(tmp_path):
     with pytest.raises(OSError, match="more than 9 bytes") as caught:
         storage.read_bytes(uri, 9)
     assert caught.value.errno == errno.EFBIG
-    assert storage.size_of(uri) == 10
+    assert storage.size_and_stamp(uri)[0] == 10
     with storage.open_input(uri) as file:
         file.seek(-1, os.SEEK_END)
         assert file.read() == b"9"
@@ -181,3 +181,18 @@ def test_of_many_writers_of_a_new_file_one_succeeds(where, tmp_path, request):
     assert storage.read_bytes(uri, 100) == b"writer %d" % won.index(True)
     assert storage.write_new(uri, b"writer %d" % won.index(True))  # a repeated request
     assert storage.list_names(folder) == ["plan.json"]
+
+
+def test_create_where_there_are_no_links(tmp_path, monkeypatch):
+    """On a file system that refuses hard links a file is created all the same, once."""
+
+    def refuses(*_):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuses)
+    uri = (tmp_path / "x").as_uri()
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: storage.write_new(uri, bytes([n])), range(32)))
+    assert sum(won) == 1
+    assert (tmp_path / "x").read_bytes() == bytes([won.index(True)])
+    assert storage.list_names(tmp_path.as_uri()) == ["x"]

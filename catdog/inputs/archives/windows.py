@@ -52,11 +52,13 @@ class Bytes(Protocol):
 class FileBytes:
     """A file by offset. A remote one is read through a window, ahead of a forward reader.
 
+    Its stamp is checked when it is opened, and by each request to a store.
+
     The window is small for a reader that jumps from header to header of large members, and grows
     (with the next one fetched in the background) for a reader that goes from byte to byte.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, stamp: str | None = None) -> None:
         self._uri = uri
         self._descriptor = -1
         self._pool: ThreadPoolExecutor | None = None
@@ -65,10 +67,13 @@ class FileBytes:
         self._window = b""
         self._window_bytes = _SMALL_WINDOW_BYTES
         if storage.is_local(uri):
-            self._descriptor = storage.open_local(storage.local_path(uri))
-            self.size = os.fstat(self._descriptor).st_size
+            self._descriptor = storage.open_local(storage.local_path(uri), stamp)
+            status = os.fstat(self._descriptor)
+            self.size, self.stamp = status.st_size, storage.stamp_of_status(status)
         else:
-            self.size = storage.size_of(uri)
+            self.size, self.stamp = storage.size_and_stamp(uri)
+            if stamp is not None:
+                self.stamp = stamp  # and each request asks for that
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +94,11 @@ class FileBytes:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._ahead = None
+
+    def check_unchanged(self) -> None:
+        """Whether the file is what it was. Raises ImageRejected; of a remote one, reading does."""
+        if self._descriptor >= 0:
+            storage.check_unchanged(self._descriptor, self.stamp)
 
     def reaches(self, offset: int) -> bool:
         """Whether the file has this many bytes."""
@@ -126,7 +136,7 @@ class FileBytes:
         have = self._start + len(self._window)
         if have < end:
             wanted = min(max(end, self._start + self._window_bytes), self.size)
-            fetched = storage.read_range(self._uri, have, wanted - have)
+            fetched = storage.read_range(self._uri, have, wanted - have, self.stamp)
             self._window += fetched
             have += len(fetched)
             if have < min(end, self.size):
@@ -135,7 +145,7 @@ class FileBytes:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="catdog-ahead")
             length = min(self._window_bytes, self.size - have)
-            fetching = self._pool.submit(storage.read_range, self._uri, have, length)
+            fetching = self._pool.submit(storage.read_range, self._uri, have, length, self.stamp)
             self._ahead = (have, have + length, fetching)
 
 

@@ -1,0 +1,190 @@
+"""The Ray Data job that has shards done, with new workers where one of the last ones hangs."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from catdog.classification import actors
+from catdog.classification.telling import Told
+from catdog.results import part_files
+from catdog.runtime import nodes, ray_quirks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from catdog.classification.config import ClassifyConfig
+    from catdog.classification.telling import Assignment
+    from catdog.model import folders
+    from catdog.observer import Observer
+    from catdog.results import Survey
+
+_TRIES = 3  # each with new workers, where one of the last ones hangs
+
+
+@dataclass
+class Tally:
+    """What this run's workers told."""
+
+    images: int = 0
+    bytes_read: int = 0
+    stages_s: Counter[str] = field(default_factory=Counter)
+    first_start: float = math.inf
+    first_image: float = math.inf
+    last_end: float = 0.0
+
+    def add(self, told: Told) -> None:
+        """Count a finished shard."""
+        self.images += told.images
+        self.bytes_read += told.bytes_read
+        for stage in ("read", "decode", "predict", "write"):
+            self.stages_s[stage] += getattr(told, f"{stage}_s")
+        self.first_start = min(self.first_start, told.started_at)
+        self.first_image = min(self.first_image, told.first_at)
+        self.last_end = max(self.last_end, told.ended_at)
+
+    @property
+    def images_per_s(self) -> float:
+        """From the first shard's start to the last one's end: the workers' start-up is not in."""
+        return self.images / max(self.last_end - self.first_start, 1e-3) if self.images else 0.0
+
+
+def run(
+    assignment: Assignment,
+    config: ClassifyConfig,
+    model: folders.Model,
+    found: Survey,
+    todo: Sequence[int],
+    observer: Observer,
+    tally: Tally,
+) -> None:
+    """Have shards done; Ray is connected.
+
+    Args:
+        assignment: what workers do with each shard.
+        config: of the job.
+        model: loaded.
+        found: what the folder holds.
+        todo: numbers of the shards.
+        observer: sees how far it is.
+        tally: counts what the workers tell.
+
+    Raises:
+        CatdogError: the job failed.
+    """
+    from ray.exceptions import ActorUnavailableError
+
+    plan = assignment.plan
+    with ray_quirks.plain_errors():
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                if todo:
+                    _work(assignment, config, model, found, todo, observer, tally)
+                break
+            except ActorUnavailableError:
+                # Its process is there and does not answer: Ray goes on neither with nor without it.
+                if not tries_left:
+                    raise
+                observer.phase("a worker does not answer; going on with new ones")
+                found = part_files.survey(plan)
+                todo = found.todo(plan.shard_images)
+
+
+def _work(
+    assignment: Assignment,
+    config: ClassifyConfig,
+    model: folders.Model,
+    found: Survey,
+    todo: Sequence[int],
+    observer: Observer,
+    tally: Tally,
+) -> None:
+    """One Ray Data job over the shards of `todo`."""
+    done, rejected = found.counts.images, int(found.rejected.sum())
+    nodes.wait_for_room(1, cpus=1, on_wait=observer.phase)
+    gpu = assignment.arithmetic.device == "gpu"
+    batches = _stages(assignment, config, model, found, todo, observer, gpu=gpu)
+    watch = nodes.NodeWatch(1, gpus=1) if gpu else nodes.NodeWatch(1, cpus=1)
+    for batch in nodes.watched(batches, watch):
+        for row in batch.to_pylist():
+            told = Told.from_row(row)
+            tally.add(told)
+            done += told.rows
+            rejected += told.rejected
+            observer.progress(done, assignment.plan.images, rejected, tally.images_per_s)
+
+
+def _stages(
+    assignment: Assignment,
+    config: ClassifyConfig,
+    model: folders.Model,
+    found: Survey,
+    todo: Sequence[int],
+    observer: Observer,
+    *,
+    gpu: bool,
+) -> Iterator[pa.Table]:
+    """The Ray Data job; yields what the workers tell of finished shards.
+
+    All of it happens as it is iterated over, also what asks the cluster: to be watched.
+
+    No operator needs more logical CPUs than there are, and the last one of the GPU form needs none:
+    no size of cluster can stall for want of a CPU.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    shape = {"gpus": 1} if gpu else {"cpus": 1}
+    if not nodes.autoscales():  # which brings nodes for the others while the first ones work
+        needed = min(config.workers or 1, len(todo))
+        nodes.wait_for_room(needed, **shape, on_wait=observer.phase)
+    nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
+    workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
+    observer.phase(f"starting {workers} workers")
+    stage = functools.partial(
+        ray.data.Dataset.map_batches,
+        batch_size=1,
+        batch_format="pyarrow",
+        **ray_quirks.BOUNDED_RESTARTS,
+    )
+    shards = ray.data.from_arrow(
+        [
+            pa.table({"shard": task, "present": found.present[task]}, actors.TASK_SCHEMA)
+            for task in assignment.plan.tasks(todo, workers)
+        ]
+    )
+    shared_model = ray.put(model)
+    # Of a number that was asked for, the rest waits for nodes; else the pool takes what joins.
+    largest = workers if config.workers else len(todo)
+    pool = ActorPoolStrategy(min_size=workers, max_size=largest)
+    if gpu:
+        decoders = max(1, min(nodes.room(cpus=1), len(todo)))
+        decoded = stage(
+            shards,
+            actors.DecodeShards,
+            fn_constructor_args=(model.metadata, assignment),
+            compute=ActorPoolStrategy(min_size=1, initial_size=decoders, max_size=len(todo)),
+            num_cpus=1,
+        )
+        told = stage(
+            decoded,
+            actors.ScoreShard,
+            fn_constructor_args=(shared_model, assignment),
+            compute=pool,
+            num_cpus=0,
+            num_gpus=1,
+        )
+    else:
+        told = stage(
+            shards,
+            actors.ClassifyShards,
+            fn_constructor_args=(shared_model, assignment),
+            compute=pool,
+            num_cpus=1,
+        )
+    yield from told.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -1,0 +1,88 @@
+"""What the driver tells its workers, and what they tell the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from catdog.inputs import SourceLimits
+    from catdog.model import Arithmetic
+    from catdog.pixels import DecodeLimits
+    from catdog.results import Plan
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What workers are to do with each shard that they are given.
+
+    Attributes:
+        plan: the job's plan.
+        run: name of the driver, which the part files carry.
+        arithmetic: how scores are computed.
+        min_probability: below it the label is `uncertain`.
+        batch_size: images scored at once.
+        decode_limits: limits of one image.
+        source_limits: limits of files and archives.
+    """
+
+    plan: Plan
+    run: str
+    arithmetic: Arithmetic
+    min_probability: float
+    batch_size: int
+    decode_limits: DecodeLimits
+    source_limits: SourceLimits
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What reading, decoding and scoring a shard took.
+
+    Attributes:
+        started_at: Unix time in seconds.
+        read_s: that decoding waited for bytes.
+        decode_s: seconds of decoding.
+        predict_s: seconds of scoring.
+        first_at: Unix time of the first scores.
+        bytes_read: of encoded images.
+    """
+
+    started_at: float
+    read_s: float
+    decode_s: float
+    predict_s: float
+    first_at: float
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """A shard that is done. Its fields are columns on the way through Ray Data.
+
+    Attributes:
+        rows: images of the shard.
+        rejected: those of them with an error.
+        images: those that this run classified; 0 where another driver did.
+        started_at, read_s, decode_s, predict_s, first_at, bytes_read: as in `Costs`; 0 where
+            nothing was to do.
+        write_s: seconds of building and writing rows.
+        ended_at: Unix time in seconds.
+    """
+
+    rows: int
+    rejected: int
+    images: int
+    started_at: float
+    read_s: float
+    decode_s: float
+    predict_s: float
+    first_at: float
+    bytes_read: int
+    write_s: float
+    ended_at: float
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """From a row of a table; columns of others' are passed over."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})

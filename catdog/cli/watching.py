@@ -1,0 +1,44 @@
+"""A command that is run again and again, until somebody ends it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from catdog import terminal
+from catdog.errors import CatdogError, UserInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def repeat(run: Callable[[], int], pause_s: float, verb: str) -> int:
+    """Run, wait, run again, until Ctrl-C or SIGTERM.
+
+    A failure is told, and the next time may mend it: a store that was away, a folder that was
+    empty. What is wrong the first time with what the user asked for is raised.
+
+    Returns:
+        0 for a command that was ended, in the middle of its work too: nothing is lost by that.
+    """
+    first = True
+    try:
+        while True:
+            # Each time, since Ray puts its own handler in its place.
+            signal.signal(signal.SIGTERM, _end)
+            try:
+                run()
+            except CatdogError as error:
+                if first and isinstance(error, UserInputError):
+                    raise
+                terminal.error_line(verb, str(error))
+            first = False
+            signal.signal(signal.SIGTERM, _end)
+            time.sleep(pause_s)
+    except (KeyboardInterrupt, SystemExit):  # the second one is raised by Ray's handler
+        return 0
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt

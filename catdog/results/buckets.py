@@ -1,0 +1,127 @@
+"""Records by number of a bucket: in memory where they are few, in files where they are many.
+
+So two listings of a hundred million images are compared, bucket by bucket, in memory that fits one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from catdog import inputs, scratch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+RANGE = 1 << 19  # positions of a bucket of what is ordered by position
+_HASHED = 256  # buckets of hashes: 400,000 images each where there are a hundred million
+_MEMORY_BYTES = 32 << 20  # of the records of one kind, before they go to files
+
+
+def of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The buckets of hashes."""
+    return (hashes % _HASHED).astype(np.int64)
+
+
+class Buckets:
+    """Records of fixed size by number of a bucket; in files where they are many."""
+
+    def __init__(self, folder: Path, kind: np.dtype[Any]) -> None:
+        self._folder, self._kind = folder, kind
+        self._held: defaultdict[int, list[NDArray[Any]]] = defaultdict(list)
+        self._bytes = 0
+
+    def add(self, buckets: NDArray[np.int64], records: NDArray[Any]) -> None:
+        """Put each record into the bucket whose number stands beside it."""
+        if not len(records):
+            return
+        order = np.argsort(buckets, kind="stable")
+        numbers, starts = np.unique(buckets[order], return_index=True)
+        for number, part in zip(
+            numbers.tolist(), np.split(records[order], starts[1:]), strict=True
+        ):
+            self._held[number].append(part)
+        self._bytes += records.nbytes
+        if self._bytes > _MEMORY_BYTES:
+            self._spill()
+
+    def _spill(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        for number, parts in self._held.items():
+            with (self._folder / str(number)).open("ab") as file:
+                file.write(np.concatenate(parts).tobytes())
+        self._held.clear()
+        self._bytes = 0
+
+    def numbers(self) -> list[int]:
+        """The buckets that hold something."""
+        spilled = [int(path.name) for path in self._folder.glob("*")]
+        return sorted({*self._held, *spilled})
+
+    def take(self, number: int) -> NDArray[Any]:
+        """What a bucket holds."""
+        path = self._folder / str(number)
+        parts = [np.fromfile(path, self._kind)] if path.exists() else []
+        return np.concatenate([np.empty(0, self._kind), *parts, *self._held.get(number, [])])
+
+
+_KEY = np.dtype([("a", "<u8"), ("b", "<u8"), ("at", "<i8")])
+_PLACE = np.dtype([("at", "<i8")])
+
+
+class Repeats:
+    """Which images of a listing have a URI that came before. A context manager."""
+
+    def __init__(self) -> None:
+        self._end = contextlib.ExitStack()
+        folder = self._end.enter_context(scratch.private_folder())
+        self._keys = Buckets(folder / "keys", _KEY)
+        self._later = Buckets(folder / "later", _PLACE)
+        self._images = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end.close()
+
+    def add(self, uris: pa.Array[Any]) -> None:
+        """The next ones of the listing."""
+        found = np.empty(len(uris), _KEY)
+        found["a"], found["b"] = inputs.hashes(uris).T
+        found["at"] = self._images + np.arange(len(uris))
+        self._images += len(uris)
+        self._keys.add(of_hashes(found["a"]), found)
+
+    def find(self) -> int:
+        """How many there are; to be called once, when all were added."""
+        count = 0
+        for number in self._keys.numbers():
+            found = self._keys.take(number)
+            found = found[np.lexsort((found["at"], found["b"], found["a"]))]
+            same = (found["a"][1:] == found["a"][:-1]) & (found["b"][1:] == found["b"][:-1])
+            later = np.empty(int(same.sum()), _PLACE)
+            later["at"] = found["at"][1:][same]
+            self._later.add(later["at"] // RANGE, later)
+            count += len(later)
+        return count
+
+    def first(self, start: int, end: int) -> NDArray[np.bool_]:
+        """Of the images from `start` to below `end`, which ones have a URI that is new there."""
+        new = np.ones(end - start, np.bool_)
+        for number in range(start // RANGE, (end - 1) // RANGE + 1):
+            at = self._later.take(number)["at"]
+            new[at[(at >= start) & (at < end)] - start] = False
+        return new

@@ -1,0 +1,106 @@
+"""Whose results a folder holds, and whether they are complete: `_run.json` and `_summary.json`.
+
+The record is created, never read-then-written: of two jobs that begin in one folder one wins. The
+summary tells that the results are complete; it is taken away before a next generation begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from catdog.errors import CatdogError
+from catdog.results import plans
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from catdog.results.folder import Folder
+    from catdog.results.plans import Plan
+
+RUN_FILE = "_run.json"
+SUMMARY_FILE = "_summary.json"
+_QUESTION = "question"
+_GENERATION = "generation"
+
+
+def identity(question: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what decides the answers of a job."""
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
+    """A JSON object in the folder; None where there is none."""
+    found = folder.read(name)
+    return None if found is None else _object(folder, name, found[0])
+
+
+def _object(folder: Folder, name: str, data: bytes) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise CatdogError(f"{folder.uri}/{name} is damaged: {error}") from error
+    return content
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """A JSON object as a file for people, whatever the names in it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "replace")
+
+
+def read_question(folder: Folder) -> dict[str, Any] | None:
+    """What decides the answers of the job in this folder; None where there is no job."""
+    record = read_json(folder, RUN_FILE)
+    if record is None:
+        return None
+    question: dict[str, Any] = record[_QUESTION]
+    return question
+
+
+def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the folder this job's, if it is nobody's.
+
+    Args:
+        folder: of the results.
+        question: what decides the answers.
+        about: what else the record tells.
+
+    Returns:
+        The question of the job whose folder it is: another one's, if that was first.
+    """
+    folder.create(RUN_FILE, as_json({**about, _QUESTION: question}))
+    recorded = read_question(folder)
+    if recorded is None:
+        raise CatdogError(f"{folder.uri}/{RUN_FILE} is gone; run the same command again")
+    return recorded
+
+
+def withdraw(folder: Folder, before: int) -> dict[str, Any] | None:
+    """Take a summary away that tells of a generation before this one; the one that is there then."""
+    while True:
+        found = folder.read(SUMMARY_FILE)
+        if found is None:
+            return None
+        summary = _object(folder, SUMMARY_FILE, found[0])
+        if summary[_GENERATION] >= before:
+            return summary
+        folder.remove(SUMMARY_FILE, found[1])
+
+
+def read_summary(plan: Plan) -> dict[str, Any] | None:
+    """The summary of a plan's latest generation; an earlier one's is taken away."""
+    summary = withdraw(plan.folder, plan.generation)
+    return summary if summary is not None and summary[_GENERATION] == plan.generation else None
+
+
+def publish(plan: Plan, summary: Mapping[str, Any]) -> None:
+    """Tell that the plan's latest generation is complete, unless a later one was begun."""
+    folder, data = plan.folder, as_json({**summary, _GENERATION: plan.generation})
+    while not folder.create(SUMMARY_FILE, data):
+        if withdraw(folder, plan.generation) is not None:
+            return  # another driver told it, or has gone on
+    latest = plans.read(folder)
+    if latest is not None and latest.generation > plan.generation:
+        withdraw(folder, latest.generation)

@@ -1,0 +1,106 @@
+"""Files by version: what is replaced or deleted is what was read, or nothing is.
+
+A version stands for one content of one file, and each time that the file is written it gets another:
+the ETag in S3; of a local file its number, size and time. S3 compares by itself (`If-Match`). Local
+files are locked while they are compared and replaced (`flock`, which over NFS is the server's).
+"""
+
+# ruff: noqa: PTH105, PTH108 - paths are strings here, like URIs
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from catdog.storage.files import lock, open_local, pread, read_range, written_aside
+from catdog.storage.s3 import Upload, delete_object, read_object
+from catdog.storage.uris import is_local, local_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def read_version(uri: str, max_bytes: int) -> tuple[bytes, str]:
+    """A whole file, and the version of what was read.
+
+    Raises:
+        OSError: as `read_range`; with `errno.EFBIG` where the file has more than `max_bytes`.
+        StorageDownError: the store does not answer.
+    """
+    if is_local(uri):
+        descriptor = open_local(local_path(uri))
+        try:
+            size = os.fstat(descriptor).st_size
+            data = pread(descriptor, 0, min(size, max_bytes + 1))
+            version = _version(descriptor)
+        finally:
+            os.close(descriptor)
+    else:
+        data, version = read_object(uri)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
+    return data, version
+
+
+def write_over(uri: str, data: bytes, version: str) -> bool:
+    """Write over a file if it still has this version; whole or not at all.
+
+    Returns:
+        Whether the file now holds `data`: False where it is another one, or gone.
+
+    Raises:
+        As `write_atomic`.
+    """
+    if is_local(uri):
+        path = local_path(uri)
+        with written_aside(uri, data) as temporary, _locked(path, version) as same:
+            if same:
+                os.replace(temporary, path)
+        return same
+    try:
+        Upload(uri).put_over(data, version)
+    except (FileExistsError, FileNotFoundError):
+        # A request that is repeated because its answer was lost finds its own file.
+        with suppress(FileNotFoundError):
+            return read_range(uri, 0, len(data) + 1) == data
+        return False
+    return True
+
+
+def delete_version(uri: str, version: str) -> None:
+    """Delete a file if it still has this version. Errors as `delete`."""
+    if not is_local(uri):
+        delete_object(uri, version)
+        return
+    path = local_path(uri)
+    with _locked(path, version) as same:
+        if same:
+            os.unlink(path)
+
+
+def _version(descriptor: int) -> str:
+    status = os.fstat(descriptor)
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+@contextmanager
+def _locked(path: str, version: str) -> Iterator[bool]:
+    """Whether a file has this version, and nobody else replaces it within the block."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks what may be written
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        lock(descriptor)
+        # Who had the lock before may have put another file in its place.
+        again = open_local(path)
+        try:
+            same = _version(again) == version == _version(descriptor)
+        finally:
+            os.close(again)
+        yield same
+    finally:
+        os.close(descriptor)
