@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from catdog.errors import ErrorCode
+from catdog.reporting.candidates import CANDIDATE
 from catdog.reporting.config import MAX_THUMBNAILS
 from catdog.reporting.part_reader import READ_THREADS, in_order
 from catdog.results import part_files
@@ -15,11 +16,15 @@ from catdog.results import part_files
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy.typing as npt
+
     from catdog.reporting.candidates import Candidates, Place
     from catdog.reporting.counting import Tally
     from catdog.results import Plan
 
 _GALLERIES = 30
+PLOTTED_LABELS = 12
+MATRIX_LABELS = 12
 
 
 @dataclass(frozen=True)
@@ -29,20 +34,38 @@ class Chosen:
     Attributes:
         galleries: of each label by its index, most certain first.
         mistakes: most certain first.
+        bars: of each bar of the plots of probabilities.
+        cells: of each cell of the confusion matrix.
         rejected: of each reason.
+        changed: the ones that other results gave another label, most certain first.
     """
 
     galleries: dict[int, Candidates]
     mistakes: Candidates
+    bars: Candidates
+    cells: Candidates
     rejected: dict[str, Candidates]
+    changed: Candidates = field(default_factory=lambda: np.empty(0, CANDIDATE))
 
     def pictured(self) -> list[Place]:
         """Places of the rows that are shown as pictures, each once, in the order of the plan."""
-        return _places([*self.galleries.values(), self.mistakes])
+        return _places([*self.galleries.values(), self.mistakes, self.changed])
 
-    def all(self) -> list[Place]:
-        """Places of all shown rows, each once, in the order of the plan."""
-        return _places([*self.galleries.values(), self.mistakes, *self.rejected.values()])
+    def small(self) -> list[Place]:
+        """Places of the rows that bars and cells open beside those, likewise."""
+        return sorted({*_places([self.bars, self.cells])} - {*self.pictured()})
+
+    def described(self) -> list[Place]:
+        """Places of the rows of which everything is shown, likewise."""
+        return _places(
+            [*self.galleries.values(), self.mistakes, self.changed, *self.rejected.values()]
+        )
+
+    def pool(self) -> Candidates:
+        """All rows with a picture, some more than once."""
+        return np.concatenate(
+            [*self.galleries.values(), self.mistakes, self.changed, self.bars, self.cells]
+        )
 
 
 def _places(groups: Iterable[Candidates]) -> list[Place]:
@@ -75,12 +98,26 @@ def choose(tally: Tally, thumbnails: int) -> Chosen:
     return Chosen(
         galleries=galleries,
         mistakes=tally.mistakes.of(0)[:each],
+        bars=_of_labels(tally.bars.result(), shown[:PLOTTED_LABELS], ("label",)),
+        cells=_of_labels(tally.cells.result(), _largest(tally.confusion), ("label", "truth")),
         rejected={
             code.value: tally.sampled_rejected.of(number)
             for number, code in enumerate(ErrorCode)
             if tally.errors[code.value]
         },
     )
+
+
+def _largest(confusion: npt.NDArray[np.int64]) -> list[int]:
+    """The classes of the matrix that is shown."""
+    images: list[int] = np.argsort(-confusion.sum(axis=1), kind="stable")[:MATRIX_LABELS].tolist()
+    return images
+
+
+def _of_labels(rows: Candidates, labels: Sequence[int], columns: Sequence[str]) -> Candidates:
+    for column in columns:
+        rows = rows[np.isin(rows[column], labels)]
+    return rows
 
 
 def _gallery(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro.conf
 
 from catdog.errors import UserInputError
+
+if TYPE_CHECKING:
+    from catdog.reporting.against import Comparison
 
 MAX_THUMBNAILS = 300
 
@@ -20,11 +24,13 @@ class ReportConfig:
         output: the HTML file; by default `_report.html` in the folder of results, `report.html` in
             that of an evaluation.
         thumbnails: most pictures of a label.
+        against: folder of other results of the same images, to show what changed since.
     """
 
     results: tyro.conf.Positional[str]
     output: str | None = None
     thumbnails: int = 24
+    against: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.thumbnails <= MAX_THUMBNAILS:
@@ -42,8 +48,10 @@ class ReportSummary:
         rejected: the ones with an error.
         accuracy: of the classified images whose folder or label column names a class, or None.
         thumbnails: pictures in the page.
+        searchable: rows that can be searched in the page.
         bytes: size of the page.
         seconds: that it took to make.
+        comparison: with the results `against`, or None.
     """
 
     output: str
@@ -52,5 +60,7 @@ class ReportSummary:
     rejected: int
     accuracy: float | None
     thumbnails: int
+    searchable: int
     bytes: int
     seconds: float
+    comparison: Comparison | None = None

@@ -6,6 +6,7 @@ candidates are kept. What the page's threshold slider needs are the histograms.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -55,6 +56,8 @@ class Tally:
     doubtful: Best
     spread: Best
     mistakes: Best
+    bars: Best
+    cells: Best
     sampled_rejected: Best
     images: int = 0
     shards: int = 0
@@ -106,6 +109,8 @@ class Tally:
         self.doubtful.add(part.doubtful)
         self.spread.add(part.spread)
         self.mistakes.add(part.mistakes)
+        self.bars.add(part.bars)
+        self.cells.add(part.cells)
         self.sampled_rejected.add(part.rejected)
 
 
@@ -130,6 +135,8 @@ class Part:
     doubtful: Candidates
     spread: Candidates
     mistakes: Candidates
+    bars: Candidates
+    cells: Candidates
     rejected: Candidates
 
 
@@ -139,3 +146,10 @@ def thresholds(classes: int, others: Iterable[float]) -> npt.NDArray[np.float32]
     steps = {0.0, *others, *(k / _STEPS for k in range(lowest, _STEPS + 1))}
     # float32 as the probabilities are: 0.7 is to be on the same side as in `results.build_rows`.
     return np.unique(np.array(sorted(steps), np.float32))
+
+
+def bar_edges(classes: int) -> npt.NDArray[np.float64]:
+    """Of the bars in the plots of probabilities, float64: from chance upwards."""
+    width = 0.01 if classes <= 2 else 0.02
+    low = math.floor(10 / max(classes, 1)) / 10
+    return np.linspace(low, 1, round((1 - low) / width) + 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from catdog.reporting.counting import bar_edges
 from catdog.reporting.throughput import throughput
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def compute(
     tally: Tally, planned: int, summary: dict[str, Any], evaluated: Evaluation | None
 ) -> Figures:
     """The numbers of what was counted; what was measured already is taken from there."""
-    edges = _edges(len(tally.labels))
+    edges = bar_edges(len(tally.labels))
     by_label = tally.histogram.sum(axis=1)
     if evaluated is not None and evaluated.images != tally.classified:
         evaluated = None  # rejected images were tried again since: its figures are of others
@@ -167,13 +167,6 @@ def compute(
         stages=_stages(tally.timings, summary),
         exact_times=all(timing.started_at is not None for timing in tally.timings),
     )
-
-
-def _edges(classes: int) -> npt.NDArray[np.float64]:
-    """Of the bars: from chance upwards."""
-    width = 0.01 if classes <= 2 else 0.02
-    low = math.floor(10 / max(classes, 1)) / 10
-    return np.linspace(low, 1, round((1 - low) / width) + 1)
 
 
 def _rebinned(

@@ -9,27 +9,29 @@ page's Content-Security-Policy permits no network and no script but its own.
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import dataclasses
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog import evaluation, storage
 from catdog.errors import UserInputError
 from catdog.observer import Observer
 from catdog.reporting import sections, wording
+from catdog.reporting.against import compare, read_other
 from catdog.reporting.choice import choose, read_rows
 from catdog.reporting.config import ReportConfig, ReportSummary
 from catdog.reporting.figures import compute
-from catdog.reporting.part_reader import count_parts
+from catdog.reporting.part_reader import PartReader, count_parts
 from catdog.reporting.plots import speed_plot
 from catdog.reporting.provenance import provenance
-from catdog.reporting.thumbnails import fetch_thumbnails
+from catdog.reporting.rendering import render
+from catdog.reporting.review import review
+from catdog.reporting.thumbnails import SMALL, fetch_thumbnails
 from catdog.results import ledger, plans
 
 if TYPE_CHECKING:
     from catdog.evaluation import Evaluation
+    from catdog.reporting.against import Other
     from catdog.reporting.figures import Figures
     from catdog.results import Plan
 
@@ -49,23 +51,34 @@ def write(config: ReportConfig, observer: Observer | None = None) -> ReportSumma
     started = time.monotonic()
     observer = observer or Observer()
     uri = _uri("RESULTS", config.results)
-    plan, evaluated = _find(config.results, uri)
+    plan, evaluated = _find("RESULTS", config.results, uri)
     name = REPORT_FILE if plan.output == uri else EVALUATION_REPORT_FILE
     output = _uri("--output", config.output) if config.output else storage.join(uri, name)
     run = ledger.read_json(plan.folder, ledger.RUN_FILE) or {}
     summary = ledger.read_json(plan.folder, ledger.SUMMARY_FILE) or {}
     observer.phase("reading the results")
     advised = evaluated.threshold if evaluated is not None else None
-    tally = count_parts(plan, run, advised or 0.0, config.thumbnails, observer)
+    reader = PartReader(plan, run, advised or 0.0, config.thumbnails)
+    tally = count_parts(reader, plan.images, observer)
     figures = compute(tally, plan.images, summary, evaluated)
     chosen = choose(tally, config.thumbnails)
-    rows = read_rows(plan, chosen.all())
+    other = comparison = None
+    if config.against is not None:
+        other = _other(config.against, observer)
+        comparison, changed = compare(reader, other)
+        chosen = dataclasses.replace(chosen, changed=changed[: config.thumbnails])
+    described = read_rows(plan, chosen.described())
     pictures = fetch_thumbnails(plan, run, chosen.pictured(), observer)
+    small = fetch_thumbnails(plan, run, chosen.small(), observer, SMALL)
+    found = review(reader, chosen.pool(), pictures | small, {*pictures}, other)
     content = _content(plan, run, summary, figures) | {
-        "rejected": sections.rejected(figures, chosen, rows),
-        **sections.galleries(figures, chosen, rows, pictures),
+        "review": found,
+        "comparison": comparison,
+        "rejected": sections.rejected(figures, chosen, described),
+        **sections.galleries(figures, chosen, described, pictures),
     }
-    html = _render(content).encode("utf-8", "replace")
+    scripts = ("threshold.js", "review.js")
+    html = render("report.html.j2", scripts, content).encode("utf-8", "replace")
     try:
         storage.write_atomic(output, html)
     except OSError as error:
@@ -76,9 +89,13 @@ def write(config: ReportConfig, observer: Observer | None = None) -> ReportSumma
         classified=figures.classified,
         rejected=figures.rejected,
         accuracy=figures.truth.accuracy if figures.truth is not None else None,
-        thumbnails=sum(picture.data_uri is not None for picture in pictures.values()),
+        thumbnails=sum(
+            picture.data_uri is not None for picture in [*pictures.values(), *small.values()]
+        ),
+        searchable=found.rows,
         bytes=len(html),
         seconds=round(time.monotonic() - started, 2),
+        comparison=comparison,
     )
 
 
@@ -89,7 +106,15 @@ def _uri(flag: str, text: str) -> str:
         raise UserInputError(f"{flag} {text}: {error}") from error
 
 
-def _find(text: str, uri: str) -> tuple[Plan, Evaluation | None]:
+def _other(against: str, observer: Observer) -> Other:
+    """What the results that are compared with say of each image."""
+    plan, _ = _find("--against", against, _uri("--against", against))
+    observer.phase("reading the results to compare with")
+    run = ledger.read_json(plan.folder, ledger.RUN_FILE) or {}
+    return read_other(PartReader(plan, run))
+
+
+def _find(flag: str, text: str, uri: str) -> tuple[Plan, Evaluation | None]:
     """The plan of results, or of an evaluation's results, and what that measured.
 
     Raises:
@@ -102,7 +127,7 @@ def _find(text: str, uri: str) -> tuple[Plan, Evaluation | None]:
     if plan is not None:
         return plan, evaluation.read(uri)
     raise UserInputError(
-        f"RESULTS {text}: no results there; name the --output folder of a `catdog classify` or "
+        f"{flag} {text}: no results there; name the --output folder of a `catdog classify` or "
         "`catdog evaluate` job"
     )
 
@@ -141,29 +166,4 @@ def _title(figures: Figures) -> str:
     done, planned = figures.classified, wording.images(figures.planned)
     return (
         f"{planned} classified" if done == figures.planned else f"{done:,} of {planned} classified"
-    )
-
-
-def _render(content: dict[str, Any]) -> str:
-    """The whole page."""
-    import jinja2
-    from markupsafe import Markup
-
-    folder = Path(__file__).with_name("templates")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    names = ("shown", "number", "images", "percent", "size", "duration", "moment")
-    environment.filters.update({name: getattr(wording, name) for name in names})
-    script = (folder / "report.js").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
-        style=Markup((folder / "report.css").read_text("utf-8")),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        script_digest=digest,
-        **content,
     )

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +19,7 @@ from catdog import storage
 from catdog.errors import CatdogError, ErrorCode, UserInputError
 from catdog.reporting.candidates import CANDIDATE, Best
 from catdog.reporting.config import MAX_THUMBNAILS
-from catdog.reporting.counting import Part, Tally, Timing, thresholds
+from catdog.reporting.counting import Part, Tally, Timing, bar_edges, thresholds
 from catdog.results import part_files
 
 if TYPE_CHECKING:
@@ -32,33 +33,25 @@ if TYPE_CHECKING:
 
 READ_THREADS = 8
 _SHOWN_REJECTED = 50  # of each reason
+_CELL_PICTURES = 8  # of each cell of the confusion matrix
 
 _T = TypeVar("_T")
 
 
-def count_parts(
-    plan: Plan,
-    run: dict[str, Any],
-    advised: float,
-    thumbnails: int,
-    observer: Observer,
-) -> Tally:
+def count_parts(reader: PartReader, planned: int, observer: Observer) -> Tally:
     """Read all part files, each once, several at a time."""
-    names = set(storage.list_names(plan.output))
-    shards = [shard for shard in range(plan.shards) if plan.part_name(shard) in names]
-    reader = PartReader(plan, shards, run, advised, thumbnails)
     started = time.monotonic()
-    for part in in_order(reader.read, shards, READ_THREADS):
+    tally = reader.tally
+    for part in in_order(reader.read, reader.shards, READ_THREADS):
         if part is not None:
-            reader.tally.add(part)
+            tally.add(part)
             elapsed = time.monotonic() - started
-            tally = reader.tally
             observer.progress(
-                tally.images, plan.images, tally.rejected, tally.images / max(elapsed, 1e-3)
+                tally.images, planned, tally.rejected, tally.images / max(elapsed, 1e-3)
             )
-    if not reader.tally.images:
-        raise UserInputError(f"RESULTS {plan.output}: no image is done yet")
-    return reader.tally
+    if not tally.images:
+        raise UserInputError(f"RESULTS {reader.plan.output}: no image is done yet")
+    return tally
 
 
 def in_order(read: Callable[[int], _T], items: Sequence[int], threads: int) -> Iterator[_T]:
@@ -73,18 +66,39 @@ def in_order(read: Callable[[int], _T], items: Sequence[int], threads: int) -> I
             yield waiting.popleft().result()
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the model said of the images of a part file.
+
+    Attributes:
+        table: its columns label, probability, error, and those that were asked for.
+        good: bool (n,): the ones that have a label.
+        label: int32 (n,): number of the best class, -1 of the rejected.
+        truth: int32 (n,): number of the true class, -1 where it is not known.
+        probability: float32 (n,), of the best class; 0 of the rejected.
+    """
+
+    table: pa.Table
+    good: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.int32]
+    truth: npt.NDArray[np.int32]
+    probability: npt.NDArray[np.float32]
+
+
 class PartReader:
     """Reads part files into what the tally adds up."""
 
     def __init__(
         self,
         plan: Plan,
-        shards: Sequence[int],
         run: dict[str, Any],
-        advised: float,
-        thumbnails: int,
+        advised: float = 0.0,
+        thumbnails: int = 0,
     ) -> None:
-        self._plan = plan
+        self.plan = plan
+        names = set(storage.list_names(plan.output))
+        shards = [shard for shard in range(plan.shards) if plan.part_name(shard) in names]
+        self.shards = shards
         self._plan_lock = threading.Lock()  # one reader of a Parquet file is not for many threads
         labels = self._labels(shards)
         minimum = float(run.get("question", {}).get("min_probability", 0.0))
@@ -98,16 +112,19 @@ class PartReader:
             doubtful=Best(thumbnails),
             spread=Best(1 if thumbnails else 0),
             mistakes=Best(thumbnails),
+            bars=Best(1 if thumbnails else 0),
+            cells=Best(min(thumbnails, _CELL_PICTURES)),
             sampled_rejected=Best(_SHOWN_REJECTED),
         )
         self._strata = max(8, thumbnails)
+        self._edges = bar_edges(len(labels))
 
     def _labels(self, shards: Sequence[int]) -> tuple[str, ...]:
         for shard in shards:
             table = self._table(shard, ["label"])
             if table is not None and (labels := part_files.labels_of(table.schema)):
                 return labels
-        raise UserInputError(f"RESULTS {self._plan.output}: no image is done yet")
+        raise UserInputError(f"RESULTS {self.plan.output}: no image is done yet")
 
     def _find_truth(self, shards: Sequence[int], labels: tuple[str, ...]) -> str | None:
         """Where most of the images' true classes stand, by a few shards from all over the plan."""
@@ -124,38 +141,61 @@ class PartReader:
 
     def _entries(self, shard: int) -> pa.Table:
         with self._plan_lock:
-            return self._plan.read_shard(shard)
+            return self.plan.read_shard(shard)
 
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table | None:
         """Columns of a part file; None where it is not whole, and so was never written."""
         try:
-            table = part_files.read_part(self._plan, shard, columns)
+            table = part_files.read_part(self.plan, shard, columns)
         except (pa.ArrowInvalid, FileNotFoundError):
             return None
         except OSError as error:
-            if storage.is_local(self._plan.output):
+            if storage.is_local(self.plan.output):
                 return None  # Arrow's word for a damaged file
-            raise CatdogError(f"{self._plan.output}: cannot be read: {error}") from error
-        return table if table.num_rows == self._plan.shard_images[shard] else None
+            raise CatdogError(f"{self.plan.output}: cannot be read: {error}") from error
+        return table if table.num_rows == self.plan.shard_images[shard] else None
 
-    def read(self, shard: int) -> Part | None:
-        """What a part file holds; None where it is not whole."""
-        table = self._table(shard, ["label", "probability", "format", "size", "error"])
+    def answers(self, shard: int, columns: Sequence[str] = ()) -> Answers | None:
+        """What the model said of the images of a part file; None where it is not whole.
+
+        Args:
+            shard: its number.
+            columns: that the table is to have beside label, probability and error.
+        """
+        table = self._table(shard, ["label", "probability", "error", *columns])
         if table is None:
             return None
-        tally = self.tally
-        classes, count = len(tally.labels), table.num_rows
-        counts = part_files.count_rows(table)
+        labels, count = self.tally.labels, table.num_rows
         good = table["error"].is_null().to_numpy()
-        label = _index(table["label"], tally.labels)
+        label = index(table["label"], labels)
         if (label[good] < 0).any():  # `uncertain`: the best class is in the scores
-            label = self._best_classes(shard, good, classes)
+            label = self._best_classes(shard, good, len(labels))
         probability = np.nan_to_num(
             pc.fill_null(table["probability"], 0.0).to_numpy().astype(np.float32)
         )
         truth = np.full(count, -1, np.int32)
-        if tally.truth:
-            truth = _true_class(self._entries(shard), tally.truth, tally.labels)
+        if self.tally.truth:
+            truth = _true_class(self._entries(shard), self.tally.truth, labels)
+        return Answers(table, good, label, truth, probability)
+
+    def uris(self, shard: int) -> pa.ChunkedArray:
+        """URIs of the images of a part file that is there."""
+        return part_files.read_part(self.plan, shard, ["uri"])["uri"]
+
+    def read(self, shard: int) -> Part | None:
+        """What a part file adds to the tally; None where it is not whole."""
+        answers = self.answers(shard, ["format", "size"])
+        if answers is None:
+            return None
+        tally, table = self.tally, answers.table
+        good, label, truth, probability = (
+            answers.good,
+            answers.label,
+            answers.truth,
+            answers.probability,
+        )
+        classes, count = len(tally.labels), table.num_rows
+        counts = part_files.count_rows(table)
         bins = np.searchsorted(tally.thresholds, probability, side="right") - 1
         flat = label.astype(np.int64) * len(tally.thresholds) + np.maximum(bins, 0)
         known = good & (truth >= 0)
@@ -170,8 +210,10 @@ class PartReader:
             chosen["group"], chosen["key"] = group, key
             return best.prune(chosen[mask])
 
+        bars = np.clip(np.searchsorted(self._edges, probability + 1e-6, "right") - 1, 0, None)
+        bars = np.minimum(bars, len(self._edges) - 2)
         stratum = np.minimum((probability * self._strata).astype(np.int32), self._strata - 1)
-        reasons = _index(table["error"], [code.value for code in ErrorCode])
+        reasons = index(table["error"], [code.value for code in ErrorCode])
         return Part(
             images=count,
             errors=counts.errors,
@@ -193,6 +235,8 @@ class PartReader:
             certain=candidates(tally.certain, good, label, -probability),
             doubtful=candidates(tally.doubtful, good, label, probability),
             spread=candidates(tally.spread, good, label * self._strata + stratum, 0),
+            bars=candidates(tally.bars, good, label * (len(self._edges) - 1) + bars, 0),
+            cells=candidates(tally.cells, known, truth * classes + label, -probability),
             mistakes=candidates(tally.mistakes, known & (truth != label), 0, -probability),
             rejected=candidates(tally.sampled_rejected, reasons >= 0, reasons, 0),
         )
@@ -202,7 +246,7 @@ class PartReader:
     ) -> npt.NDArray[np.int32]:
         table = self._table(shard, ["scores"])
         if table is None:
-            raise CatdogError(f"{self._plan.output}: a part file went while it was read")
+            raise CatdogError(f"{self.plan.output}: a part file went while it was read")
         scores = pc.list_flatten(table["scores"]).to_numpy().reshape(-1, classes)
         label = np.full(len(good), -1, np.int32)
         label[good] = scores.argmax(axis=1)
@@ -218,14 +262,14 @@ class PartReader:
                 if name.endswith("_s")
             }
             return [Timing(table.num_rows, content["started_at"], content["ended_at"], stages)]
-        if not storage.is_local(self._plan.output):
+        if not storage.is_local(self.plan.output):
             return []
-        name = self._plan.part_name(shard)
-        path = Path(storage.local_path(storage.join(self._plan.output, name)))
+        name = self.plan.part_name(shard)
+        path = Path(storage.local_path(storage.join(self.plan.output, name)))
         return [Timing(table.num_rows, None, path.stat().st_mtime)]
 
 
-def _index(column: pa.ChunkedArray, values: Sequence[str]) -> npt.NDArray[np.int32]:
+def index(column: pa.ChunkedArray, values: Sequence[str]) -> npt.NDArray[np.int32]:
     """int32 (n,): the position of each value among `values`, -1 for null and for others."""
     found = pc.index_in(column, value_set=pa.array(values, pa.string()), skip_nulls=True)
     index: npt.NDArray[np.int32] = pc.fill_null(found, -1).to_numpy()
@@ -238,4 +282,4 @@ def _true_class(entries: pa.Table, source: str, labels: Sequence[str]) -> npt.ND
     if source == "folder":
         parent = pc.extract_regex(entries["name"], r"(?:^|/)(?P<folder>[^/]+)/[^/]*$")
         column = pc.struct_field(parent, "folder")
-    return _index(column, labels)
+    return index(column, labels)

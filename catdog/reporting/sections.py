@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog import evaluation
+from catdog.reporting.choice import MATRIX_LABELS, PLOTTED_LABELS
 from catdog.reporting.plots import curves_plot, histogram_plot, trust_plot
 from catdog.reporting.thumbnails import Picture
 from catdog.reporting.wording import MEANINGS, file_name, shown, size
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from catdog.reporting.figures import Figures, Truth
 
 _SHOWN_LABELS = 50  # rows of the table; the others are one row
-_DISTRIBUTIONS = 12
-_MATRIX_LABELS = 12
 _SHOWN_PAIRS = 20
 
 
@@ -36,6 +35,7 @@ def labels(figures: Figures) -> dict[str, Any]:
             {
                 "number": number,
                 "label": figures.labels[label],
+                "label_number": label,
                 "all": int(histogram[label].sum()),
                 "count": int(histogram[label, figures.start :].sum()),
             }
@@ -58,7 +58,7 @@ def labels(figures: Figures) -> dict[str, Any]:
         },
         "distributions": [
             _distribution(figures, number, label)
-            for number, label in enumerate(figures.order[:_DISTRIBUTIONS])
+            for number, label in enumerate(figures.order[:PLOTTED_LABELS])
             if histogram[label].any()
         ],
     }
@@ -69,6 +69,8 @@ def _distribution(figures: Figures, number: int, label: int) -> dict[str, Any]:
     return {
         "number": number,
         "label": figures.labels[label],
+        "label_number": label,
+        "edges": [round(float(edge), 4) for edge in figures.edges],
         "images": int(counts.sum()),
         "plot": histogram_plot(counts, figures.edges, f"d{number}"),
         "table": _coarse(figures.edges, counts),
@@ -91,7 +93,7 @@ def truth(labels: Sequence[str], figures: Truth) -> dict[str, Any]:
     confusion = figures.confusion
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     order = [int(i) for i in np.argsort(-support, kind="stable") if support[i] or predicted[i]]
-    matrix = sorted(order[:_MATRIX_LABELS])
+    matrix = sorted(order[:MATRIX_LABELS])
     return {
         "source": figures.source,
         "known": figures.known,
@@ -107,6 +109,8 @@ def truth(labels: Sequence[str], figures: Truth) -> dict[str, Any]:
                         "count": int(confusion[i, j]),
                         "share": float(confusion[i, j] / max(support[i], 1)),
                         "right": i == j,
+                        "truth": i,
+                        "label": j,
                     }
                     for j in matrix
                 ],
@@ -162,7 +166,7 @@ def measured(evaluated: Evaluation) -> dict[str, Any]:
     # Of two classes, the one's ROC curve is the other's mirror image.
     of_roc = [label for label in drawn if label != evaluated.labels[0] or len(classes) > 2]
     largest = list(classes)
-    if len(classes) > _MATRIX_LABELS:
+    if len(classes) > MATRIX_LABELS:
         largest.sort(key=lambda label: -(classes[label]["images"] or 0))
     return {
         "all": evaluated,
@@ -202,6 +206,7 @@ def galleries(
             if len(candidates)
         ],
         "mistakes": items(chosen.mistakes),
+        "changed": items(chosen.changed),
     }
 
 
@@ -214,6 +219,7 @@ def _item(
     return {
         "uri": row["uri"],
         "file": file_name(row["uri"]),
+        "place": f"{candidate['shard']}-{candidate['row']}",
         "label": labels[int(candidate["label"])],
         "truth": labels[truth] if truth >= 0 else None,
         "wrong": truth >= 0 and truth != int(candidate["label"]),

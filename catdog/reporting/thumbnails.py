@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from catdog.reporting.candidates import Place
     from catdog.results import Plan
 
-_THUMBNAIL_PIXELS = 240  # of the longer side
+LARGE, SMALL = 240, 160  # pixels of the longer side
 _THUMBNAIL_QUALITY = 68
-_MAX_PICTURE_BYTES = 12 << 20  # of all thumbnails together
+_MAX_PICTURE_BYTES = {LARGE: 7 << 19, SMALL: 3 << 19}  # of all together, as base64
 _THUMBNAILS_TIMEOUT_S = 90.0  # after it, the page is written without the missing ones
 # A member of a .tar.gz is reached only by decompressing all that lies before it.
 _MAX_STREAM_OFFSET = 4 << 30
@@ -49,7 +49,7 @@ class Picture:
 
 
 def fetch_thumbnails(
-    plan: Plan, run: dict[str, Any], places: list[Place], observer: Observer
+    plan: Plan, run: dict[str, Any], places: list[Place], observer: Observer, side: int = LARGE
 ) -> dict[Place, Picture]:
     """Thumbnails of plan entries, read again from where they lie, decoded in child processes."""
     if not places:
@@ -80,7 +80,7 @@ def fetch_thumbnails(
     def fetch(worker: int) -> list[Picture]:
         start, stop = bounds[worker : worker + 2]
         return _decode_thumbnails(
-            entries.slice(start, stop - start), decode_limits, source_limits, deadline
+            entries.slice(start, stop - start), decode_limits, source_limits, deadline, side
         )
 
     with ThreadPoolExecutor(workers, "catdog-thumbnails") as pool:
@@ -88,7 +88,7 @@ def fetch_thumbnails(
     held = 0
     for place, picture in zip(wanted, fetched, strict=True):
         held += len(picture.data_uri or "")
-        full = picture.data_uri is not None and held > _MAX_PICTURE_BYTES
+        full = picture.data_uri is not None and held > _MAX_PICTURE_BYTES[side]
         pictures[place] = Picture(None, trouble="The page is full.") if full else picture
     return pictures
 
@@ -102,15 +102,19 @@ def _limits(kind: type[_T], recorded: Any) -> _T:
 
 
 def _decode_thumbnails(
-    entries: pa.Table, decode_limits: DecodeLimits, source_limits: SourceLimits, deadline: float
+    entries: pa.Table,
+    decode_limits: DecodeLimits,
+    source_limits: SourceLimits,
+    deadline: float,
+    side: int,
 ) -> list[Picture]:
     pictures: list[Picture] = []
     trouble = "It could not be fetched in time."
-    square = Preprocessing(height=_THUMBNAIL_PIXELS, width=_THUMBNAIL_PIXELS, resize="pad")
+    square = Preprocessing(height=side, width=side, resize="pad")
     try:
         with Decoder(square, decode_limits, source_limits, batch_size=8) as decoder:
             for batch in decoder.decode(entries):
-                pictures += _encode(batch)
+                pictures += _encode(batch, side)
                 if time.monotonic() > deadline:
                     break
     except (CatdogError, OSError) as error:  # the store is gone: the page is still worth having
@@ -119,11 +123,10 @@ def _decode_thumbnails(
     return pictures + [Picture(None, trouble=trouble)] * missing
 
 
-def _encode(batch: DecodedBatch) -> Iterator[Picture]:
+def _encode(batch: DecodedBatch, side: int) -> Iterator[Picture]:
     """The images of a batch as WebP, without the black that padded them to a square."""
     from PIL import Image
 
-    side = _THUMBNAIL_PIXELS
     pixels = iter(batch.pixels)
     for outcome in batch.outcomes.to_pylist():
         if outcome["error"] is not None:

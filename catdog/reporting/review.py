@@ -1,0 +1,171 @@
+"""The rows of the page's section Review: up to 100,000, compressed, for its script to search.
+
+All rows where there are no more; else those of shards from all over the plan, and every row with a
+picture. Names are as they are; the script spells out what hides in them where it shows them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from catdog.errors import ErrorCode
+from catdog.reporting.part_reader import READ_THREADS, in_order, index
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from catdog.reporting.against import Other
+    from catdog.reporting.candidates import Candidates, Place
+    from catdog.reporting.part_reader import PartReader
+    from catdog.reporting.thumbnails import Picture
+
+MAX_ROWS = 100_000
+MAX_BYTES = 4 << 20  # of the rows as they stand in the page, pictures not counted
+
+
+@dataclass(frozen=True)
+class Review:
+    """What can be searched.
+
+    Attributes:
+        data: base64 of JSON that zlib compressed, columns by name.
+        rows: how many rows that holds.
+        of: how many there are.
+        pictures: how many of the rows have one in the page.
+    """
+
+    data: str
+    rows: int
+    of: int
+    pictures: int
+
+
+@dataclass
+class _Columns:
+    """The columns as the script reads them; numbers are -1 where there is none."""
+
+    places: list[Place]
+    uri: list[str]
+    label: list[int]
+    truth: list[int]
+    millionths: list[int]
+    error: list[int]
+
+    def half(self) -> _Columns:
+        """Every second row."""
+        return _Columns(**{name: values[::2] for name, values in vars(self).items()})
+
+
+def review(
+    reader: PartReader,
+    pictured: Candidates,
+    pictures: dict[Place, Picture],
+    in_page: set[Place],
+    other: Other | None,
+) -> Review:
+    """Rows for the page.
+
+    Args:
+        reader: of the results.
+        pictured: the rows that have a picture.
+        pictures: of their places.
+        in_page: places of those that stand in the page already.
+        other: what other results say of the same images.
+    """
+    columns = _read(reader)
+    _add(reader, columns, pictured)
+    codes = [code.value for code in ErrorCode]
+    labels = list(reader.tally.labels)
+    while True:
+        rows: dict[str, Any] = {
+            "labels": labels,
+            "errors": codes,
+            "uri": columns.uri,
+            "label": columns.label,
+            "truth": columns.truth if reader.tally.truth else None,
+            "millionths": columns.millionths,
+            "error": columns.error,
+            "other": other.of(columns.uri) if other is not None else None,
+            "otherLabels": list(other.labels) if other is not None else None,
+        }
+        if len(columns.uri) <= 1 or len(_packed(rows)) <= MAX_BYTES:
+            break
+        columns = columns.half()  # names without a common part do not compress
+        _add(reader, columns, pictured)
+    found = {place: row for row, place in enumerate(columns.places)}
+    rows["shown"] = {
+        found[place]: f"{place[0]}-{place[1]}" for place in sorted(in_page & found.keys())
+    }
+    rows["pictures"] = {
+        found[place]: picture.data_uri
+        for place, picture in sorted(pictures.items(), key=lambda pair: pair[0])
+        if picture.data_uri and place in found and place not in in_page
+    }
+    held = len(rows["shown"]) + len(rows["pictures"])
+    return Review(_packed(rows), len(columns.uri), reader.tally.images, held)
+
+
+def _packed(content: dict[str, Any]) -> str:
+    text = json.dumps(content, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _read(reader: PartReader) -> _Columns:
+    """All rows, or those of shards that lie evenly in the plan."""
+    shards = _spread(reader.shards, reader.plan.shard_images)
+    columns = _Columns([], [], [], [], [], [])
+    codes = [code.value for code in ErrorCode]
+    for shard, answers in zip(
+        shards,
+        in_order(lambda shard: reader.answers(shard, ["uri"]), shards, READ_THREADS),
+        strict=True,
+    ):
+        if answers is None:
+            continue
+        count = min(answers.table.num_rows, MAX_ROWS - len(columns.uri))
+        columns.places += [(shard, row) for row in range(count)]
+        columns.uri += answers.table["uri"].slice(0, count).to_pylist()
+        columns.label += np.where(answers.good, answers.label, -1)[:count].tolist()
+        columns.truth += answers.truth[:count].tolist()
+        columns.millionths += _millionths(answers.probability[:count])
+        columns.error += index(answers.table["error"], codes)[:count].tolist()
+    return columns
+
+
+def _spread(shards: Sequence[int], images: Sequence[int]) -> list[int]:
+    """So many shards, evenly, that together they have no more rows than are shown."""
+    total = sum(images[shard] for shard in shards)
+    if total <= MAX_ROWS:
+        return list(shards)
+    count = max(1, len(shards) * MAX_ROWS // total)
+    return [shards[at] for at in np.linspace(0, len(shards) - 1, count).astype(int).tolist()]
+
+
+def _add(reader: PartReader, columns: _Columns, candidates: Candidates) -> None:
+    """The candidates that are not there yet, at the end."""
+    there = set(columns.places)
+    missing: dict[Place, Any] = {}
+    for candidate in candidates:
+        place = int(candidate["shard"]), int(candidate["row"])
+        if place not in there:
+            missing[place] = candidate
+    for shard in sorted({shard for shard, _ in missing}):
+        uris = reader.uris(shard)
+        for place in sorted(place for place in missing if place[0] == shard):
+            columns.places.append(place)
+            columns.uri.append(uris[place[1]].as_py())
+            columns.label.append(int(missing[place]["label"]))
+            columns.truth.append(int(missing[place]["truth"]))
+            columns.millionths += _millionths(missing[place]["probability"][None])
+            columns.error.append(-1)
+
+
+def _millionths(probability: Any) -> list[int]:
+    millionths: list[int] = np.floor(probability.astype(np.float64) * 1e6).astype(int).tolist()
+    return millionths
