@@ -122,6 +122,15 @@ def print_reported(summary: ReportSummary) -> None:
         rows.append(("right", f"{summary.accuracy:.1%}"))
     rows += [
         ("pictures", f"{summary.thumbnails:,}"),
+        ("searchable", f"{summary.searchable:,} images"),
+    ]
+    if (comparison := summary.comparison) is not None:
+        rows.append(("changed", f"{comparison.changed:,} of {comparison.common:,} images"))
+        if comparison.mcnemar is not None:
+            test = comparison.mcnemar
+            said = f"{test.only_this:,} only here, {test.only_other:,} only there, p = {test.p:.2g}"
+            rows.append(("right", said))
+    rows += [
         ("time", terminal.duration(summary.seconds)),
         ("open", summary.output),
     ]

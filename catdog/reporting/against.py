@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from catdog.errors import UserInputError
 from catdog.reporting.candidates import CANDIDATE, Best
+from catdog.reporting.comparison import Change, Comparison, McNemar
 from catdog.reporting.part_reader import READ_THREADS, in_order
 
 if TYPE_CHECKING:
@@ -30,62 +31,15 @@ _CHANGED_PICTURES = 24
 
 
 @dataclass(frozen=True)
-class McNemar:
-    """Images whose true class is known: where one of the two results is right, the other wrong.
-
-    Attributes:
-        known: images of a known class that both results classified.
-        only_this: this one is right.
-        only_other: the other one is.
-        p: of the exact two-sided test (McNemar 1947) that both are as good as each other.
-    """
-
-    known: int
-    only_this: int
-    only_other: int
-    p: float
-
-
-@dataclass(frozen=True)
-class Change:
-    """So many images that had the label `before` in the other results have `after` in these."""
-
-    before: str
-    after: str
-    images: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is different from the other results.
-
-    Attributes:
-        output: URI of the other results.
-        common: images of both.
-        only_this: images that only these results have.
-        only_other: images that only the others have.
-        changed: images of both with another label, or rejected in one of them.
-        changes: the most frequent ones; `rejected` stands for no label.
-        mcnemar: where true classes are known, else None.
-    """
-
-    output: str
-    common: int
-    only_this: int
-    only_other: int
-    changed: int
-    changes: tuple[Change, ...]
-    mcnemar: McNemar | None
-
-
-@dataclass(frozen=True)
 class Other:
     """The labels of other results.
 
     Attributes:
-        labels: classes of those results; -1 stands for a rejected image, -2 for none.
-        uris: of all its images.
-        label: int32 (n,): number of the best class.
+        output: URI of those results.
+        labels: their classes.
+        uris: of all their images.
+        label: int32 (n,): number of each one's best class, -1 of a rejected one; -2 stands for images
+            that they do not have.
     """
 
     output: str
@@ -93,13 +47,11 @@ class Other:
     uris: pa.Array
     label: npt.NDArray[np.int32]
 
-    def of(self, uris: Sequence[str] | pa.ChunkedArray) -> list[int]:
-        """The number of the best class of each of these images."""
-        found: list[int] = self._find(pa.array(uris, pa.string())).tolist()
-        return found
-
-    def _find(self, uris: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int32]:
-        at = pc.fill_null(pc.index_in(uris, value_set=self.uris), -1).to_numpy()
+    def numbers(self, uris: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int32]:
+        """The number of the best class of each of these images, int32 (n,)."""
+        at = pc.fill_null(
+            pc.index_in(uris.cast(pa.large_string()), value_set=self.uris), -1
+        ).to_numpy()
         return np.where(at >= 0, self.label[at], -2)
 
 
@@ -118,7 +70,7 @@ def read_other(reader: PartReader) -> Other:
             labels.append(np.where(answers.good, answers.label, -1))
     if not uris:
         raise UserInputError(f"--against {reader.plan.output}: no image is done yet")
-    joined = pa.chunked_array(uris, pa.large_string()).combine_chunks()
+    joined = pa.chunked_array(uris).cast(pa.large_string()).combine_chunks()
     return Other(
         reader.plan.output, reader.tally.labels, joined, np.concatenate(labels).astype(np.int32)
     )
@@ -140,7 +92,7 @@ def compare(reader: PartReader, other: Other) -> tuple[Comparison, Candidates]:
     ):
         if answers is None:
             continue
-        before = renumbered[other._find(answers.table["uri"])]  # noqa: SLF001 - its own module
+        before = renumbered[other.numbers(answers.table["uri"])]
         after, truth = np.where(answers.good, answers.label, -1), answers.truth
         both = before != -2
         images += len(after)

@@ -10,7 +10,7 @@ import tyro.conf
 from catdog.errors import UserInputError
 
 if TYPE_CHECKING:
-    from catdog.reporting.against import Comparison
+    from catdog.reporting.comparison import Comparison
 
 MAX_THUMBNAILS = 300
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from catdog.errors import ErrorCode
 from catdog.reporting.part_reader import READ_THREADS, in_order, index
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 100_000
 MAX_BYTES = 4 << 20  # of the rows as they stand in the page, pictures not counted
+_HALVINGS = 8  # by then nearly only the rows with pictures are left
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def review(
     _add(reader, columns, pictured)
     codes = [code.value for code in ErrorCode]
     labels = list(reader.tally.labels)
-    while True:
+    for halvings in range(_HALVINGS + 1):
         rows: dict[str, Any] = {
             "labels": labels,
             "errors": codes,
@@ -91,10 +93,10 @@ def review(
             "truth": columns.truth if reader.tally.truth else None,
             "millionths": columns.millionths,
             "error": columns.error,
-            "other": other.of(columns.uri) if other is not None else None,
+            "other": other.numbers(pa.array(columns.uri)).tolist() if other is not None else None,
             "otherLabels": list(other.labels) if other is not None else None,
         }
-        if len(columns.uri) <= 1 or len(_packed(rows)) <= MAX_BYTES:
+        if halvings == _HALVINGS or len(_packed(rows)) <= MAX_BYTES:
             break
         columns = columns.half()  # names without a common part do not compress
         _add(reader, columns, pictured)

@@ -238,7 +238,7 @@ const startReview = async () => {
     give(relabel.value === "" ? undefined : Number(relabel.value));
   });
   for (const each of [name, label, truth, from, to, outcome, order]) {
-    each.addEventListener("input", () => requestAnimationFrame(update));
+    each.addEventListener(each.matches("select") ? "change" : "input", () => requestAnimationFrame(update));
   }
   const clear = () => {
     for (const each of [name, label, truth, from, to, outcome]) each.value = "";
@@ -272,7 +272,7 @@ const startReview = async () => {
     }
     order.value = "pictures";
     update();
-    review.scrollIntoView();
+    review.scrollIntoView({ behavior: "instant" });
     list.focus({ preventScroll: true });
   };
   for (const button of all("[data-open]")) {

@@ -1,0 +1,334 @@
+"""The page as a place to review: by clicking and typing, as a person would."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from axe_core_python.selenium import Axe
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+from catdog import reporting
+from catdog.errors import UserInputError
+from catdog.inputs import SourceLimits, list_images
+from catdog.reporting import ReportConfig
+from catdog.reporting import review as module
+from tests.reporting.pages import LABELS, classify, jpeg, score, until, visit
+
+
+def rows_of(results):
+    """The rows of a results folder, each with its folder's name as `truth`."""
+    rows = pq.read_table(results).to_pylist()
+    return [row | {"truth": row["uri"].split("/")[-2]} for row in rows]
+
+
+def count(browser):
+    """How many images the page says it found."""
+    text = browser.find_element(By.ID, "review-count").text
+    found = re.match(r"([\d,]+) of ", text)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def eventually(holds):
+    """Wait until it does: the page answers with its next frame."""
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def expect(browser, number):
+    """Wait until so many images are found."""
+    eventually(lambda: count(browser) == number)
+    assert count(browser) == number
+
+
+def probabilities(browser):
+    """Percents of the cards in view, in their order."""
+    texts = "return [...document.querySelectorAll('#rows .card b')].map((b) => b.textContent)"
+    return [float(text.split("%")[0]) for text in browser.execute_script(texts)]
+
+
+def cards(browser):
+    """Texts of the cards in view, in their order."""
+    return [card.text for card in browser.find_elements(By.CSS_SELECTOR, "#rows .card")]
+
+
+def click(browser, element):
+    """A click where the element is, not below the toolbar that stays in view."""
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
+    )
+    element.click()
+
+
+def choose(browser, field, text):
+    """Choose an option by its text."""
+    Select(browser.find_element(By.ID, f"filter-{field}")).select_by_visible_text(text)
+
+
+def test_every_cell_of_the_matrix_opens_its_pictures(browser, page, pets):
+    """As many as the cell says, each with that label and that class, pictures among them."""
+    visit(browser, page)
+    good = [row for row in rows_of(pets) if row["error"] is None]
+    cells = browser.find_elements(By.CSS_SELECTOR, ".matrix .opener")
+    assert len(cells) == 4
+    for cell, (truth, label) in zip(
+        cells, [(true, given) for true in LABELS for given in LABELS], strict=True
+    ):
+        click(browser, cell)
+        expected = sum(row["truth"] == truth and row["label"] == label for row in good)
+        assert int(cell.text) == expected
+        expect(browser, expected)
+        assert browser.switch_to.active_element.get_attribute("id") == "rows"
+        assert all(label in text.splitlines()[0] for text in cards(browser))
+        assert all((f"labelled {truth}" in text) == (truth != label) for text in cards(browser))
+        assert browser.find_elements(By.CSS_SELECTOR, "#rows .card img")
+
+
+def test_every_bar_opens_its_pictures(browser, page, pets):
+    """The images whose label and probability are the bar's, and at least one picture of them."""
+    visit(browser, page)
+    probabilities = {label: [] for label in LABELS}
+    for row in rows_of(pets):
+        if row["error"] is None:
+            probabilities[row["label"]].append(row["probability"])
+    edges = np.linspace(0.5, 1, 51)
+    for figure in browser.find_elements(By.CSS_SELECTOR, ".distribution"):
+        label = figure.find_element(By.CSS_SELECTOR, "figcaption b").text
+        counts, _ = np.histogram(np.array(probabilities[label]) + 1e-6, edges)
+        bars = figure.find_elements(By.CSS_SELECTOR, '[id*="-bar-"]')
+        for number in np.flatnonzero(counts)[::4]:
+            click(browser, bars[number])
+            expect(browser, counts[number])
+            assert browser.find_elements(By.CSS_SELECTOR, "#rows .card img")
+
+
+def test_labels_and_rows_of_tables_open_theirs(browser, page, pets):
+    """By keyboard too: the names in the table of labels, the numbers beside a plot."""
+    visit(browser, page)
+    names = browser.find_elements(By.CSS_SELECTOR, "[data-label-row] .opener")
+    names[0].send_keys(Keys.ENTER)
+    labels = [row["label"] for row in rows_of(pets)]
+    expect(browser, labels.count(names[0].text))
+    click(browser, browser.find_element(By.CSS_SELECTOR, ".distribution summary"))
+    number = browser.find_element(By.CSS_SELECTOR, ".distribution table .opener")
+    number.send_keys(Keys.ENTER)
+    expect(browser, int(number.text))
+
+
+def test_search_filter_and_sort(browser, page, pets):
+    """By a part of the name, by label, probability and error; the order is the one chosen."""
+    visit(browser, page)
+    rows = rows_of(pets)
+    expect(browser, len(rows))
+    name = browser.find_element(By.ID, "filter-name")
+    click(browser, name)
+    name.send_keys("CAT/1")
+    expect(browser, sum("cat/1" in row["uri"] for row in rows))
+    choose(browser, "label", "dog")
+    expect(browser, sum("cat/1" in row["uri"] and row["label"] == "dog" for row in rows))
+    name.send_keys(" no such name")
+    expect(browser, 0)
+    assert browser.find_element(By.ID, "review-count").text == "No image is like that."
+    browser.find_element(By.ID, "filter-clear").click()
+    expect(browser, len(rows))
+    browser.find_element(By.ID, "filter-from").send_keys("80")
+    expect(browser, sum((row["probability"] or 0) >= 0.8 for row in rows))
+    browser.find_element(By.ID, "filter-to").send_keys("90")
+    expect(browser, sum(0.8 <= (row["probability"] or 0) < 0.9 for row in rows))
+    browser.find_element(By.ID, "filter-clear").click()
+    choose(browser, "outcome", "rejected: truncated")
+    expect(browser, sum(row["error"] == "truncated" for row in rows))
+    choose(browser, "outcome", "wrong")
+    wrong = sum(row["error"] is None and row["label"] != row["truth"] for row in rows)
+    expect(browser, wrong)
+    for order, reverse in (("most certain", True), ("least certain", False)):
+        choose(browser, "order", order)
+        eventually(
+            lambda reverse=reverse: (
+                probabilities(browser) == sorted(probabilities(browser), reverse=reverse)
+            )
+        )
+        shown = probabilities(browser)
+        assert shown == sorted(shown, reverse=reverse)
+        assert len(set(shown)) > 3
+
+
+def test_relabelled_and_marked_with_keys_saved_as_a_table(browser, page, pets, tmp_path):
+    """What keys gave is saved as a CSV whose rows catdog itself reads, with their labels."""
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
+    visit(browser, page)
+    choose(browser, "order", "as listed")
+    rows = browser.find_element(By.ID, "rows")
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", rows
+    )
+    rows.send_keys("2", Keys.ARROW_RIGHT, "m", Keys.ARROW_RIGHT, "1", "0", Keys.ARROW_RIGHT)
+    rows.send_keys(Keys.ENTER)
+    dialog = browser.find_element(By.ID, "dialog")
+    assert dialog.is_displayed()
+    browser.switch_to.active_element.send_keys("1")
+    assert "cat" in dialog.find_element(By.ID, "dialog-about").text.split("Now")[1]
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert browser.switch_to.active_element.get_attribute("id") == "rows"
+    choose(browser, "outcome", "relabelled")
+    expect(browser, 2)
+    assert "now dog" in cards(browser)[0]
+    save = browser.find_element(By.ID, "save")
+    assert save.text == "Save 3 as CSV"
+    click(browser, save)
+    saved = tmp_path / "labels.csv"
+    eventually(saved.exists)
+    listed = [row["uri"] for row in pq.read_table(pets).to_pylist()]
+    found = list(csv.DictReader(io.StringIO(saved.read_text())))
+    assert [row["uri"] for row in found] == [listed[0], listed[1], listed[3]]
+    assert [row["label"] for row in found] == ["dog", "", "cat"]
+    assert [row["marked"] for row in found] == ["", "yes", ""]
+    planned = [
+        row for batch in list_images([str(saved)], SourceLimits()) for row in batch.to_pylist()
+    ]
+    assert [(row["uri"], row["label"]) for row in planned] == [
+        (listed[0], "dog"),
+        (listed[1], None),
+        (listed[3], "cat"),
+    ]
+
+
+def test_label_can_be_chosen_without_keys(browser, page):
+    """A list of labels does the same, whatever their number."""
+    visit(browser, page)
+    click(browser, browser.find_element(By.CSS_SELECTOR, "#rows .card"))
+    browser.find_element(By.ID, "dialog-close").click()
+    Select(browser.find_element(By.ID, "relabel")).select_by_value("0")
+    assert "now cat" in cards(browser)[0]
+    browser.execute_script("window.onbeforeunload = null")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_screen_readers_find_nothing_amiss(browser, page, theme):
+    """axe-core knows no violation: of the page as it opens, with an image chosen, and in a dialog."""
+    visit(browser, page)
+    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    axe = Axe()
+    rows = browser.find_element(By.ID, "rows")
+    for step in ([], [Keys.ARROW_RIGHT, Keys.ENTER]):
+        if step:
+            browser.execute_script(
+                "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", rows
+            )
+            rows.send_keys(*step)
+        found = axe.run(browser)["violations"]
+        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+
+
+@pytest.fixture(scope="module")
+def compared(pets, tmp_path_factory):
+    """`pets` against results of a model that is wrong elsewhere; some images are only there."""
+    folder = tmp_path_factory.mktemp("compared")
+
+    def other(name):
+        return score(name) if "cat" in name.split("/") else score(name)[::-1]
+
+    (folder / "more").mkdir()
+    (folder / "more" / "7.jpg").write_bytes(jpeg())
+    inputs = [str(pets.parent / "in"), str(folder / "more")]
+    classify((folder / "other").as_uri(), inputs, other)
+    output = folder / "page.html"
+    config = ReportConfig(
+        results=str(pets), output=str(output), thumbnails=9, against=str(folder / "other")
+    )
+    return output, reporting.write(config), folder / "other"
+
+
+def test_against_tells_what_changed(compared, pets):
+    """The numbers are those of the two tables, joined by URI; the test is McNemar's."""
+    from scipy.stats import binomtest
+
+    _, summary, other = compared
+    before = {row["uri"]: row["label"] for row in rows_of(other)}
+    rows = rows_of(pets)
+    comparison = summary.comparison
+    assert (comparison.common, comparison.only_this, comparison.only_other) == (125, 0, 1)
+    assert comparison.changed == sum(row["label"] != before[row["uri"]] for row in rows)
+    good = [row for row in rows if row["label"] is not None]
+    this = sum(row["label"] == row["truth"] != before[row["uri"]] for row in good)
+    there = sum(row["label"] != row["truth"] == before[row["uri"]] for row in good)
+    test = comparison.mcnemar
+    assert (test.known, test.only_this, test.only_other) == (120, this, there)
+    assert test.p == binomtest(this, this + there, 0.5).pvalue
+    assert {(change.before, change.after) for change in comparison.changes} == {
+        ("cat", "dog"),
+        ("dog", "cat"),
+    }
+
+
+def test_against_in_the_page(browser, compared):
+    """Pictures of what changed, with what it was; all of it opens in the review."""
+    page, summary, _ = compared
+    visit(browser, page)
+    assert browser.get_log("browser") == []
+    section = browser.find_element(By.ID, "changed")
+    assert "McNemar" in section.text
+    assert len(section.find_elements(By.CSS_SELECTOR, ".thumb img")) == 9
+    click(browser, section.find_element(By.CSS_SELECTOR, ".opener"))
+    expect(browser, summary.comparison.changed)
+    assert all("was " in text for text in cards(browser))
+    assert Axe().run(browser)["violations"] == []
+
+
+def test_against_nothing_is_one_line(pets, tmp_path):
+    """The flag and the folder are named."""
+    with pytest.raises(UserInputError, match=f"--against {tmp_path}: no results there"):
+        reporting.write(ReportConfig(results=str(pets), against=str(tmp_path)))
+
+
+def test_a_hundred_thousand_rows_stay_fluent(browser, page, tmp_path, monkeypatch):
+    """The last of 100,000 is reached with one key, and few of them are ever in the document."""
+    big = tmp_path / "big.html"
+    packed = module._packed
+
+    def hundredfold(content):
+        times = 100_000 // len(content["uri"])
+        content = content | {
+            name: content[name] * times for name in ("label", "truth", "millionths", "error")
+        }
+        names = [f"{uri}-{number}" for number in range(times) for uri in content["uri"]]
+        return packed(content | {"uri": names})
+
+    monkeypatch.setattr(module, "_packed", hundredfold)
+    results = str(page.parent)
+    summary = reporting.write(ReportConfig(results=results, output=str(big), thumbnails=0))
+    assert summary.bytes < 10_000_000
+    visit(browser, big)
+    expect(browser, 100_000)
+    rows = browser.find_element(By.ID, "rows")
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", rows
+    )
+    rows.send_keys(Keys.END)
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".card")) < 100
+    last = browser.find_element(By.CSS_SELECTOR, '.card[aria-selected="true"]')
+    assert last.get_attribute("aria-posinset") == "100000"
+    browser.find_element(By.ID, "filter-name").send_keys("dog/7.jpg-79")
+    until(browser, "return document.getElementById('review-count').textContent.startsWith('11 of')")
+
+
+def test_names_without_a_common_part_do_not_burst_the_page(pets, tmp_path, monkeypatch):
+    """Rows are left out until the others fit, never those with a picture; the page says how many."""
+    monkeypatch.setattr(module, "MAX_BYTES", 600)
+    output = tmp_path / "page.html"
+    summary = reporting.write(ReportConfig(results=str(pets), output=str(output), thumbnails=2))
+    assert summary.searchable < 125
+    assert f"{summary.searchable} of 125 images, from all over the job" in output.read_text()
+    assert dataclasses.asdict(summary)["images"] == 125
