@@ -20,6 +20,9 @@ class Observer:
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
         """So many of all images are done, the rejected among them."""
 
+    def retried(self, shards: int, cause: str) -> None:
+        """So many shards were lost until now and are done again; the cause is the latest one's."""
+
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
     ) -> None:
@@ -52,6 +55,9 @@ class _Forgiving(Observer):
 
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
         self._tell("progress", done, total, rejected, images_per_s)
+
+    def retried(self, shards: int, cause: str) -> None:
+        self._tell("retried", shards, cause)
 
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int

@@ -51,6 +51,7 @@ class Progress(Observer):
         self._share: float | None = None
         self._first_steps: tuple[float, int] | None = None  # when the first steps were seen
         self._epochs_shown = False
+        self._retried = ""
         self._spinner = Spinner("dots", style="cyan")
         self._console = Console(file=terminal, highlight=False, soft_wrap=True)
 
@@ -121,12 +122,16 @@ class Progress(Observer):
 
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
         """So many of all images are done."""
-        left = (total - done) / images_per_s if images_per_s else 0.0
+        left = f", {duration((total - done) / images_per_s)} left" if images_per_s else ""
         self._status(
             f"{done:,} of {total:,} images ({done / max(total, 1):.0%}), {rejected:,} rejected, "
-            f"{images_per_s:,.0f} images/s, {duration(left)} left",
+            f"{images_per_s:,.0f} images/s{left}{self._retried}",
             done / max(total, 1),
         )
+
+    def retried(self, shards: int, cause: str) -> None:
+        """So many shards were lost; what is done of the job says so from here on."""
+        self._retried = f", {shards:,} shard{'s' if shards > 1 else ''} tried again ({cause})"
 
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int

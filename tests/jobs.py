@@ -43,6 +43,19 @@ def actors() -> Iterator[int]:
     )
 
 
+def actor_at_work(besides: int = 0) -> int:
+    """The process of a classifying actor of this test session that is at a shard; waits for it."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for process in _own_processes(
+            lambda command: b"ClassifyShards" in command and b".submit" in command
+        ):
+            if process != besides:
+                return process
+        time.sleep(0.05)
+    raise AssertionError("no actor is at work")
+
+
 def decoders() -> Iterator[int]:
     """Process ids of the processes of this test session that decode."""
     return _own_processes(lambda command: b"catdog.pixels.child" in command)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from catdog.classification.pulse import Pulse
 from catdog.classification.telling import Costs, Told
 from catdog.errors import CatdogError
 from catdog.model import folders, inference
@@ -116,7 +117,7 @@ def _as_table(told: Iterable[Told]) -> pa.Table:
 class ClassifyShards:
     """Everything from a shard's number to its part file, on one CPU."""
 
-    def __init__(self, model: Any, assignment: Assignment) -> None:
+    def __init__(self, model: Any, assignment: Assignment, board: Any) -> None:
         self._assignment = assignment
         self._scorer = _Scorer(model, assignment)
         self._decoder = Decoder(
@@ -126,6 +127,7 @@ class ClassifyShards:
             assignment.batch_size,
         )
         self._decoder.__enter__()
+        self._pulse = Pulse(board)
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Classify the shards of a table with `TASK_SCHEMA`; a row of `Told` for each."""
@@ -133,8 +135,10 @@ class ClassifyShards:
 
     def _classify(self, shard: int, *, present: bool) -> Told:
         started_at = time.time()
+        self._pulse.begin(shard)
         work = part_files.begin(self._assignment.plan, shard, present=present)
         if work is None:
+            self._pulse.end()
             return _done_before(self._assignment, shard)
         entries = work.entries
         scores = np.zeros((entries.num_rows, len(self._scorer.metadata.labels)), np.float32)
@@ -148,20 +152,24 @@ class ClassifyShards:
             predict_s += time.monotonic() - started
             first_at = first_at or time.time()
             outcomes.append(batch.outcomes)
+            self._pulse.add(batch.outcomes.num_rows)
             read_s += batch.read_s
             decode_s += batch.decode_s
             bytes_read += batch.bytes_read
         outcome = pa.Table.from_batches(outcomes, OUTCOME_SCHEMA)
         first_at = first_at or time.time()
         costs = Costs(started_at, read_s, decode_s, predict_s, first_at, bytes_read)
-        return self._scorer.finish(work, outcome, scores, costs)
+        told = self._scorer.finish(work, outcome, scores, costs)
+        self._pulse.end()
+        return told
 
 
 class DecodeShards:
     """The first half, on a CPU: a shard's number in, its pixels out."""
 
-    def __init__(self, metadata: folders.ModelMetadata, assignment: Assignment) -> None:
+    def __init__(self, metadata: folders.ModelMetadata, assignment: Assignment, board: Any) -> None:
         self._plan = assignment.plan
+        self._pulse = Pulse(board)
         self._decode = DecodeEntries(
             metadata.preprocessing, assignment.decode_limits, assignment.source_limits, ("uri",)
         )
@@ -176,7 +184,9 @@ class DecodeShards:
         work = part_files.begin(self._plan, task["shard"], present=task["present"])
         column = pa.array([None], pa.large_binary())
         if work is not None:
+            self._pulse.begin(task["shard"])
             decoded = self._decode(work.entries)
+            self._pulse.end()
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, decoded.schema) as writer:
                 writer.write_table(decoded)

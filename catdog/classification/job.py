@@ -67,6 +67,7 @@ class ClassifySummary:
         stages_s: seconds of all workers by stage: read, decode, predict, write.
         bytes_read: by this run.
         precision: what the workers compute in, the same in every run.
+        retried_shards: shards of this run that were lost and done again, by the cause.
         already_complete: the job was finished before; this run did nothing.
         new: images that this run found and the results did not know.
         changed: known images whose sources are other ones now, by this run's listing.
@@ -91,6 +92,7 @@ class ClassifySummary:
     stages_s: dict[str, float]
     bytes_read: int
     precision: str
+    retried_shards: dict[str, int] = field(default_factory=dict)
     already_complete: bool = False
     new: int = 0
     changed: int = 0
@@ -295,6 +297,7 @@ class _Driver:
             "first_image_s": began,
             "stages_s": {stage: round(value, 2) for stage, value in tally.stages_s.items()},
             "bytes_read": tally.bytes_read,
+            "retried_shards": dict(tally.retried),
             "new": self._counts.new,
             "changed": self._counts.changed,
             "gone": self._counts.gone,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from catdog.classification import actors
+from catdog.classification import actors, pulse
 from catdog.classification.telling import Told
 from catdog.results import part_files
 from catdog.runtime import nodes, ray_quirks
@@ -37,6 +38,7 @@ class Tally:
     first_start: float = math.inf
     first_image: float = math.inf
     last_end: float = 0.0
+    retried: Counter[str] = field(default_factory=Counter)
 
     def add(self, told: Told) -> None:
         """Count a finished shard."""
@@ -90,6 +92,7 @@ def run(
                 # Its process is there and does not answer: Ray goes on neither with nor without it.
                 if not tries_left:
                     raise
+                tally.retried[pulse.SILENT] += 1
                 observer.phase("a worker does not answer; going on with new ones")
                 found = part_files.survey(plan)
                 todo = found.todo(plan.shard_images)
@@ -108,15 +111,27 @@ def _work(
     done, rejected = found.counts.images, int(found.rejected.sum())
     nodes.wait_for_room(1, cpus=1, on_wait=observer.phase)
     gpu = assignment.arithmetic.device == "gpu"
-    batches = _stages(assignment, config, model, found, todo, observer, gpu=gpu)
-    watch = nodes.NodeWatch(1, gpus=1) if gpu else nodes.NodeWatch(1, cpus=1)
-    for batch in nodes.watched(batches, watch):
-        for row in batch.to_pylist():
-            told = Told.from_row(row)
-            tally.add(told)
-            done += told.rows
-            rejected += told.rejected
-            observer.progress(done, assignment.plan.images, rejected, tally.images_per_s)
+    total, started = assignment.plan.images, time.monotonic()
+
+    def show(unfinished: int) -> None:
+        rate = tally.images_per_s or unfinished / (time.monotonic() - started)
+        observer.progress(min(done + unfinished, total), total, rejected, rate)
+
+    board = pulse.start_board()
+    batches = _stages(assignment, config, model, found, todo, board, observer, gpu=gpu)
+    over_nodes = nodes.NodeWatch(1, gpus=1) if gpu else nodes.NodeWatch(1, cpus=1)
+    watch = pulse.Watch(board, over_nodes, show, observer.retried)
+    try:
+        for batch in nodes.watched(batches, watch.check):
+            for row in batch.to_pylist():
+                told = Told.from_row(row)
+                tally.add(told)
+                done += told.rows
+                rejected += told.rejected
+                observer.progress(done, total, rejected, tally.images_per_s)
+        watch.finish()
+    finally:
+        tally.retried += watch.retried
 
 
 def _stages(
@@ -125,6 +140,7 @@ def _stages(
     model: folders.Model,
     found: Survey,
     todo: Sequence[int],
+    board: Any,
     observer: Observer,
     *,
     gpu: bool,
@@ -146,12 +162,7 @@ def _stages(
     nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
     workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
     observer.phase(f"starting {workers} workers")
-    stage = functools.partial(
-        ray.data.Dataset.map_batches,
-        batch_size=1,
-        batch_format="pyarrow",
-        **ray_quirks.BOUNDED_RESTARTS,
-    )
+    stage = functools.partial(ray_quirks.map_batches, batch_size=1, batch_format="pyarrow")
     shards = ray.data.from_arrow(
         [
             pa.table({"shard": task, "present": found.present[task]}, actors.TASK_SCHEMA)
@@ -167,7 +178,7 @@ def _stages(
         decoded = stage(
             shards,
             actors.DecodeShards,
-            fn_constructor_args=(model.metadata, assignment),
+            fn_constructor_args=(model.metadata, assignment, board),
             compute=ActorPoolStrategy(min_size=1, initial_size=decoders, max_size=len(todo)),
             num_cpus=1,
         )
@@ -183,7 +194,7 @@ def _stages(
         told = stage(
             shards,
             actors.ClassifyShards,
-            fn_constructor_args=(shared_model, assignment),
+            fn_constructor_args=(shared_model, assignment, board),
             compute=pool,
             num_cpus=1,
         )

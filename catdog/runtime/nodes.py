@@ -56,6 +56,13 @@ def heads() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
 
 
+def alive() -> set[str]:
+    """Ray's ids of the nodes that the head counts as alive."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def cluster_resources() -> tuple[int, int]:
     """Logical CPUs and GPUs of the whole cluster."""
     import ray
@@ -158,9 +165,12 @@ def wait_for_room(
     )
     missing = "the cluster has room for {found} of {workers} workers of {shape} each"
     if not autoscales(patience_s=10):
+        advice = "start nodes, or ask for fewer --workers"
+        if gpus and not cluster_resources()[1]:
+            advice = "there is no GPU at all: start nodes that have some, or leave them out"
         raise UserInputError(
             missing.format(found=found, workers=workers, shape=shape)
-            + ", and no autoscaler; start nodes, or ask for fewer --workers"
+            + f", and no autoscaler; {advice}"
         )
     from ray.autoscaler.sdk import request_resources
 
@@ -282,18 +292,17 @@ class NodeWatch:
             raise CatdogError(f"{lack} for {self._patience_s:.0f} s; start nodes and {GO_ON}")
 
 
-def watched(batches: Iterator[T], watch: NodeWatch) -> Iterator[T]:
-    """Hand on what a Ray Data job yields, as long as it has nodes to run on.
+def watched(batches: Iterator[T], check: Callable[[], None]) -> Iterator[T]:
+    """Hand on what a Ray Data job yields, as long as `check`, which is called often, does not raise.
 
     Raises:
-        CatdogError: by `watch`; or whatever the job raises.
+        CatdogError: by `check`; or whatever the job raises.
     """
     # A job that waits for nodes ends when Ray is shut down, and no sooner: its thread likewise.
     with read_ahead(batches, 64, name="catdog-ray-data", every_s=1.0, patience_s=0.0) as ahead:
         for batch in ahead:
-            if isinstance(batch, NothingYet):
-                watch.check()
-            else:
+            check()
+            if not isinstance(batch, NothingYet):
                 yield batch
 
 

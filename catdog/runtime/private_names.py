@@ -15,6 +15,12 @@ RAY = {
     "ray.data._internal.stats.get_or_create_stats_actor": _SHARED_ACTORS,
     "ray.experimental.internal_kv._internal_kv_get": "asking whether an autoscaler is at work",
 }
+# Earlier versions do without; `ray_quirks` says how.
+RAY_SINCE = {
+    "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator."
+    "get_or_create_autoscaling_coordinator": (2, 53),
+    "ray.data._internal.stats.get_or_create_stats_actor": (2, 52),
+}
 KERAS = {
     "keras.Optimizer._all_reduce_sum_gradients": "clipping gradients that are summed already",
     "keras.layers.Layer._outbound_nodes": "knowing that nothing but the pooling uses a ReLU",

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from catdog.errors import CatdogError, UserInputError
@@ -49,9 +50,6 @@ _DRIVER_SETTINGS = {
     # answers beside its work, so that only one that is stopped or stuck is silent.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
 }
-
-# Ray's default restarts a dying actor of Ray Data, and its task, for ever.
-BOUNDED_RESTARTS = {"max_restarts": 4, "max_task_retries": 4}
 
 
 @contextlib.contextmanager
@@ -154,6 +152,17 @@ def _quiet_data_context() -> None:
     context.print_on_execution_start = False
 
 
+def map_batches(dataset: Any, actor: type, **options: Any) -> Any:
+    """`Dataset.map_batches` with actors that are started again four times, and no more.
+
+    Ray's default restarts a dying actor, and its task, for ever. Ray 2.60 deprecates the arguments that
+    say otherwise, wants them gone in 2.64, and has no others yet.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", DeprecationWarning)
+        return dataset.map_batches(actor, **options, max_restarts=4, max_task_retries=4)
+
+
 def _share_on_head() -> None:
     """Have what the Ray Data jobs of a cluster share run on its head.
 
@@ -173,13 +182,19 @@ def _share_on_head() -> None:
 
 
 def _start_shared_actors() -> None:
-    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
     from ray.data._internal.execution.node_trackers import actor_location
-    from ray.data._internal.stats import get_or_create_stats_actor
 
-    default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
     actor_location.get_or_create_actor_location_tracker()
-    get_or_create_stats_actor()
+    # Not before Ray 2.52; 2.51 starts it beside the driver, under another name.
+    with contextlib.suppress(ImportError):
+        from ray.data._internal.stats import get_or_create_stats_actor
+
+        get_or_create_stats_actor()
+    # Not before Ray 2.53.
+    with contextlib.suppress(ImportError):
+        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+
+        default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:

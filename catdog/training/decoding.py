@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from catdog.training.labelled import LabelledImages
 
 _SHARD_IMAGES = 256
-_TELL_EVERY_S = 2.0  # longer than `nodes.watched` waits until it looks at the nodes
+_TELL_EVERY_S = 2.0
 
 
 class Decoded(NamedTuple):
@@ -122,14 +122,14 @@ def _run(
     summarize = ray.remote(num_cpus=1)(_summary)
 
     def decode() -> tuple[list[Any], list[pa.Table]]:
-        pipeline = ray.data.from_arrow(shards).map_batches(
+        pipeline = ray_quirks.map_batches(
+            ray.data.from_arrow(shards),
             _TalliedDecoder,
             fn_constructor_args=(tally, preprocessing, *limits),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(actors, len(shards))),
             num_cpus=1,
-            **ray_quirks.BOUNDED_RESTARTS,
         )
         blocks = pipeline.materialize().to_arrow_refs()
         return blocks, ray.get([summarize.remote(block, preprocessing) for block in blocks])
@@ -139,7 +139,7 @@ def _run(
     with ray_quirks.plain_errors():
         watch = nodes.NodeWatch(1, cpus=1)
         # All that asks the cluster happens within, to be watched.
-        for state in nodes.watched(_told(decode, tally), watch):
+        for state in nodes.watched(_told(decode, tally), watch.check):
             if isinstance(state, _Count):
                 done = min(state.done, total)  # a repeated shard counts twice
                 rate = done / max(time.monotonic() - started, 1e-9)

@@ -78,7 +78,7 @@ def test_a_job_without_nodes_is_given_up(ray_cluster, monkeypatch):
     content = nodes.NodeWatch(cpus, cpus=1)
     watch = nodes.NodeWatch(cpus + 1, cpus=1)
     with pytest.raises(CatdogError, match=rf"room for {cpus} of {cpus + 1} workers only for 1 s"):
-        next(nodes.watched(iter(lambda: time.sleep(30), 0), watch))
+        next(nodes.watched(iter(lambda: time.sleep(30), 0), watch.check))
     content.check()
 
 
@@ -92,8 +92,8 @@ def test_watched_job_hands_on_what_the_job_gives(ray_cluster):
         raise CatdogError("the job's own")
 
     watch = nodes.NodeWatch(1, cpus=1)
-    assert list(nodes.watched(iter([1, 2]), watch)) == [1, 2]
-    batches = nodes.watched(job(), watch)
+    assert list(nodes.watched(iter([1, 2]), watch.check)) == [1, 2]
+    batches = nodes.watched(job(), watch.check)
     assert [next(batches), next(batches)] == [1, 2]
     with pytest.raises(CatdogError, match="the job's own"):
         next(batches)
@@ -110,3 +110,28 @@ def test_ray_reads_the_settings_of_the_driver(ray_cluster):
     names = {constants.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR, constants.V2_ENABLED_ENV_VAR}
     assert names <= set(ray_quirks._DRIVER_SETTINGS)
     assert names <= constants.ENV_VARS_TO_PROPAGATE  # also to where they are read
+
+
+@pytest.mark.slow
+def test_an_actor_that_dies_is_started_again_a_few_times(ray_cluster, tmp_path):
+    """Ray's default would do so for ever; and nothing warns of how catdog says otherwise."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    class Dying:
+        def __init__(self, told):
+            self._told = told
+
+        def __call__(self, _):
+            with self._told.open("a") as file:
+                file.write("x")
+            os._exit(1)
+
+    with pytest.raises(ray.exceptions.RayError):
+        ray_quirks.map_batches(
+            ray.data.range(1),
+            Dying,
+            fn_constructor_args=(tmp_path / "told",),
+            compute=ActorPoolStrategy(size=1),
+        ).materialize()
+    assert len((tmp_path / "told").read_text()) == 5

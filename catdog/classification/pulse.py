@@ -1,0 +1,230 @@
+"""What classifying workers tell while they work: the driver sees how far they are, and who is silent.
+
+gRPC would tell of silence, too, but with Ray's defaults only after minutes, and on a cluster that
+others run nobody can change them. A shard that begins a second time was lost.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from catdog.runtime import nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BEAT_EVERY_S = 3.0
+# A worker beats beside its work; one that is stopped, stuck, or cut off does not.
+_SILENT_AFTER_S = 30.0
+_LOOK_EVERY_S = 3.0
+_SHOW_EVERY_S = 10.0
+
+CONNECTION_BROKE = "the connection to its worker broke"
+NODE_LOST = "its node was lost"
+SILENT = "its worker was silent"
+WORKER_ENDED = "its worker ended"
+
+
+class Beat(NamedTuple):
+    """What a worker tells every few seconds.
+
+    Attributes:
+        worker: names its process.
+        node: Ray's name of its node.
+        shard: that it is at; None between two.
+        attempt: names this beginning of it.
+        images: done of it.
+    """
+
+    worker: str
+    node: str
+    shard: int | None
+    attempt: str
+    images: int
+
+
+class State(NamedTuple):
+    """What the board knows.
+
+    Attributes:
+        images: done of shards that are not finished.
+        retried: shards that began again, by the cause.
+        silent: handles of workers that are to be ended, in this answer alone.
+    """
+
+    images: int
+    retried: dict[str, int]
+    silent: list[Any]
+
+
+@dataclass
+class _Worker:
+    handle: Any
+    beat: Beat
+    heard_at: float = field(default_factory=time.monotonic)
+
+
+class Board:
+    """An actor beside the driver that the workers tell.
+
+    Args:
+        alive_nodes: gives the ids of the nodes that the head counts as alive.
+    """
+
+    def __init__(self, alive_nodes: Callable[[], set[str]]) -> None:
+        self._alive_nodes = alive_nodes
+        self._workers: dict[str, _Worker] = {}
+        self._begun: dict[int, Beat] = {}
+        self._silent: set[str] = set()
+        self._retried: Counter[str] = Counter()
+
+    def beat(self, beat: Beat, handle: list[Any]) -> None:
+        """A worker is there."""
+        if beat.worker in self._silent:
+            return  # sent before its end
+        self._workers[beat.worker] = _Worker(handle[0], beat)
+        if beat.shard is None:
+            return
+        before = self._begun.get(beat.shard)
+        if before is None or before.attempt != beat.attempt:
+            self._begun[beat.shard] = beat
+            if before is not None:
+                self._retried[self._cause(before, beat)] += 1
+
+    def _cause(self, before: Beat, now: Beat) -> str:
+        if before.worker == now.worker:
+            return CONNECTION_BROKE
+        self._workers.pop(before.worker, None)
+        if before.node not in self._alive_nodes():
+            return NODE_LOST
+        return SILENT if before.worker in self._silent else WORKER_ENDED
+
+    def state(self) -> State:
+        """Until now."""
+        now = time.monotonic()
+        silent = {
+            name: each
+            for name, each in self._workers.items()
+            if now - each.heard_at > _SILENT_AFTER_S
+        }
+        for name in silent:
+            del self._workers[name]
+        self._silent.update(silent)
+        images = sum(each.beat.images for each in self._workers.values())
+        return State(images, dict(self._retried), [each.handle for each in silent.values()])
+
+
+def start_board() -> Any:
+    """A `Board`; it ends when nobody holds it any more."""
+    import ray
+
+    return ray.remote(**nodes.beside_driver())(Board).remote(nodes.alive)
+
+
+class Pulse:
+    """A worker's side: tells the board every few seconds, from a thread of its own."""
+
+    def __init__(self, board: Any) -> None:
+        import ray
+
+        context = ray.get_runtime_context()
+        self._handle, self._board = context.current_actor, board
+        # An actor that is started again keeps its id; its process has another one.
+        self._beat = Beat(context.get_worker_id(), context.get_node_id(), None, "", 0)
+        threading.Thread(target=self._go_on, name="pulse", daemon=True).start()
+
+    def begin(self, shard: int) -> None:
+        """A shard begins."""
+        self._beat = self._beat._replace(shard=shard, attempt=uuid.uuid4().hex, images=0)
+        self._tell()
+
+    def add(self, images: int) -> None:
+        """So many more images of it are done."""
+        self._beat = self._beat._replace(images=self._beat.images + images)
+
+    def end(self) -> None:
+        """The shard is finished."""
+        self._beat = self._beat._replace(shard=None, images=0)
+        self._tell()
+
+    def _go_on(self) -> None:
+        while True:
+            self._tell()
+            time.sleep(_BEAT_EVERY_S)
+
+    def _tell(self) -> None:
+        # In a list, since Ray would take a bare handle for something to wait for.
+        self._board.beat.remote(self._beat, [self._handle])
+
+
+class Watch:
+    """The driver's side, beside the watch over the nodes.
+
+    Attributes:
+        retried: shards that were lost and began again, by the cause.
+
+    Args:
+        board: the actor that workers tell.
+        over_nodes: gives up when the nodes are gone.
+        show: is told every ten seconds how many images are done of shards that are not finished.
+        on_retried: is told how many shards began again, and the latest cause, when there are more.
+    """
+
+    def __init__(
+        self,
+        board: Any,
+        over_nodes: nodes.NodeWatch,
+        show: Callable[[int], None],
+        on_retried: Callable[[int, str], None],
+    ) -> None:
+        self._board, self._nodes = board, over_nodes
+        self._show, self._on_retried = show, on_retried
+        self._looked = self._shown = time.monotonic()
+        self._question: Any = None
+        self.retried: Counter[str] = Counter()
+
+    def check(self) -> None:
+        """Call it often: ends silent workers, whose shards Ray gives to others.
+
+        Raises:
+            CatdogError: the nodes or the head have been away for too long.
+        """
+        import ray
+
+        self._nodes.check()
+        now = time.monotonic()
+        if self._question is None:
+            if now - self._looked > _LOOK_EVERY_S:
+                self._looked, self._question = now, self._board.state.remote()
+            return
+        if ray.wait([self._question], timeout=0)[0]:
+            self._learn()
+
+    def finish(self) -> None:
+        """Ask once more; `check` may not have looked since the last shard."""
+        self._question = self._board.state.remote()
+        self._learn()
+
+    def _learn(self) -> None:
+        import ray
+
+        question, self._question = self._question, None
+        try:
+            state: State = ray.get(question, timeout=10)
+        except ray.exceptions.RayError:
+            return  # the job does not depend on it
+        for handle in state.silent:
+            ray.kill(handle, no_restart=False)
+        more = Counter(state.retried) - self.retried
+        if more:
+            self.retried += more
+            self._on_retried(self.retried.total(), next(iter(more)))
+        now = time.monotonic()
+        if (state.images or state.retried) and now - self._shown > _SHOW_EVERY_S:
+            self._shown = now
+            self._show(state.images)
