@@ -231,6 +231,8 @@ class RayNode:
 class RayCluster:
     """A head without CPUs, where drivers run, and workers of some CPUs each.
 
+    With `plain` it has Ray's own settings, as a cluster that somebody else runs.
+
     Attributes:
         folder: of logs and sessions.
         environment: of every node; jobs get it from the head.
@@ -248,6 +250,7 @@ class RayCluster:
         variables: dict[str, str],
         *,
         name: str = "",
+        plain: bool = False,
     ) -> None:
         self.folder = folder
         token = folder / "token"
@@ -255,7 +258,8 @@ class RayCluster:
         token.write_text(secrets.token_hex(32))
         self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.environment = clean | FAULT_DETECTION_SETTINGS | self.access | variables
+        settings = {} if plain else FAULT_DETECTION_SETTINGS
+        self.environment = clean | settings | self.access | variables
         self.environment["PATH"] = f"{_BIN}:{clean['PATH']}"  # jobs say `python`
         self.head = RayNode(self, network.host(f"{name}head"), 0)
         self.workers = [

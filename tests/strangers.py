@@ -47,11 +47,19 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(cpus: Sequence[int] = (2,), **variables: str) -> Iterator[Cluster]:
+def started(
+    cpus: Sequence[int] = (2,),
+    *,
+    ray: str = _RAY,
+    prefix: Sequence[str] = (),
+    **variables: str,
+) -> Iterator[Cluster]:
     """Nodes of so many CPUs each on this machine, the first one the head.
 
     Args:
         cpus: of each node.
+        ray: the executable.
+        prefix: a command that runs each node's `ray start`.
         variables: of every node's environment.
     """
     port, dashboard, client = free_ports(3)
@@ -64,7 +72,7 @@ def started(cpus: Sequence[int] = (2,), **variables: str) -> Iterator[Cluster]:
         token.write_text(secrets.token_hex(32))
         access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         environment = clean_environment() | access
-        common = [_RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+        common = [ray, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
         common += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
         common += ["--object-store-memory=150000000"]
         head = ["--head", f"--port={port}", f"--temp-dir={folder}/r", "--dashboard-host=127.0.0.1"]
@@ -76,7 +84,7 @@ def started(cpus: Sequence[int] = (2,), **variables: str) -> Iterator[Cluster]:
                 with log.open("ab") as out:
                     processes.append(
                         subprocess.Popen(
-                            [*common, *own, f"--num-cpus={count}"],
+                            [*prefix, *common, *own, f"--num-cpus={count}"],
                             env=environment | variables,
                             stdin=subprocess.DEVNULL,
                             stdout=out,

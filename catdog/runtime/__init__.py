@@ -4,7 +4,7 @@
 `tensorflow_quirks` sets precision and threads; `all_reduce` sums gradients within a node. Each loads its library when it is first called.
 """
 
-from catdog.runtime import all_reduce, nodes, ray_quirks, tensorflow_quirks
+from catdog.runtime import all_reduce, fit, nodes, ray_quirks, tensorflow_quirks
 from catdog.runtime.tensorflow_quirks import Precision
 
-__all__ = ["Precision", "all_reduce", "nodes", "ray_quirks", "tensorflow_quirks"]
+__all__ = ["Precision", "all_reduce", "fit", "nodes", "ray_quirks", "tensorflow_quirks"]

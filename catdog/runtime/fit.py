@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import platform
 import re
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from catdog.errors import UserInputError
 from catdog.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # What the code on every worker imports, by the name it is imported by.
 _NEEDED_BY_WORKERS = (
@@ -73,26 +75,63 @@ def check(nodes: Sequence[dict[str, Any]], packages: Sequence[str] = ()) -> None
     Raises:
         UserInputError: a node lacks packages, or has another catdog.
     """
+    for node, found in _look_around(nodes, (*_NEEDED_BY_WORKERS, *packages)):
+        _judge(node["NodeManagerAddress"], found)
+
+
+def small_stores(nodes: Sequence[dict[str, Any]], needed_bytes: int) -> list[str]:
+    """What makes a job slow that keeps `needed_bytes` in the object stores, a line each.
+
+    Args:
+        nodes: the cluster's, as `ray.nodes` tells of them.
+        needed_bytes: of decoded images.
+    """
+    lines = []
+    works = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    held = sum(node["Resources"].get("object_store_memory", 0) for node in works)
+    if needed_bytes > held:
+        lines.append(
+            f"the decoded images take {_gigabytes(needed_bytes)} and the object stores of the nodes "
+            f"hold {_gigabytes(held)}: what is too much goes to disk and comes back slowly "
+            "(`ray start --object-store-memory` sets a node's)"
+        )
+    for node, found in _look_around(works, ()):
+        there = found["shared_bytes"]
+        if there is not None and there < node["Resources"].get("object_store_memory", 0):
+            lines.append(
+                f"node {node['NodeManagerAddress']}: its object store lies on disk, since /dev/shm has "
+                f"{_gigabytes(there)}; a container gets more with `--shm-size`, a pod with a volume of "
+                "medium Memory"
+            )
+    return lines
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def _look_around(
+    nodes: Sequence[dict[str, Any]], packages: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The nodes that can work and answer, and what is found on each."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    needed = (*_NEEDED_BY_WORKERS, *packages)
     works = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
     asked = {
         ray.remote(
             num_cpus=0,
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        )(_looker()).remote(needed): node["NodeManagerAddress"]
+        )(_looker()).remote(packages): node
         for node in works
     }
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
     for reference in answered:
         try:
-            found = ray.get(reference)
+            yield asked[reference], ray.get(reference)
         except ray.exceptions.RayError:
             continue  # the node has just gone: whoever watches the job sees it
-        _judge(asked[reference], found)
 
 
 def _judge(node: str, found: dict[str, Any]) -> None:
@@ -119,6 +158,15 @@ def _looker() -> Callable[[Sequence[str]], dict[str, Any]]:
         catdog = None
         if "catdog" not in missing:
             catdog = importlib.import_module("catdog.version").__version__
-        return {"missing": missing, "catdog": catdog, "python": platform.python_version()}
+        shared_bytes = None
+        with contextlib.suppress(OSError):  # where the system has none
+            there = os.statvfs("/dev/shm")  # noqa: S108 - Ray's place, looked at only
+            shared_bytes = there.f_blocks * there.f_frsize
+        return {
+            "missing": missing,
+            "catdog": catdog,
+            "python": platform.python_version(),
+            "shared_bytes": shared_bytes,
+        }
 
     return look

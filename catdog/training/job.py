@@ -20,7 +20,7 @@ from catdog.inputs import SourceLimits
 from catdog.model import folders
 from catdog.observer import Observer
 from catdog.pixels import DecodeLimits
-from catdog.runtime import nodes, ray_quirks
+from catdog.runtime import fit, nodes, ray_quirks
 from catdog.training import choice, claims, decoding, downloads, fitting, records
 from catdog.training.config import AUTO, TrainConfig, best_row
 from catdog.training.labelled import list_labelled
@@ -117,6 +117,8 @@ def _on_cluster(
     observer: Observer,
     started: float,
 ) -> TrainResult:
+    import ray
+
     shape = {"cpus": config.cpus_per_worker, "gpus": config.gpus_per_worker or 0}
     nodes.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
     cpus, gpus = nodes.cluster_resources()
@@ -125,6 +127,9 @@ def _on_cluster(
     workers = config.workers or config.workers_of(nodes.room(**shape))
     nodes.wait_for_room(workers, **shape, on_wait=observer.phase)
     nodes.wait_until_free(workers, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
+    pixels = config.preprocessing.height * config.preprocessing.width
+    for line in fit.small_stores(ray.nodes(), labelled.entries.num_rows * pixels * 3):
+        observer.phase(line)
     observer.phase(f"decoding {labelled.entries.num_rows:,} images")
     decoded = decoding.decode_all(
         labelled,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 import shlex
@@ -109,13 +108,12 @@ def test_file_says_what_to_change(path):
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.iterdir()), ids=lambda path: path.name)
 def test_versions_are_the_locked_ones(path):
-    """Every image tag and Ray version in cluster/ is that of the lock and of the package."""
+    """Every image tag and Ray version in cluster/ is that of the lock."""
     text = path.read_text()
     tags = set(re.findall(r"catdog:([\w.-]+)", text))
     wanted = f"{__version__}-ray{locked('ray')}"
     assert tags <= {wanted, f"{wanted}-gpu"}
     assert set(re.findall(r'rayVersion: "?([\d.]+)', text)) <= {locked("ray")}
-    assert importlib.metadata.version("ray") == locked("ray")
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

@@ -54,7 +54,7 @@ TRAINING += ["--batch-size", "16", "--height", "64", "--width", "72", "--learnin
 class Lab:
     """The cluster, its store, and what an undisturbed job gives."""
 
-    def __init__(self, network: nodes.Network, folder: Path) -> None:
+    def __init__(self, network: nodes.Network, folder: Path, *, plain: bool = False) -> None:
         self.network, self.folder = network, folder
         self.store_host = network.host("s3")
         (folder / "s3").mkdir()
@@ -65,7 +65,7 @@ class Lab:
         # Not at Ray's own low priority: the bounds are of a machine that may have other work.
         environment = {"CUDA_VISIBLE_DEVICES": "", "RAY_worker_niceness": "0"}
         self.variables = self.store.environment | environment
-        self.cluster = nodes.RayCluster(network, folder, [1, 1, 1], self.variables)
+        self.cluster = nodes.RayCluster(network, folder, [1, 1, 1], self.variables, plain=plain)
         self.root = f"s3://{conftest.BUCKET}"
         self._outputs = 0
         self.jobs: list[Job] = []
@@ -269,8 +269,8 @@ def pictures(count, size, image_format):
     return sink.getvalue()
 
 
-@pytest.fixture(scope="module")
-def whole_lab():
+@contextlib.contextmanager
+def lab_of(*, plain=False):
     """A running cluster with a store; ended with all its processes at the end."""
     if reason := nodes.missing():
         pytest.skip(reason)
@@ -281,7 +281,7 @@ def whole_lab():
     patch = pytest.MonkeyPatch()
     network = nodes.Network()
     try:
-        lab = Lab(network, folder)
+        lab = Lab(network, folder, plain=plain)
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         for name, value in lab.store.environment.items():
@@ -297,6 +297,13 @@ def whole_lab():
         network.close()
         patch.undo()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def whole_lab():
+    """A cluster with the settings of `cluster/`."""
+    with lab_of() as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from catdog.demo.drawings import draw
 from catdog.version import __version__
-from tests import strangers
+from tests import jobs, strangers
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -176,6 +183,95 @@ def test_nodes_without_a_package(drawings, tiny_model, tmp_path):
     assert "lacks Python packages that workers need: openvino, s3fs (its Python is 3." in line
     assert "cluster/Dockerfile" in line
     assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_another_ray_on_the_nodes(drawings, tiny_model, tmp_path):
+    """Both versions are said, and what to do."""
+    other = os.environ.get("CATDOG_OTHER_RAY")
+    if other is None:
+        pytest.skip("CATDOG_OTHER_RAY names the executable `ray` of another version")
+    version = subprocess.run([other, "--version"], capture_output=True, text=True, check=True)
+    there = version.stdout.split()[-1]
+    with strangers.started(ray=other) as older:
+        arguments = ["classify", drawings, "--output", tmp_path / "out", "--model", tiny_model]
+        line = complaint(run(older, *arguments), 2)
+    assert f"the cluster runs Ray {there} on Python 3." in line
+    assert f"`pip install catdog-ray ray=={there}`" in line
+    assert "this command Ray " in line
+
+
+def test_gpus_where_there_are_none(cluster, drawings, tmp_path):
+    """Said in one line, before an image is decoded."""
+    arguments = ["train", drawings, "--output", tmp_path / "run", "--gpus-per-worker", 1]
+    line = complaint(run(cluster, *arguments), 2)
+    assert "room for 0 of 1 workers of 1 CPU and 1 GPU each" in line
+    assert "there is no GPU at all: start nodes that have some, or leave them out" in line
+
+
+def test_small_stores_are_told(drawings, tmp_path):
+    """An object store that is too small, or on disk: a line each, before an image is decoded."""
+    small = ["unshare", "--mount", "sh", "-c"]
+    small += ['mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
+    if subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a node with a small /dev/shm needs a mount namespace of its own (root)")
+    with strangers.started(prefix=small) as cramped:
+        arguments = ["train", drawings, "--output", tmp_path / "run", "--address", cramped.address]
+        arguments += ["--height", "600", "--width", "600"]
+        command = [sys.executable, "-m", "catdog", *map(str, arguments)]
+        job = subprocess.Popen(
+            command, env=cramped.environment, stderr=subprocess.PIPE, cwd="/", text=True
+        )
+        try:
+            before = list(itertools.takewhile(lambda line: "decoding" not in line, job.stderr))
+        finally:
+            job.kill()
+            job.communicate()
+    said = "".join(before)
+    assert "images take 0.17 GB and the object stores of the nodes hold 0.15 GB" in said, said
+    assert ": its object store lies on disk, since /dev/shm has 0.07 GB; a container gets" in said
+
+
+def test_lost_shards_are_told(cluster, tiny_model, tmp_path):
+    """Of a worker that ends and of one that hangs: on the screen and in the summary, with the cause.
+
+    Meanwhile no shard is finished, and the screen says so.
+    """
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.webp").write_bytes(slow_picture())
+    for number in range(1, 64):
+        (tmp_path / "images" / f"{number}.webp").hardlink_to(tmp_path / "images" / "0.webp")
+    command = [sys.executable, "-m", "catdog", "classify", str(tmp_path / "images")]
+    command += ["--output", str(tmp_path / "out"), "--model", tiny_model, "--address"]
+    job = subprocess.Popen(
+        [*command, cluster.address, "--json", "--workers", "1", "--batch-size", "4"],
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        first = jobs.actor_at_work()
+        time.sleep(1)  # until it has told that it is at its shard
+        os.kill(first, signal.SIGKILL)
+        second = jobs.actor_at_work(besides=first)
+        time.sleep(1)
+        os.kill(second, signal.SIGSTOP)
+        told, errors = job.communicate(timeout=240)
+    finally:
+        job.kill()
+    assert job.returncode == 0, errors
+    assert json.loads(told)["retried_shards"] == {
+        "its worker ended": 1,
+        "its worker was silent": 1,
+    }
+    assert re.search(r" of 64 images .*, 1 shard tried again \(its worker ended\)", errors), errors
+
+
+def slow_picture():
+    """One that takes a tenth of a second or more to decode."""
+    sink = io.BytesIO()
+    draw("cat", seed=0).resize((4000, 3000)).save(sink, "WEBP")
+    return sink.getvalue()
 
 
 def test_a_quiet_minute_is_no_reason_to_be_hung_up_on(quiet_call):
