@@ -165,6 +165,8 @@ class TrainConfig:
         width: of the network's input, in pixels; default by architecture.
         resize: how an image becomes that size.
         columns: of tables.
+        labels: a table with columns `uri` and `label`, such as the page of a report saves; its labels
+            take the place of the images' own.
         seed: of the initial weights, of the order of the images and of their changes.
         precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
         cpus_per_worker: logical CPUs of a worker; TensorFlow gets as many threads.
@@ -213,6 +215,7 @@ class TrainConfig:
     width: int | None = None
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     columns: tyro.conf.OmitArgPrefixes[Columns] = field(default_factory=Columns)
+    labels: str | None = None
     seed: int = 0
     precision: Precision = "auto"
     cpus_per_worker: int = 1

@@ -103,6 +103,7 @@ def _listed(config: TrainConfig, observer: Observer) -> LabelledImages:
         validation=config.validation,
         test=config.test,
         split_by_folder=config.split_by_folder == "auto",
+        given_labels=config.labels,
     )
     for line in labelled.notices:
         observer.phase(line)

@@ -67,6 +67,7 @@ def list_labelled(
     validation: float,
     test: float,
     split_by_folder: bool = True,
+    given_labels: str | None = None,
 ) -> LabelledImages:
     """List the images, with a label each and a part by its folder or by `splits.part_of`.
 
@@ -78,6 +79,7 @@ def list_labelled(
         test: likewise.
         split_by_folder: whether folders `train`, `val` and `test` are the parts, where there are no
             others; else they are classes.
+        given_labels: a table whose labels take the place of the images' own.
 
     Raises:
         UserInputError: no labels, or a single one, or two that look alike; an empty train or
@@ -87,7 +89,6 @@ def list_labelled(
         list(inputs.list_images(images, limits, columns)), inputs.PLAN_SCHEMA
     )
     shown = " ".join(images)
-    _refuse_unlabelled(plan, shown)
     given = _parts_of_folders(plan, shown) if split_by_folder else None
     label_column, notices = plan["label"], []
     if given is not None:
@@ -96,6 +97,10 @@ def list_labelled(
         present = {int(part) for part in np.unique(folder_parts)}
         validation = 0.0 if VALIDATION in present else validation
         test = 0.0 if TEST in present else test
+    if given_labels is not None:
+        label_column, line = _corrected(label_column, plan["uri"], given_labels, limits)
+        notices.append(line)
+    _refuse_unlabelled(plan["name"], label_column, shown)
     labels = tuple(sorted(pc.unique(label_column).to_pylist()))
     _refuse_labels(labels, shown)
     classes = pc.index_in(label_column, value_set=pa.array(labels, pa.string()))
@@ -118,15 +123,36 @@ def list_labelled(
     )
 
 
-def _refuse_unlabelled(plan: pa.Table, shown: str) -> None:
-    unlabelled = plan["label"].null_count
-    if unlabelled and unlabelled == plan.num_rows:
+def _corrected(
+    labels: pa.ChunkedArray, uris: pa.ChunkedArray, table: str, limits: SourceLimits
+) -> tuple[pa.ChunkedArray, str]:
+    """The labels, those of the table in the place of the images' own, and a line about them.
+
+    Raises:
+        UserInputError: the table has no labels, or none for these images.
+    """
+    given = pa.Table.from_batches(list(inputs.list_images([table], limits)), inputs.PLAN_SCHEMA)
+    given = given.filter(given["label"].is_valid())
+    at = pc.index_in(uris, value_set=given["uri"].combine_chunks())
+    used = len(at) - at.null_count
+    if not used:
+        raise UserInputError(f"--labels {table}: no label in it is one of an image given")
+    known = pa.chunked_array([given["label"].combine_chunks().take(at.combine_chunks())])
+    line = f"{used:,} labels from {table}"
+    if used < given.num_rows:
+        line += f"; {given.num_rows - used:,} others in it are of no image given"
+    return pc.coalesce(known, labels), line
+
+
+def _refuse_unlabelled(names: pa.ChunkedArray, labels: pa.ChunkedArray, shown: str) -> None:
+    unlabelled = labels.null_count
+    if unlabelled and unlabelled == len(labels):
         raise UserInputError(
             f"{shown}: no labels; training wants one folder per class "
             "(or archives of such folders, or a table with a label column)"
         )
     if unlabelled:
-        first = plan["name"][pc.index(plan["label"].is_null(), value=True).as_py()].as_py()
+        first = names[pc.index(labels.is_null(), value=True).as_py()].as_py()
         raise UserInputError(f"{shown}: {unlabelled} images have no label, among them {first!r}")
 
 

@@ -135,3 +135,43 @@ def test_balanced_weights_are_finite():
     assert class_weights("balanced", classes, 2).tolist() == [0.75, 1.5]
     assert class_weights("balanced", classes, 3).tolist() == [0.5, 1.0, 0.0]
     assert class_weights("none", classes, 3).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_labels_of_a_table_take_the_place_of_the_images_own(tmp_path):
+    """As the page of a report saves them: by URI; those of other images do nothing."""
+    put(tmp_path / "in", *photos("cat"), *photos("dog"))
+    uri = (tmp_path / "in").as_uri()
+    rows = [f"{uri}/cat/3.jpg,dog,cat", f"{uri}/cat/4.jpg,fox,cat", f"{uri}/no/such.jpg,dog,"]
+    rows += [f"{uri}/dog/{number}.jpg,fox,dog" for number in range(30, 40)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["uri,label,labelled_before", *rows, ""]))
+    found = listed(tmp_path / "in", given_labels=str(table))
+    assert found.labels == ("cat", "dog", "fox")
+    names = found.entries["name"].to_pylist()
+    given = dict(zip(names, (found.labels[number] for number in found.classes), strict=True))
+    for name, label in given.items():
+        number = int(name.split("/")[1].removesuffix(".jpg"))
+        fox = name == "cat/4.jpg" or (name.startswith("dog/") and number >= 30)
+        assert label == ("fox" if fox else "dog" if name == "cat/3.jpg" else name.split("/")[0])
+    assert found.notices[0] == f"12 labels from {table}; 1 others in it are of no image given"
+
+
+def test_labels_below_folders_of_parts(tmp_path):
+    """The parts stay what the folders say."""
+    for label in ("cat", "dog"):
+        put(tmp_path / "in", *photos(f"train/{label}", 12), *photos(f"val/{label}", 3))
+    table = tmp_path / "labels.csv"
+    table.write_text(f"uri,label\n{(tmp_path / 'in').as_uri()}/val/cat/1.jpg,dog\n")
+    found = listed(tmp_path / "in", given_labels=str(table))
+    assert found.parts_given
+    assert found.labels == ("cat", "dog")
+    assert collections.Counter(found.classes.tolist()) == {0: 14, 1: 16}
+
+
+def test_labels_of_other_images_are_refused(tmp_path):
+    """In one line that names the flag and the table."""
+    put(tmp_path / "in", *photos("cat"), *photos("dog"))
+    put(tmp_path, "x.jpg")
+    (tmp_path / "labels.csv").write_text("uri,label\nx.jpg,cat\n")
+    with pytest.raises(UserInputError, match=r"--labels .*labels\.csv: no label in it"):
+        listed(tmp_path / "in", given_labels=str(tmp_path / "labels.csv"))

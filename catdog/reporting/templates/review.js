@@ -25,9 +25,10 @@ const startReview = async () => {
     ["name", "label", "truth", "from", "to", "outcome", "order"].map(field);
   const relabel = document.getElementById("relabel");
   const save = document.getElementById("save");
+  const saveMarked = document.getElementById("save-marked");
   const given = new Map(); // row: number of its new label
   const marked = new Set();
-  let saved = true;
+  const unsaved = new Set();
   let found = [];
   let active = 0; // place in `found`
 
@@ -159,8 +160,10 @@ const startReview = async () => {
     const row = found[active];
     relabel.disabled = row === undefined;
     relabel.value = given.has(row) ? given.get(row) : "";
-    save.disabled = !given.size && !marked.size;
-    save.textContent = `Save ${number(new Set([...given.keys(), ...marked]).size)} as CSV`;
+    save.disabled = !given.size;
+    save.textContent = `Save ${number(given.size)} new labels`;
+    saveMarked.disabled = !marked.size;
+    saveMarked.textContent = `Save ${number(marked.size)} marked`;
   };
   const show = () => {
     const row = found[active];
@@ -193,16 +196,16 @@ const startReview = async () => {
     draw();
     told();
   };
-  const touch = () => { saved = false; draw(); told(); };
+  const touch = (what) => { unsaved.add(what); draw(); told(); };
   const give = (number_) => {
     if (number_ === undefined) given.delete(found[active]);
     else given.set(found[active], number_);
-    touch();
+    touch("given");
   };
   const mark = () => {
     const row = found[active];
     if (!marked.delete(row)) marked.add(row);
-    touch();
+    touch("marked");
   };
   const press = (event) => {
     if (!found.length || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -245,24 +248,29 @@ const startReview = async () => {
   };
   document.getElementById("filter-clear").addEventListener("click", () => { clear(); update(); });
 
-  // What a table with these columns is, docs/inputs.md says.
-  save.addEventListener("click", () => {
-    const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
-    const lines = [...new Set([...given.keys(), ...marked])].sort((a, b) => a - b).map((row) => [
-      quoted(rows.uri[row]),
-      given.has(row) ? quoted(rows.labels[given.get(row)]) : "",
-      labelled(row) >= 0 ? quoted(rows.labels[labelled(row)]) : "",
-      marked.has(row) ? "yes" : "",
-    ].join(","));
+  // `catdog train --labels` takes the table; the list is an input of every command.
+  const download = (fileName_, type, lines) => {
     const link = element("a");
-    link.href = URL.createObjectURL(
-      new Blob([["uri,label,labelled_before,marked", ...lines, ""].join("\n")], { type: "text/csv" }));
-    link.download = "labels.csv";
+    link.href = URL.createObjectURL(new Blob([[...lines, ""].join("\n")], { type }));
+    link.download = fileName_;
     link.click();
     URL.revokeObjectURL(link.href);
-    saved = true;
+  };
+  const inOrder = (rows_) => [...rows_].sort((a, b) => a - b);
+  save.addEventListener("click", () => {
+    const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
+    download("labels.csv", "text/csv", ["uri,label,labelled_before", ...inOrder(given.keys()).map((row) => [
+      quoted(rows.uri[row]),
+      quoted(rows.labels[given.get(row)]),
+      labelled(row) >= 0 ? quoted(rows.labels[labelled(row)]) : "",
+    ].join(","))]);
+    unsaved.delete("given");
   });
-  addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
+  saveMarked.addEventListener("click", () => {
+    download("marked.txt", "text/plain", inOrder(marked).map((row) => rows.uri[row]));
+    unsaved.delete("marked");
+  });
+  addEventListener("beforeunload", (event) => { if (unsaved.size) event.preventDefault(); });
 
   // Cells and bars open their images.
   const open = (query) => {
