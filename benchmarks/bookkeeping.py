@@ -186,9 +186,10 @@ def _without_image_work() -> type:
     from catdog.results import part_files
 
     class WithoutImageWork(actors.ClassifyShards):
-        def __init__(self, model: Any, assignment: Any) -> None:
+        def __init__(self, model: Any, assignment: Any, board: Any) -> None:
             self._assignment = assignment
             self._scorer = actors._Scorer(model, assignment)
+            self._pulse = actors.Pulse(board)
 
         def __call__(self, tasks: pa.Table) -> pa.Table:
             told = super().__call__(tasks)
@@ -196,8 +197,10 @@ def _without_image_work() -> type:
 
         def _classify(self, shard: int, *, present: bool) -> Any:
             now = time.time()
+            self._pulse.begin(shard)
             work = part_files.begin(self._assignment.plan, shard, present=present)
             if work is None:
+                self._pulse.end()
                 return actors._done_before(self._assignment, shard)
             count = work.entries.num_rows
             chance = np.random.default_rng(shard)
@@ -205,7 +208,9 @@ def _without_image_work() -> type:
             row = {"width": 500, "height": 375, "format": "JPEG", "size": REQUEST_BYTES}
             outcome = pa.Table.from_pylist([row] * count, OUTCOME_SCHEMA)
             costs = actors.Costs(now, 0.0, 0.0, 0.0, now, 0)
-            return self._scorer.finish(work, outcome, scores, costs)
+            told = self._scorer.finish(work, outcome, scores, costs)
+            self._pulse.end()
+            return told
 
     return WithoutImageWork
 
