@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def repeat(run: Callable[[], int], pause_s: float, verb: str) -> int:
                     raise
                 terminal.error_line(verb, str(error))
             first = False
+            sys.stdout.flush()  # whoever reads a pipe is not to wait for the end
             signal.signal(signal.SIGTERM, _end)
             time.sleep(pause_s)
     except (KeyboardInterrupt, SystemExit):  # the second one is raised by Ray's handler
