@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from catdog.errors import CatdogError
+from catdog.storage import ranges
 from catdog.storage.failures import RangeOutsideError, changed, endless, retried
 from catdog.storage.uris import bucket_and_key
 
@@ -81,6 +82,9 @@ def _get(uri: str, offset: int, length: int, etag: str) -> tuple[bytes, int, str
         OSError: as `read_range`.
     """
     bucket, key = bucket_and_key(uri)
+    read = ranges.read(bucket, key, offset, length, etag)
+    if read is not None:
+        return read
     request = {"Range": f"bytes={offset}-{offset + length - 1}"}
     if etag:
         request["IfMatch"] = etag
@@ -96,7 +100,9 @@ def _get(uri: str, offset: int, length: int, etag: str) -> tuple[bytes, int, str
             raise OSError(errno.EIO, "fewer bytes than it said")  # which is tried again
         return data[:length], int(total), response.get("ETag", "")
 
-    return _request(uri, get)
+    answer = _request(uri, get)
+    ranges.answered_by_s3fs(bucket, key)
+    return answer
 
 
 def s3_pages(

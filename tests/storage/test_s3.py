@@ -23,11 +23,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from obstore.store import S3Store
 
 from catdog import storage
 from catdog.errors import ErrorCode, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
-from catdog.storage import odd_names
+from catdog.storage import odd_names, ranges
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -517,3 +518,39 @@ def test_logs_hold_no_secrets(s3, s3_server, caplog):
     assert detail == "The object does not exist (NoSuchKey)."
     assert caplog.text
     assert not any(key in caplog.text for key in keys(s3_server))
+
+
+def test_reading_needs_no_s3fs(s3):
+    """A process that only reads loads obstore alone; s3fs would take the interpreter from a decoder."""
+    storage.write_atomic(f"{s3}/x", b"x" * 100)
+    code = "import sys; from catdog import storage; "
+    code += "assert storage.read_bytes(sys.argv[1], 1000) == b'x' * 100; "
+    code += "assert storage.read_range(sys.argv[1], 90, 50) == b'x' * 10; "
+    code += "assert storage.size_of(sys.argv[1]) == 100; "
+    code += "assert 's3fs' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, f"{s3}/x"], check=True)
+
+
+def test_what_obstore_cannot_read_is_read(s3):
+    """Keys that it has no name for are read by s3fs."""
+    odd = [f"{s3}/a//b", f"{s3}/tab\tstop", f"{s3}/a b+c%20"]
+    for uri in odd:
+        storage.write_atomic(uri, uri.encode())
+    assert [storage.read_bytes(uri, 1000) for uri in odd] == [uri.encode() for uri in odd]
+
+
+def test_a_client_that_does_not_suit_is_left_alone(s3, monkeypatch):
+    """Where only s3fs reaches the store, obstore is asked some times and then no more."""
+    storage.write_atomic(f"{s3}/x", b"x")
+    elsewhere = S3Store(
+        "anywhere",
+        endpoint="http://127.0.0.1:9",  # nobody listens
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    monkeypatch.setattr(ranges, "_buckets", {})
+    monkeypatch.setattr(ranges, "_open", lambda _: elsewhere)
+    for _ in range(9):
+        assert storage.read_bytes(f"{s3}/x", 9) == b"x"
+    (bucket,) = ranges._buckets.values()
+    assert bucket.misfits == ranges._MISFITS

@@ -1,0 +1,207 @@
+"""Clients of S3 side by side: s3fs, `catdog.storage` on obstore with s3fs behind it, obstore alone.
+
+    python -m benchmarks.stores --output benchmarks/stores.json
+
+All read from one SeaweedFS server on this machine, in processes of their own, in turns. The figures
+are requests a second and seconds of the client's own CPU time per 1,000 requests; the server's CPU
+time stands beside them, since it shares the machine. docs/decisions/015 says what follows from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+BUCKET = "stores"
+OBJECT_BYTES = 23_000  # a photo of the benchmark's collection
+RANGE_BYTES = 64 * 1024
+ARCHIVE_BYTES = 64 * 2**20
+
+
+def measure(objects: int, ranges: int, rounds: int) -> dict[str, Any]:
+    """Every client on every task, in turns; the median of the rounds."""
+    from tests.conftest import S3Server
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = S3Server(Path(folder))
+        server.start()
+        try:
+            os.environ.update(server.environment)
+            server.shell(f"s3.bucket.create -name {BUCKET}")
+            _fill(server.endpoint, objects)
+            tasks = {
+                f"listing of {objects:,} keys": ("list", objects, 1),
+                **{f"64 kB ranges, {n} in flight": ("ranges", ranges, n) for n in (1, 8, 64)},
+                **{f"objects of 23 kB, {n} in flight": ("objects", objects, n) for n in (8, 64)},
+            }
+            found: dict[str, Any] = {}
+            for name, task in tasks.items():
+                seen: dict[str, list[dict[str, float]]] = {client: [] for client in _CLIENTS}
+                for _ in range(rounds):
+                    for client, figures in seen.items():
+                        figures.append(_in_process(client, *task, server=server))
+                found[name] = {
+                    client: {
+                        key: round(statistics.median(each[key] for each in figures), 3)
+                        for key in figures[0]
+                    }
+                    for client, figures in seen.items()
+                }
+                sys.stdout.write(f"{name}: {json.dumps(found[name])}\n")
+                sys.stdout.flush()
+            return found
+        finally:
+            server.kill()
+
+
+def _store(endpoint: str) -> Any:
+    from obstore.store import S3Store
+
+    return S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+        secret_access_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+        region="us-east-1",
+        client_options={"allow_http": True},
+        virtual_hosted_style_request=False,
+    )
+
+
+def _fill(endpoint: str, objects: int) -> None:
+    import obstore
+
+    store = _store(endpoint)
+    data = os.urandom(OBJECT_BYTES)
+    obstore.put(store, "archive.bin", os.urandom(ARCHIVE_BYTES))
+    with ThreadPoolExecutor(32) as pool:
+        list(
+            pool.map(
+                lambda number: obstore.put(store, f"photos/{number:07d}.jpg", data), range(objects)
+            )
+        )
+
+
+def _in_process(
+    client: str, task: str, count: int, in_flight: int, *, server: Any
+) -> dict[str, float]:
+    """One client, one task, in a process that does nothing else."""
+    queue: Any = multiprocessing.get_context("spawn").SimpleQueue()
+    before = _cpu_seconds(server._process.pid)  # noqa: SLF001 - the tests' own fixture
+    process = multiprocessing.get_context("spawn").Process(
+        target=_run, args=(client, task, count, in_flight, server.endpoint, queue)
+    )
+    process.start()
+    seconds, cpu = queue.get()
+    process.join()
+    served = _cpu_seconds(server._process.pid) - before  # noqa: SLF001
+    return {
+        "per_s": count / seconds,
+        "client_cpu_s_per_1000": 1000 * cpu / count,
+        "server_cpu_s_per_1000": 1000 * served / count,
+    }
+
+
+def _run(client: str, task: str, count: int, in_flight: int, endpoint: str, queue: Any) -> None:
+    operation = _CLIENTS[client](task, endpoint)
+    operation(0)  # connections and imports are not what is compared
+    started, cpu = time.perf_counter(), time.process_time()
+    if task == "list":
+        operation(0)
+    elif in_flight == 1:
+        for number in range(count):
+            operation(number)
+    else:
+        with ThreadPoolExecutor(in_flight) as pool:
+            list(pool.map(operation, range(count)))
+    queue.put((time.perf_counter() - started, time.process_time() - cpu))
+
+
+def _s3fs(task: str, endpoint: str) -> Any:
+    from catdog.storage import ranges
+
+    ranges.read = lambda *_: None  # type: ignore[assignment] # every range is left to s3fs
+    return _ours(task, endpoint)
+
+
+def _ours(task: str, _: str) -> Any:
+    from catdog import storage
+
+    def one(number: int) -> int:
+        if task == "list":
+            return sum(len(keys) for keys, _ in storage.s3_pages(f"s3://{BUCKET}/photos/"))
+        if task == "ranges":
+            offset = number * RANGE_BYTES % (ARCHIVE_BYTES - RANGE_BYTES)
+            return len(storage.read_range(f"s3://{BUCKET}/archive.bin", offset, RANGE_BYTES))
+        return len(storage.read_bytes(f"s3://{BUCKET}/photos/{number:07d}.jpg", 2**20))
+
+    return one
+
+
+def _theirs(task: str, endpoint: str) -> Any:
+    import obstore
+
+    store = _store(endpoint)
+
+    def one(number: int) -> int:
+        if task == "list":
+            pages = obstore.list(store, "photos/", chunk_size=1000, return_arrow=False)
+            return sum(len(page) for page in pages)
+        if task == "ranges":
+            start = number * RANGE_BYTES % (ARCHIVE_BYTES - RANGE_BYTES)
+            return len(obstore.get_range(store, "archive.bin", start=start, length=RANGE_BYTES))
+        return len(obstore.get(store, f"photos/{number:07d}.jpg").bytes())
+
+    return one
+
+
+_CLIENTS = {"s3fs": _s3fs, "catdog.storage": _ours, "obstore": _theirs}
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, default=20_000)
+    parser.add_argument("--ranges", type=int, default=4_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": _commit(),
+        "tasks": measure(options.objects, options.ranges, options.rounds),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    if options.output:
+        options.output.write_text(text)
+    sys.stdout.write(text)
+
+
+def _commit() -> str:
+    git = shutil.which("git") or "git"
+    done = subprocess.run(
+        [git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

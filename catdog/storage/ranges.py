@@ -1,0 +1,139 @@
+"""Ranges of S3 objects by obstore, whose client works outside of the interpreter's lock.
+
+Jobs read far more often than they list or write, and they read beside a decoder. A request costs
+s3fs about a millisecond of the interpreter and obstore an eighth of that (docs/decisions/015).
+
+obstore asks once, and what goes wrong is no error here: `s3` then makes the same request by s3fs,
+whose answers `failures` understands and repeats. So one place knows what errors mean, and keys that
+obstore has no name for are read as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+# obstore splits a key into segments and refuses empty ones, dots alone and control characters.
+_PLAIN_KEY = re.compile(
+    r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"
+)
+# The session renews its credentials itself, shortly before they end; it is asked this often.
+_ASK_FOR_CREDENTIALS_EVERY = timedelta(minutes=1)
+# So many times in a row obstore had no answer and s3fs had: it does not suit this store.
+_MISFITS = 5
+
+
+class _Bucket:
+    """A client of one bucket, or none where no client of this environment can be made."""
+
+    def __init__(self, name: str) -> None:
+        self.misfits = 0
+        self._store = _open(name)
+
+    def range(self, key: str, offset: int, length: int, etag: str) -> tuple[bytes, int, str] | None:
+        import obstore
+
+        if self._store is None or self.misfits >= _MISFITS:
+            return None
+        try:
+            options = {"range": (offset, offset + length)} | ({"if_match": etag} if etag else {})
+            answer = obstore.get(self._store, key, options=options)
+            data, size = answer.bytes().to_bytes(), answer.meta["size"]
+            found = answer.meta["e_tag"] or ""
+        except Exception:  # whatever it is, s3fs asks again
+            return None
+        if len(data) < min(length, size - offset):
+            return None
+        self.misfits = 0
+        return data, size, found
+
+
+_lock = threading.Lock()
+_buckets: dict[tuple[frozenset[tuple[str, str]], str], _Bucket] = {}
+_forked = False
+
+
+def read(
+    bucket: str, key: str, offset: int, length: int, etag: str = ""
+) -> tuple[bytes, int, str] | None:
+    """A byte range, the size of the whole object and its ETag; None where s3fs has to be asked.
+
+    Args:
+        bucket: of the object.
+        key: of the object, raw.
+        offset: of the first byte.
+        length: at least 1; fewer bytes come where the object ends before.
+        etag: that the object must have, "" for any.
+    """
+    if _forked or not _PLAIN_KEY.fullmatch(key):
+        return None
+    return _bucket(bucket).range(key, offset, length, etag)
+
+
+def answered_by_s3fs(bucket: str, key: str) -> None:
+    """Count that s3fs had the answer that obstore had not."""
+    if not _forked and _PLAIN_KEY.fullmatch(key):
+        counted = _bucket(bucket)
+        counted.misfits = min(counted.misfits + 1, _MISFITS)
+
+
+def _bucket(name: str) -> _Bucket:
+    settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    found = _buckets.get((settings, name))
+    if found is None:
+        with _lock:
+            if (settings, name) not in _buckets:
+                _buckets[settings, name] = _Bucket(name)
+            found = _buckets[settings, name]
+    return found
+
+
+def _open(bucket: str) -> Any:
+    """A client with endpoint, region and credentials as botocore finds them; none where it does not."""
+    import botocore.session  # type: ignore[import-untyped]
+    from obstore.store import S3Store
+
+    try:
+        session = botocore.session.get_session()
+        credentials = session.get_credentials()
+        if credentials is None:
+            return None
+        place = session.create_client("s3").meta
+
+        def current() -> Any:
+            frozen = credentials.get_frozen_credentials()
+            return {
+                "access_key_id": frozen.access_key,
+                "secret_access_key": frozen.secret_key,
+                "token": frozen.token,
+                "expires_at": datetime.now(UTC) + _ASK_FOR_CREDENTIALS_EVERY,
+            }
+
+        return S3Store(
+            bucket,
+            endpoint=place.endpoint_url,
+            region=place.region_name,
+            virtual_hosted_style_request=False,
+            request_payer=os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester",
+            credential_provider=current,
+            client_options={
+                "allow_http": True,
+                "connect_timeout": timedelta(seconds=5),
+                "read_timeout": timedelta(seconds=60),
+            },
+            retry_config={"max_retries": 0},  # s3fs asks again
+        )
+    except Exception:  # a profile that does not exist and the like: s3fs says what it is
+        return None
+
+
+def _left_to_s3fs() -> None:
+    # obstore's threads are not in a forked child.
+    global _forked  # noqa: PLW0603
+    _forked = bool(_buckets)
+
+
+os.register_at_fork(after_in_child=_left_to_s3fs)
