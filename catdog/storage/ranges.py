@@ -39,7 +39,9 @@ class _Bucket:
         if self._store is None or self.misfits >= _MISFITS:
             return None
         try:
-            options = {"range": (offset, offset + length)} | ({"if_match": etag} if etag else {})
+            options: Any = {"range": (offset, offset + length)} | (
+                {"if_match": etag} if etag else {}
+            )
             answer = obstore.get(self._store, key, options=options)
             data, size = answer.bytes().to_bytes(), answer.meta["size"]
             found = answer.meta["e_tag"] or ""
