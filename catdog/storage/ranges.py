@@ -1,7 +1,7 @@
 """Ranges of S3 objects by obstore, whose client works outside of the interpreter's lock.
 
 Jobs read far more often than they list or write, and they read beside a decoder. A request costs
-s3fs about a millisecond of the interpreter and obstore an eighth of that (docs/decisions/015).
+s3fs about a millisecond of the interpreter and obstore a fifth of that (docs/decisions/015).
 
 obstore asks once, and what goes wrong is no error here: `s3` then makes the same request by s3fs,
 whose answers `failures` understands and repeats. So one place knows what errors mean, and keys that
