@@ -44,7 +44,8 @@ _DRIVER_SETTINGS = {
     "RAY_task_oom_retries": FAULT_DETECTION_SETTINGS["RAY_task_oom_retries"],
     # Ray Data divides the CPUs of each node among the jobs that it knows of, in whole ones: of one
     # CPU two jobs get none. A driver that was killed counts as a job for so long (180 is Ray's
-    # default), and the job that goes on from its results gets no node that joins meanwhile.
+    # default), and the job that goes on from its results gets no node that joins meanwhile. Ray reads
+    # it from 2.54 on.
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "40",
     # A training worker that does not answer is given up after so long (600 is Ray's default). It
     # answers beside its work, so that only one that is stopped or stuck is silent.
