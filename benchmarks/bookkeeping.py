@@ -123,16 +123,22 @@ def measure_job(images: int, scratch: Path) -> dict[str, Any]:
     }
 
 
-def make_table(path: Path, images: int) -> None:
-    """A table of URIs that look like a crawl's. Nothing needs to be there: lists are not checked."""
-    schema = pa.schema([("uri", pa.string())])
+def make_table(path: Path, images: int, classes: int = 0) -> None:
+    """A table of URIs that look like a crawl's, with labels where there are classes.
+
+    Nothing needs to be there: lists are not checked.
+    """
+    schema = pa.schema([(name, pa.string()) for name in ("uri", "label")[: 2 if classes else 1]])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, images, 100_000):
             numbers = range(start, min(start + 100_000, images))
             uris = [
                 f"s3://crawl/photos/{number // 10_000:06d}/{number:010d}.jpg" for number in numbers
             ]
-            writer.write_table(pa.table({"uri": uris}, schema))
+            columns = {"uri": uris}
+            if classes:
+                columns["label"] = [f"class-{number % classes:03d}" for number in numbers]
+            writer.write_table(pa.table(columns, schema))
 
 
 def run_job(table: str, model: str, output: str, *flags: str) -> None:
@@ -219,6 +225,15 @@ def _without_image_work() -> type:
 # Listings
 
 
+def measure_labelled(images: int, scratch: Path) -> dict[str, Any]:
+    """What the driver of a training keeps of so many images of 1,000 classes."""
+    table = scratch / "labelled.parquet"
+    make_table(table, images, classes=1000)
+    found = in_process("labelled", str(table))
+    table.unlink()
+    return found
+
+
 def measure_listings(count: int, scratch: Path) -> dict[str, Any]:
     """Planning of real files and of real archives with so many members."""
     found: dict[str, Any] = {}
@@ -273,6 +288,17 @@ def make_zip(path: Path, count: int) -> None:
 
 # --------------------------------------------------------------------------------------------
 # Requests
+
+
+def run_labelled(source: str) -> None:
+    """Lists images for training; prints what memory that took, beyond what the imports took."""
+    from catdog import inputs, training
+
+    before = peak_mib()
+    found = training.list_labelled([source], inputs.SourceLimits(), validation=0.1, test=0.0)
+    kept = sum(array.nbytes for array in (found.classes, found.parts))
+    told = {"images": found.entries.num_rows, "mib": peak_mib() - before}
+    print(json.dumps(told | {"kept_mib": kept >> 20}))
 
 
 def run_requests(folder: str) -> None:
@@ -536,6 +562,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bookkeeping", description=__doc__)
     parser.add_argument("--images", type=int, nargs="*", default=[])
     parser.add_argument("--listings", type=int, default=0)
+    parser.add_argument("--labelled", type=int, nargs="*", default=[])
     parser.add_argument("--requests", action="store_true")
     parser.add_argument("--scratch", type=Path, default=None)
     parser.add_argument("--found", type=Path, default=FOUND)
@@ -547,6 +574,8 @@ def main() -> None:
             print(f"{images:,} images: done", file=sys.stderr)
         if arguments.listings:
             _record(arguments.found, "listings", measure_listings(arguments.listings, scratch))
+        for images in arguments.labelled:
+            _record(arguments.found, "labelled", {str(images): measure_labelled(images, scratch)})
         if arguments.requests:
             (scratch / "server").mkdir()
             told = in_process("requests", str(scratch / "server"))
@@ -561,6 +590,7 @@ if __name__ == "__main__":
     STEPS: dict[str, Callable[..., None]] = {
         "job": run_job,
         "plan": run_plan,
+        "labelled": run_labelled,
         "requests": run_requests,
     }
     if sys.argv[1:2] and sys.argv[1] in STEPS:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from catdog.pixels.decoder import Decoder
     from catdog.pixels.decoding import decode
     from catdog.pixels.preprocessing import DecodeLimits, Preprocessing
-    from catdog.pixels.ray_stage import COST_COLUMNS, DecodeEntries, as_pixels
+    from catdog.pixels.ray_stage import COST_COLUMNS, DecodeEntries, as_binary, as_pixels
     from catdog.pixels.shared_memory import OUTCOME_SCHEMA, DecodedBatch
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "DecodedBatch",
     "Decoder",
     "Preprocessing",
+    "as_binary",
     "as_pixels",
     "decode",
 ]
@@ -33,7 +34,7 @@ _HOMES = {
     "decoder": ("Decoder",),
     "decoding": ("decode",),
     "preprocessing": ("DecodeLimits", "Preprocessing"),
-    "ray_stage": ("COST_COLUMNS", "DecodeEntries", "as_pixels"),
+    "ray_stage": ("COST_COLUMNS", "DecodeEntries", "as_binary", "as_pixels"),
     "shared_memory": ("OUTCOME_SCHEMA", "DecodedBatch"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

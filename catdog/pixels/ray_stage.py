@@ -62,10 +62,10 @@ class DecodeEntries:
         costs = (started_at, read_s, decode_s, bytes_read)
         for name, cost in zip(COST_COLUMNS, costs, strict=True):
             decoded = decoded.append_column(name, pa.array([cost] * entries.num_rows))
-        return decoded.append_column("pixels", _as_binary(pixels))
+        return decoded.append_column("pixels", as_binary(pixels))
 
 
-def _as_binary(pixels: NDArray[np.uint8]) -> pa.Array:
+def as_binary(pixels: NDArray[np.uint8]) -> pa.Array:
     """Pixels (n, H, W, 3) as n fixed-size binary values, without a copy."""
     width = int(np.prod(pixels.shape[1:]))
     return pa.FixedSizeBinaryArray.from_buffers(

@@ -2,5 +2,15 @@
 
 from catdog.training.config import ARTICLE, COMPACT, PROBE, TRANSFER
 from catdog.training.job import TrainConfig, TrainResult, train
+from catdog.training.labelled import list_labelled
 
-__all__ = ["ARTICLE", "COMPACT", "PROBE", "TRANSFER", "TrainConfig", "TrainResult", "train"]
+__all__ = [
+    "ARTICLE",
+    "COMPACT",
+    "PROBE",
+    "TRANSFER",
+    "TrainConfig",
+    "TrainResult",
+    "list_labelled",
+    "train",
+]

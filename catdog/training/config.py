@@ -176,6 +176,8 @@ class TrainConfig:
         split_by_folder: `auto` takes folders `train`, `val` (`validation`, `valid`) and `test` for the
             parts, where the images have no other folders above their classes'; `no` takes any folder
             for a class.
+        cache: folder where decoded images are kept for later runs; local (one that all nodes see) or
+            S3. By default there is none, and each run decodes anew.
         resume: nothing more: an interrupted run in `output` is gone on with anyway.
         restart: delete what an interrupted run left in `output`, and begin anew.
         discard: the folder of `output` once more, where it holds a finished model that `restart` is
@@ -223,6 +225,7 @@ class TrainConfig:
     max_rejected: float = 0.1
     max_restarts: int = 3
     split_by_folder: Literal["auto", "no"] = "auto"
+    cache: str | None = None
     resume: bool = False
     restart: bool = False
     discard: str | None = None
@@ -371,6 +374,7 @@ class TrainConfig:
     def recipe(self) -> dict[str, Any]:
         """What decides the result: a resumed run must have the same."""
         neutral = {
+            "cache",
             "resume",
             "restart",
             "discard",

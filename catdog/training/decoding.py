@@ -12,9 +12,9 @@ from catdog.ahead import NothingYet, read_ahead
 from catdog.errors import CatdogError
 from catdog.pixels import DecodeEntries, as_pixels
 from catdog.runtime import nodes, ray_quirks
-from catdog.training import duplicates
+from catdog.training import cache, duplicates
 from catdog.training.data import DecodedImages
-from catdog.training.labelled import TRAIN, VALIDATION
+from catdog.training.labelled import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,11 +38,13 @@ class Decoded(NamedTuple):
         images: where they lie, and the parts.
         copies: what is known of copies on both sides of the split.
         seconds: that it took.
+        counted: how many images there were, and what became of them.
     """
 
     images: DecodedImages
     copies: duplicates.Regrouped
     seconds: float
+    counted: Count
 
 
 def decode_all(
@@ -60,11 +62,18 @@ def decode_all(
     Raises:
         CatdogError: nodes are gone and do not return.
     """
+    import ray
+
     started = time.monotonic()
-    shards = _shards(labelled)
-    blocks, summaries = _run(
-        shards, config.preprocessing, (decode_limits, source_limits), actors, observer
-    )
+    # In the object store, which spills what the driver's memory would have to hold.
+    references = [ray.put(shard) for shard in shards(labelled)]
+    total = int((labelled.parts != TEST).sum())
+    preprocessing = config.preprocessing
+    index: list[Any] | None = None
+    if config.cache is not None:
+        index = [ray.put(cache.opened(config.cache, preprocessing, decode_limits))]
+    decoder = (preprocessing, decode_limits, source_limits, index)
+    blocks, summaries, count = _run(references, total, decoder, actors, observer)
     n = len(labelled.classes)
     block_of, row_of = np.full(n, -1, np.int32), np.zeros(n, np.int32)
     rejected: list[tuple[str, str, str]] = []
@@ -73,8 +82,8 @@ def decode_all(
         good = summary["error"].is_null().to_numpy(zero_copy_only=False)
         block_of[index[good]] = number
         row_of[index[good]] = np.flatnonzero(good)
-        for row in np.flatnonzero(~good):
-            uri = labelled.entries["uri"][int(index[row])].as_py()
+        bad = np.flatnonzero(~good)
+        for row, uri in zip(bad, labelled.entries.values(index[bad], "uri"), strict=True):
             rejected.append(
                 (uri, summary["error"][row].as_py(), summary["error_detail"][row].as_py())
             )
@@ -91,48 +100,58 @@ def decode_all(
         window_images=window_images,
         rejected=tuple(sorted(rejected)),
     )
-    return Decoded(images, copies, time.monotonic() - started)
+    return Decoded(images, copies, time.monotonic() - started, count)
 
 
-def _shards(labelled: LabelledImages) -> list[pa.Table]:
-    shards = []
-    for part in (TRAIN, VALIDATION):
-        members = np.flatnonzero(labelled.parts == part)
-        for start in range(0, len(members), _SHARD_IMAGES):
-            rows = members[start : start + _SHARD_IMAGES]
-            shard = labelled.entries.take(pa.array(rows))
-            shards.append(shard.append_column("index", pa.array(rows, pa.int64())))
-    return shards
+def shards(labelled: LabelledImages) -> Iterator[pa.Table]:
+    """Tables of entries of one part each, with their rows in the list as the column `index`."""
+    waiting: dict[int, list[pa.Table]] = {TRAIN: [], VALIDATION: []}
+    start = 0
+    for batch in labelled.entries.batches():
+        for part, tables in waiting.items():
+            rows = np.flatnonzero(labelled.parts[start : start + batch.num_rows] == part)
+            index = pa.array(rows + start, pa.int64())
+            tables.append(pa.table(batch.take(pa.array(rows))).append_column("index", index))
+            table = pa.concat_tables(tables)
+            whole = table.num_rows - table.num_rows % _SHARD_IMAGES
+            for first in range(0, whole, _SHARD_IMAGES):
+                yield table.slice(first, _SHARD_IMAGES).combine_chunks()
+            tables[:] = [table.slice(whole).combine_chunks()]
+        start += batch.num_rows
+    yield from (table for (table,) in waiting.values() if table.num_rows)
 
 
 def _run(
-    shards: list[pa.Table],
-    preprocessing: Preprocessing,
-    limits: tuple[DecodeLimits, SourceLimits],
+    shards: list[Any],
+    total: int,
+    decoder: tuple[Any, ...],
     actors: int,
     observer: Observer,
-) -> tuple[tuple[Any, ...], list[pa.Table]]:
-    """References of the decoded tables and what is to be known of each, in the order of the shards."""
+) -> tuple[tuple[Any, ...], list[pa.Table], Count]:
+    """References of the decoded tables and what is to be known of each, in the order of the shards.
+
+    The shards are references as well, of `total` entries; `decoder` is what `_TalliedDecoder` takes.
+    """
     import ray
     from ray.data import ActorPoolStrategy
 
-    total = sum(shard.num_rows for shard in shards)
     tally = ray.remote(**nodes.beside_driver())(_Tally).remote()
     # With 0 CPUs, Ray starts a process for each block.
     summarize = ray.remote(num_cpus=1)(_summary)
 
-    def decode() -> tuple[list[Any], list[pa.Table]]:
+    def decode() -> tuple[list[Any], list[pa.Table], Count]:
         pipeline = ray_quirks.map_batches(
-            ray.data.from_arrow(shards),
+            ray.data.from_arrow_refs(shards),
             _TalliedDecoder,
-            fn_constructor_args=(tally, preprocessing, *limits),
+            fn_constructor_args=(tally, *decoder),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(actors, len(shards))),
             num_cpus=1,
         )
         blocks = pipeline.materialize().to_arrow_refs()
-        return blocks, ray.get([summarize.remote(block, preprocessing) for block in blocks])
+        summaries = ray.get([summarize.remote(block, decoder[0]) for block in blocks])
+        return blocks, summaries, ray.get(tally.count.remote())
 
     started = time.monotonic()
     result: Any = None
@@ -140,16 +159,17 @@ def _run(
         watch = nodes.NodeWatch(1, cpus=1)
         # All that asks the cluster happens within, to be watched.
         for state in nodes.watched(_told(decode, tally), watch.check):
-            if isinstance(state, _Count):
+            if isinstance(state, Count):
                 done = min(state.done, total)  # a repeated shard counts twice
                 rate = done / max(time.monotonic() - started, 1e-9)
                 observer.progress(done, total, min(state.rejected, done), rate)
             else:
                 result = state
-    unordered, summaries = result
+    unordered, summaries, count = result
     # Blocks arrive as actors finish; the order of the images must not depend on that.
     order = sorted(range(len(unordered)), key=lambda block: summaries[block]["index"][0].as_py())
-    return tuple(unordered[block] for block in order), [summaries[block] for block in order]
+    blocks = tuple(unordered[block] for block in order)
+    return blocks, [summaries[block] for block in order], count
 
 
 def _told(work: Callable[[], Any], tally: Any) -> Iterator[Any]:
@@ -162,28 +182,45 @@ def _told(work: Callable[[], Any], tally: Any) -> Iterator[Any]:
             yield ray.get(tally.count.remote()) if isinstance(result, NothingYet) else result
 
 
-class _Count(NamedTuple):
+class Count(NamedTuple):
+    """How many images are done; shards that were decoded again count again.
+
+    Attributes:
+        done: all of them.
+        rejected: those that could not be decoded.
+        fetched: those that came from the cache.
+        kept: those that were put into it.
+    """
+
     done: int
     rejected: int
+    fetched: int = 0
+    kept: int = 0
 
 
 class _Tally:
     """An actor beside the driver that knows how many images are decoded."""
 
     def __init__(self) -> None:
-        self._count = _Count(0, 0)
+        self._count = Count(0, 0)
 
-    def add(self, done: int, rejected: int) -> None:
-        """So many more are done, the rejected among them."""
-        self._count = _Count(self._count.done + done, self._count.rejected + rejected)
+    def add(self, more: Count) -> None:
+        """So many more are done, all others among them."""
+        self._count = Count(*map(sum, zip(self._count, more, strict=True)))
 
-    def count(self) -> _Count:
+    def count(self) -> Count:
         """Until now."""
         return self._count
 
 
 class _TalliedDecoder:
-    """Decodes tables of entries with a column `index`, and tells how many."""
+    """Decodes tables of entries with a column `index` and tells how many.
+
+    Args:
+        tally: a `_Tally`.
+        preprocessing, decode_limits, source_limits: of the images.
+        index: a list with the reference of a cache's `Index`; or None.
+    """
 
     def __init__(
         self,
@@ -191,14 +228,31 @@ class _TalliedDecoder:
         preprocessing: Preprocessing,
         decode_limits: DecodeLimits,
         source_limits: SourceLimits,
+        index: list[Any] | None,
     ) -> None:
+        import ray
+
         self._tally = tally
-        self._decode = DecodeEntries(preprocessing, decode_limits, source_limits, ("index",))
+
+        def decoder() -> DecodeEntries:
+            return DecodeEntries(preprocessing, decode_limits, source_limits, ("index",))
+
+        self._cached: cache.CachedDecoder | None = None
+        if index is None:
+            self._decode: Callable[[pa.Table], pa.Table] = decoder()
+        else:
+            shape = (preprocessing.height, preprocessing.width, 3)
+            self._decode = self._cached = cache.CachedDecoder(ray.get(index[0]), shape, decoder)
 
     def __call__(self, entries: pa.Table) -> pa.Table:
+        import ray
+
         decoded = self._decode(entries)
-        rejected = decoded.num_rows - decoded["error"].null_count
-        self._tally.add.remote(decoded.num_rows, rejected)
+        count = Count(decoded.num_rows, decoded.num_rows - decoded["error"].null_count)
+        if self._cached is not None:
+            count = count._replace(fetched=self._cached.fetched, kept=self._cached.kept)
+            self._cached.fetched = self._cached.kept = 0
+        ray.get(self._tally.add.remote(count))  # the last ones, too, are counted before the end
         return decoded
 
 
@@ -235,11 +289,11 @@ def _regrouped(
             start = chunk.offset * pixels
             thumbnails[chunk_rows] = values[start : start + len(chunk) * pixels].reshape(-1, pixels)
 
-    names = labelled.entries["name"]
+    entries = labelled.entries
     return duplicates.regroup(
         duplicates.Fingerprints(digests[decodable], thumbnails[decodable]),
         labelled.parts[decodable],
-        lambda number: names[int(decodable[number])].as_py(),
+        lambda numbers: entries.values(decodable[numbers], "name"),
         move=not labelled.parts_given,
     )
 
@@ -267,16 +321,24 @@ def refuse_empty(images: DecodedImages, labels: tuple[str, ...]) -> None:
             raise CatdogError(f"class {label!r} has no image left to train on that can be decoded")
 
 
-def lines(decoded: Decoded, *, parts_given: bool) -> list[str]:
-    """What the user should know of copies, a line each."""
+def notices(decoded: Decoded, *, parts_given: bool, cached: bool) -> list[str]:
+    """What the user should know of the cache and of copies, a line each."""
     copies = decoded.copies
     found = copies.exact + copies.alike
+    lines = []
+    if cached:
+        fetched, kept = decoded.counted.fetched, decoded.counted.kept
+        lines.append(f"{fetched:,} images came from the cache, {kept:,} were put into it")
     if not found:
-        return []
+        return lines
     said = f"{found:,} images have a copy on the other side of the split ({copies.exact:,} equal, "
     said += f"{copies.alike:,} alike)"
     if parts_given:
         return [
-            f"warning: {said}: accuracy on them says little; the folders' parts stay as they are"
+            *lines,
+            f"warning: {said}: accuracy on them says little; the folders' parts stay as they are",
         ]
-    return [f"{said}: each group was brought to one side, {copies.moved:,} images changed theirs"]
+    return [
+        *lines,
+        f"{said}: each group was brought to one side, {copies.moved:,} images changed theirs",
+    ]

@@ -75,7 +75,7 @@ def fingerprints(pixels: NDArray[np.uint8]) -> Fingerprints:
 def regroup(
     found: Fingerprints,
     parts: NDArray[np.int8],
-    name_of: Callable[[int], str],
+    names_of: Callable[[NDArray[np.int64]], list[str]],
     *,
     move: bool,
 ) -> Regrouped:
@@ -87,7 +87,7 @@ def regroup(
     Args:
         found: of the pictures.
         parts: of each, (n,).
-        name_of: a picture's name.
+        names_of: names of some pictures, given their numbers.
         move: whether they are brought there, or only counted.
     """
     exact = _equal_groups(found.digests)
@@ -97,11 +97,12 @@ def regroup(
     moved_to = parts.copy()
     if move:
         members = np.flatnonzero(divided)
+        names = dict(zip(members.tolist(), names_of(members), strict=True))
         members = members[np.argsort(alike[members], kind="stable")]
         edges = np.flatnonzero(np.diff(alike[members])) + 1
         for group in np.split(members, edges):
             if len(group):
-                first = min(group.tolist(), key=name_of)
+                first = min(group.tolist(), key=names.__getitem__)
                 moved_to[group] = parts[first]
     return Regrouped(moved_to, counts, int(divided.sum()) - counts, int((moved_to != parts).sum()))
 

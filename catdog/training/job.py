@@ -145,7 +145,8 @@ def _on_cluster(
     total = len(images.train) + len(images.validation) + len(images.rejected)
     records.write_rejected(output, images.rejected, total, config.max_rejected)
     decoding.refuse_empty(images, labelled.labels)
-    for line in decoding.lines(decoded, parts_given=labelled.parts_given):
+    cached = config.cache is not None
+    for line in decoding.notices(decoded, parts_given=labelled.parts_given, cached=cached):
         observer.phase(line)
     observer.phase(
         f"starting {workers} workers"

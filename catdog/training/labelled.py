@@ -1,6 +1,6 @@
 """What there is to train on: the listed images with a class and a part each, checked before any work.
 
-Names and labels stay in Arrow; what is computed for each image is a number.
+Names and labels lie in a file; what is kept of each image is a number.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from catdog import inputs
 from catdog.errors import UserInputError
 from catdog.inputs import splits
+from catdog.training.entries import Entries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class LabelledImages:
     """What there is to train on.
 
     Attributes:
-        entries: the plan of all images with a label, in the order of their parts.
+        entries: the plan of all images, each with a label.
         labels: the classes, sorted by name.
         classes: class number of each entry, int32 (n,).
         parts: part of each entry as its place in `PARTS`, int8 (n,).
@@ -51,7 +52,7 @@ class LabelledImages:
         notices: what the user should know, a line each.
     """
 
-    entries: pa.Table
+    entries: Entries
     labels: tuple[str, ...]
     classes: NDArray[np.int32]
     parts: NDArray[np.int8]
@@ -85,75 +86,104 @@ def list_labelled(
         UserInputError: no labels, or a single one, or two that look alike; an empty train or
             validation part; a class without an image to train on.
     """
-    plan = pa.Table.from_batches(
-        list(inputs.list_images(images, limits, columns)), inputs.PLAN_SCHEMA
-    )
+    found = _Labels()
+    entries = Entries(inputs.list_images(images, limits, columns), found.add)
     shown = " ".join(images)
-    given = _parts_of_folders(plan, shown) if split_by_folder else None
-    label_column, notices = plan["label"], []
+    notices: list[str] = []
+    given = _parts_of_folders(entries, found, shown) if split_by_folder else None
     if given is not None:
-        label_column, folder_parts = given
-        notices.append(_said_of_folders(plan))
+        notices.append(_said_of_folders(found))
+        found, folder_parts = given
         present = {int(part) for part in np.unique(folder_parts)}
         validation = 0.0 if VALIDATION in present else validation
         test = 0.0 if TEST in present else test
     if given_labels is not None:
-        label_column, line = _corrected(label_column, plan["uri"], given_labels, limits)
+        found, line = _corrected(entries, found, given_labels, limits)
         notices.append(line)
-    _refuse_unlabelled(plan["name"], label_column, shown)
-    labels = tuple(sorted(pc.unique(label_column).to_pylist()))
+    _refuse_unlabelled(entries, found, shown)
+    labels, classes = found.sorted()
     _refuse_labels(labels, shown)
-    classes = pc.index_in(label_column, value_set=pa.array(labels, pa.string()))
-    classes = np.asarray(classes, np.int32)
-    parts = _parts_of_names(plan, validation=validation, test=test)
+    parts = _parts_of_names(entries, validation=validation, test=test)
     if given is not None:
         parts = np.where(folder_parts == TRAIN, parts, folder_parts)
     for part in (TRAIN, VALIDATION):
         if not (parts == part).any():
             raise UserInputError(f"{shown}: no image falls into the {PARTS[part]} part")
     notices += _rare(labels, np.bincount(classes[parts == TRAIN], minlength=len(labels)))
-    order = np.argsort(parts, kind="stable")  # blocks of one part each
-    return LabelledImages(
-        plan.take(pa.array(order)),
-        labels,
-        classes[order],
-        parts[order],
-        given is not None,
-        tuple(notices),
-    )
+    return LabelledImages(entries, labels, classes, parts, given is not None, tuple(notices))
+
+
+class _Labels:
+    """The labels of rows that come batch by batch, as numbers in the order of their coming."""
+
+    def __init__(self) -> None:
+        self.names: dict[str | None, int] = {}
+        self._codes: list[NDArray[np.int32]] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """The next rows."""
+        self.add_column(batch.column("label"))
+
+    def add_column(self, column: pa.Array) -> None:
+        """The labels of the next rows."""
+        encoded = column.dictionary_encode(null_encoding="encode")
+        codes = [
+            self.names.setdefault(name, len(self.names)) for name in encoded.dictionary.to_pylist()
+        ]
+        self._codes.append(np.array(codes, np.int32)[encoded.indices.to_numpy()])
+
+    @property
+    def codes(self) -> NDArray[np.int32]:
+        """The number of each row's label, (n,)."""
+        if len(self._codes) != 1:
+            self._codes = [np.concatenate([np.empty(0, np.int32), *self._codes])]
+        return self._codes[0]
+
+    def sorted(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        """All labels by name, and for each row which one it has, (n,)."""
+        labels = sorted(name for name in self.names if name is not None)
+        place = {name: number for number, name in enumerate(labels)}
+        rank = np.array([place.get(str(name), -1) for name in self.names], np.int32)
+        return tuple(labels), rank[self.codes]
 
 
 def _corrected(
-    labels: pa.ChunkedArray, uris: pa.ChunkedArray, table: str, limits: SourceLimits
-) -> tuple[pa.ChunkedArray, str]:
+    entries: Entries, found: _Labels, table: str, limits: SourceLimits
+) -> tuple[_Labels, str]:
     """The labels, those of the table in the place of the images' own, and a line about them.
 
     Raises:
         UserInputError: the table has no labels, or none for these images.
     """
     given = pa.Table.from_batches(list(inputs.list_images([table], limits)), inputs.PLAN_SCHEMA)
-    given = given.filter(given["label"].is_valid())
-    at = pc.index_in(uris, value_set=given["uri"].combine_chunks())
-    used = len(at) - at.null_count
+    given = given.filter(given["label"].is_valid()).combine_chunks()
+    uris, its_labels = given["uri"].combine_chunks(), given["label"].combine_chunks()
+    names, corrected, start, used = pa.array(list(found.names), pa.string()), _Labels(), 0, 0
+    for batch in entries.batches():
+        own = names.take(pa.array(found.codes[start : start + batch.num_rows]))
+        at = pc.index_in(batch["uri"], value_set=uris)
+        corrected.add_column(pc.coalesce(its_labels.take(at), own))
+        start += batch.num_rows
+        used += len(at) - at.null_count
     if not used:
         raise UserInputError(f"--labels {table}: no label in it is one of an image given")
-    known = pa.chunked_array([given["label"].combine_chunks().take(at.combine_chunks())])
     line = f"{used:,} labels from {table}"
     if used < given.num_rows:
         line += f"; {given.num_rows - used:,} others in it are of no image given"
-    return pc.coalesce(known, labels), line
+    return corrected, line
 
 
-def _refuse_unlabelled(names: pa.ChunkedArray, labels: pa.ChunkedArray, shown: str) -> None:
-    unlabelled = labels.null_count
-    if unlabelled and unlabelled == len(labels):
+def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str) -> None:
+    if None not in found.names:
+        return
+    unlabelled = found.codes == found.names[None]
+    if unlabelled.all():
         raise UserInputError(
             f"{shown}: no labels; training wants one folder per class "
             "(or archives of such folders, or a table with a label column)"
         )
-    if unlabelled:
-        first = names[pc.index(labels.is_null(), value=True).as_py()].as_py()
-        raise UserInputError(f"{shown}: {unlabelled} images have no label, among them {first!r}")
+    first = entries.values(np.flatnonzero(unlabelled)[:1], "name")[0]
+    raise UserInputError(f"{shown}: {unlabelled.sum()} images have no label, among them {first!r}")
 
 
 def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:
@@ -171,18 +201,20 @@ def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:
 
 
 def _parts_of_folders(
-    plan: pa.Table, shown: str
-) -> tuple[pa.ChunkedArray, NDArray[np.int8]] | None:
+    entries: Entries, found: _Labels, shown: str
+) -> tuple[_Labels, NDArray[np.int8]] | None:
     """Labels and parts where the first folders are parts and those below them are classes.
 
     Returns:
         Labels, and places in `PARTS` (n,); None where there are other folders, too.
     """
-    found = pc.unique(plan["label"]).to_pylist()
-    if not set(found) <= _FOLDERS.keys() or not {TRAIN} < {_FOLDERS[label] for label in found}:
+    folders_found = found.names.keys()
+    if not folders_found <= _FOLDERS.keys() or not {TRAIN} < {
+        _FOLDERS[str(folder)] for folder in folders_found
+    }:
         return None
-    labels, parts = [], []
-    for batch in plan.to_batches():
+    labels, parts = _Labels(), []
+    for batch in entries.batches():
         folders = pc.split_pattern(batch["name"], "/", max_splits=2)
         first = pc.list_element(folders, 0)
         if not pc.all(pc.equal(first, batch["label"])).as_py():
@@ -194,23 +226,23 @@ def _parts_of_folders(
                 f"{shown}: {name!r} lies in no class's folder below {name.split('/')[0]}/; move it "
                 "into one, or take these folders as classes with --split-by-folder no"
             )
-        labels.append(pc.list_element(folders, 1))
+        labels.add_column(pc.list_element(folders, 1))
         codes = pc.index_in(first, value_set=pa.array(list(_FOLDERS)))
         parts.append(np.array(list(_FOLDERS.values()), np.int8)[np.asarray(codes)])
-    return pa.chunked_array(labels, pa.string()), np.concatenate(parts)
+    return labels, np.concatenate(parts)
 
 
-def _said_of_folders(plan: pa.Table) -> str:
-    counts = {each["values"]: each["counts"] for each in pc.value_counts(plan["label"]).to_pylist()}
-    shown = ", ".join(f"{name}/ {counts[name]:,}" for name in sorted(counts))
+def _said_of_folders(found: _Labels) -> str:
+    counts = dict(zip(found.names, np.bincount(found.codes).tolist(), strict=True))
+    shown = ", ".join(f"{name}/ {counts[name]:,}" for name in sorted(map(str, counts)))
     return f"the folders are the parts: {shown} images (--split-by-folder no: they are classes)"
 
 
-def _parts_of_names(plan: pa.Table, *, validation: float, test: float) -> NDArray[np.int8]:
+def _parts_of_names(entries: Entries, *, validation: float, test: float) -> NDArray[np.int8]:
     codes = {part: code for code, part in enumerate(PARTS)}
-    parts = np.empty(plan.num_rows, np.int8)
+    parts = np.empty(entries.num_rows, np.int8)
     row = 0
-    for batch in plan.select(["name"]).to_batches():
+    for batch in entries.batches():
         for name in batch["name"].to_pylist():
             parts[row] = codes[splits.part_of(name, validation=validation, test=test)]
             row += 1

@@ -31,7 +31,10 @@ def regrouped(pictures, parts, *, move=True):
     """Regroup pictures that are named `a`, `b`, ..."""
     found = duplicates.fingerprints(np.stack(pictures))
     return duplicates.regroup(
-        found, np.array(parts, np.int8), lambda number: chr(97 + number), move=move
+        found,
+        np.array(parts, np.int8),
+        lambda numbers: [chr(97 + number) for number in numbers],
+        move=move,
     )
 
 
@@ -82,7 +85,9 @@ def test_a_large_group_falls_to_validation_as_seldom_as_one_picture():
     parts = np.where(random.random(films * frames) < 0.1, VALIDATION, TRAIN).astype(np.int8)
     names = [f"{value:.12f}" for value in random.random(films * frames)]
     found = duplicates.Fingerprints(digests, np.zeros((films * frames, 64), np.uint8))
-    copies = duplicates.regroup(found, parts, lambda number: names[number], move=True)
+    copies = duplicates.regroup(
+        found, parts, lambda numbers: [names[number] for number in numbers], move=True
+    )
     by_film = copies.parts.reshape(films, frames)
     assert (by_film == by_film[:, :1]).all()
     assert 0.05 < (by_film[:, 0] == VALIDATION).mean() < 0.15
@@ -96,6 +101,9 @@ def test_small_and_no_pictures_have_fingerprints():
     assert found.digests[0] == found.digests[2] != found.digests[1]
     assert duplicates.fingerprints(tiny[:0]).thumbnails.shape == (0, 64)
     empty = duplicates.regroup(
-        duplicates.fingerprints(tiny[:0]), np.zeros(0, np.int8), str, move=True
+        duplicates.fingerprints(tiny[:0]),
+        np.zeros(0, np.int8),
+        lambda numbers: list(map(str, numbers)),
+        move=True,
     )
     assert empty.moved == 0

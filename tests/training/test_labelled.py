@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import unicodedata
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
 
 from catdog.errors import UserInputError
 from catdog.inputs import SourceLimits, splits
-from catdog.training import labelled
+from catdog.training import decoding, labelled
 from catdog.training.step import class_weights
 
 
@@ -34,7 +35,7 @@ def photos(label, count=40):
 
 
 def parts_by_name(found):
-    names = found.entries["name"].to_pylist()
+    names = found.entries.values(np.arange(found.entries.num_rows), "name")
     return dict(zip(names, (labelled.PARTS[part] for part in found.parts), strict=True))
 
 
@@ -147,7 +148,7 @@ def test_labels_of_a_table_take_the_place_of_the_images_own(tmp_path):
     table.write_text("\n".join(["uri,label,labelled_before", *rows, ""]))
     found = listed(tmp_path / "in", given_labels=str(table))
     assert found.labels == ("cat", "dog", "fox")
-    names = found.entries["name"].to_pylist()
+    names = found.entries.values(np.arange(found.entries.num_rows), "name")
     given = dict(zip(names, (found.labels[number] for number in found.classes), strict=True))
     for name, label in given.items():
         number = int(name.split("/")[1].removesuffix(".jpg"))
@@ -175,3 +176,19 @@ def test_labels_of_other_images_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("uri,label\nx.jpg,cat\n")
     with pytest.raises(UserInputError, match=r"--labels .*labels\.csv: no label in it"):
         listed(tmp_path / "in", given_labels=str(tmp_path / "labels.csv"))
+
+
+def test_shards_hold_every_image_of_their_part_once(tmp_path):
+    """The tables that are decoded: of one part each, of 256 images but for the last of a part."""
+    for label in ("cat", "dog"):
+        put(tmp_path, *photos(label, 700))
+    found = listed(tmp_path, test=0.1)
+    seen = {labelled.TRAIN: [], labelled.VALIDATION: []}
+    for shard in decoding.shards(found):
+        rows = shard["index"].to_numpy()
+        assert shard["name"].to_pylist() == found.entries.values(rows, "name")
+        (part,) = set(found.parts[rows].tolist())
+        seen[part].append(rows)
+    for part, rows in seen.items():
+        assert np.concatenate(rows).tolist() == np.flatnonzero(found.parts == part).tolist()
+        assert all(len(each) == 256 for each in rows[:-1])
