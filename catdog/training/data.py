@@ -1,8 +1,8 @@
 """Images for training, decoded and in the object store, and the order in which they are read.
 
 The order of an epoch is a function of the seed alone and never of the number of workers: every
-worker computes the same global batches and takes its slice of each. So N workers see what one
-would see, nothing is dropped where the numbers do not divide, and no worker can starve.
+worker computes the same global batches and takes its share of each, by `placement`. So N workers see
+what one would see, nothing is dropped where the numbers do not divide, and no worker can starve.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from catdog.training.placement import shares
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from catdog.training.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class DecodedImages:
     Attributes:
         blocks: references of the tables that `DecodeEntries` made; or of float32 arrays (images,
             features), where `features` made them.
+        block_nodes: ids of the nodes where they were made.
         block_of, row_of: where image i lies, int32 (n,).
         classes: class number of image i, int32 (n,).
         train, validation: which images belong to the parts, int64.
@@ -34,6 +39,7 @@ class DecodedImages:
     """
 
     blocks: tuple[Any, ...]
+    block_nodes: tuple[str, ...]
     block_of: NDArray[np.int32]
     row_of: NDArray[np.int32]
     classes: NDArray[np.int32]
@@ -46,33 +52,33 @@ class DecodedImages:
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's slice of a global batch.
+    """One worker's share of a global batch.
 
     Attributes:
-        numbers: the images, int64 (slice,).
-        weights: 1 for an image, 0 for padding, float32 (slice,).
+        numbers: the images, int64 (share,).
+        weights: 1 for an image, 0 for padding, float32 (share,).
         total: images in the global batch.
         place: of the global batch in the endless order of training, from 0.
-        first: place of the slice in the global batch.
+        places: of the images in the global batch, int64 (share,).
     """
 
     numbers: NDArray[np.int64]
     weights: NDArray[np.float32]
     total: int
     place: int
-    first: int
+    places: NDArray[np.int64]
 
     def uniforms(self, seed: int, batch_size: int, count: int) -> NDArray[np.float32]:
-        """Random numbers in [0, 1) for the slice, float32 (slice, count).
+        """Random numbers in [0, 1) for the share, float32 (share, count).
 
         They belong to the image's place in the order of training, whoever trains on it.
         """
         random = np.random.default_rng([seed, _UNIFORMS_STREAM, self.place])
-        numbers = random.random((batch_size + len(self.numbers), count), np.float32)
-        return numbers[self.first : self.first + len(self.numbers)]
+        return random.random((batch_size, count), np.float32)[self.places]
 
 
 _UNIFORMS_STREAM = 2**32  # apart from the streams that shuffle the passes
+_VALIDATION_STREAM = 2**33
 
 
 def shuffled_passes(
@@ -104,37 +110,67 @@ def shuffled_passes(
 
 
 def training_batches(
-    windows: Iterator[NDArray[np.int64]], batch_size: int, worker: int, workers: int
+    images: DecodedImages,
+    windows: Iterator[NDArray[np.int64]],
+    batch_size: int,
+    worker: int,
+    placement: Placement,
 ) -> Iterator[Batch]:
     """Endless full batches: one runs over the end of a pass into the next, so none is ever short."""
+    workers = len(placement.nodes)
+    width = -(-batch_size // workers)
     rest = np.empty(0, np.int64)
     place = 0
     for window in windows:
         rest = np.concatenate([rest, window])
         while len(rest) >= batch_size:
-            yield _slice(rest[:batch_size], batch_size, worker, workers, place)
-            rest = rest[batch_size:]
+            batch, rest = rest[:batch_size], rest[batch_size:]
+            owners = placement.worker_of[images.block_of[batch]]
+            places = shares(owners, workers, width)[worker]
+            # Padding is a part of what batch normalisation sees: the same for any placement.
+            yield _padded(batch, places, width, batch_size, place, padding=0)
             place += 1
 
 
 def validation_batches(
-    numbers: NDArray[np.int64], batch_size: int, steps: int | None, worker: int, workers: int
+    images: DecodedImages,
+    batch_size: int,
+    steps: int | None,
+    seed: int,
+    worker: int,
+    placement: Placement,
 ) -> Iterator[Batch]:
-    """Every image once in order, or `steps` full batches, from the beginning again where it ends."""
-    if steps is not None:
-        numbers = np.resize(numbers, steps * batch_size)
-    for place, start in enumerate(range(0, len(numbers), batch_size)):
-        yield _slice(numbers[start : start + batch_size], batch_size, worker, workers, place)
+    """Every validation image once, or those of `steps` full batches, over again where they end.
 
-
-def _slice(
-    batch: NDArray[np.int64], batch_size: int, worker: int, workers: int, place: int
-) -> Batch:
-    """A worker's share, padded so that every step of every worker has one shape."""
-    shares = np.array_split(batch, workers)
-    share, first = shares[worker], sum(map(len, shares[:worker]))
+    Nothing depends on who is validated beside whom: each worker takes its own blocks, one after
+    another.
+    """
+    numbers, workers = images.validation, len(placement.nodes)
+    if steps is not None:  # of all classes, which the list has one after another
+        order = np.random.default_rng([seed, _VALIDATION_STREAM]).permutation(numbers)
+        numbers = np.sort(np.resize(order, steps * batch_size))
     width = -(-batch_size // workers)
+    owners = placement.worker_of[images.block_of[numbers]]
+    taken = shares(owners, workers, -(-len(numbers) // workers))
+    for place, start in enumerate(range(0, max(map(len, taken)), width)):
+        together = [places[start : start + width] for places in taken]
+        mine = together[worker]
+        padding = int(taken[worker][0]) if len(taken[worker]) else 0
+        total = sum(map(len, together))
+        yield _padded(numbers, mine, width, total, place, padding=padding)
+
+
+def _padded(
+    numbers: NDArray[np.int64],
+    places: NDArray[np.int64],
+    width: int,
+    total: int,
+    place: int,
+    *,
+    padding: int,
+) -> Batch:
+    """A worker's share of `numbers`, padded so that every step of every worker has one shape."""
     weights = np.zeros(width, np.float32)
-    weights[: len(share)] = 1
-    padding = np.full(width - len(share), batch[0])
-    return Batch(np.concatenate([share, padding]), weights, len(batch), place, first)
+    weights[: len(places)] = 1
+    places = np.concatenate([places, np.full(width - len(places), padding, np.int64)])
+    return Batch(numbers[places], weights, total, place, places)

@@ -91,6 +91,7 @@ def decode_all(
     copies = _regrouped(labelled, summaries, decodable)
     images = DecodedImages(
         blocks=blocks,
+        block_nodes=tuple(summary.schema.metadata[b"node"].decode() for summary in summaries),
         block_of=block_of,
         row_of=row_of,
         classes=labelled.classes,
@@ -214,7 +215,7 @@ class _Tally:
 
 
 class _TalliedDecoder:
-    """Decodes tables of entries with a column `index` and tells how many.
+    """Decodes tables of entries with a column `index`, tells how many, and says on which node.
 
     Args:
         tally: a `_Tally`.
@@ -233,6 +234,7 @@ class _TalliedDecoder:
         import ray
 
         self._tally = tally
+        self._node = ray.get_runtime_context().get_node_id()
 
         def decoder() -> DecodeEntries:
             return DecodeEntries(preprocessing, decode_limits, source_limits, ("index",))
@@ -253,7 +255,7 @@ class _TalliedDecoder:
             count = count._replace(fetched=self._cached.fetched, kept=self._cached.kept)
             self._cached.fetched = self._cached.kept = 0
         ray.get(self._tally.add.remote(count))  # the last ones, too, are counted before the end
-        return decoded
+        return decoded.append_column("node", pa.array([self._node] * decoded.num_rows))
 
 
 def _summary(block: pa.Table, preprocessing: Preprocessing) -> pa.Table:
@@ -270,6 +272,7 @@ def _summary(block: pa.Table, preprocessing: Preprocessing) -> pa.Table:
         .combine_chunks()
         .append_column("digest", pa.array(found.digests))
         .append_column("thumbnail", thumbnails)
+        .replace_schema_metadata({"node": block["node"][0].as_py()})
     )
 
 

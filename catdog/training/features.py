@@ -39,6 +39,13 @@ class FeatureStore:
 
         self._blocks[number] = ray.put(features)
 
+    def node(self) -> str:
+        """Id of the node where they lie."""
+        import ray
+
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
     def blocks(self) -> dict[int, Any]:
         """References of what is there."""
         return self._blocks
@@ -73,7 +80,12 @@ def of_images(
                 begin_step()
             time.sleep(_POLL_S)
     blocks = tuple(ready[number] for number in range(len(images.blocks)))
-    return dataclasses.replace(images, blocks=blocks, shape=tuple(trunk.output_shape[1:]))
+    return dataclasses.replace(
+        images,
+        blocks=blocks,
+        block_nodes=(ray.get(store.node.remote()),) * len(blocks),
+        shape=tuple(trunk.output_shape[1:]),
+    )
 
 
 def _batched(trunk: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,54 +11,240 @@ from catdog.ahead import read_ahead
 from catdog.pixels import as_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from catdog.training.data import Batch, DecodedImages
+    from catdog.training.placement import Placement
 
 _BATCHES_AHEAD = 4
 _LEAST_BLOCKS = 4
 
 
-class PixelReader:
-    """Reads images of any numbers from the object store, keeping the blocks used last.
+class Blocks:
+    """Blocks of pictures, or of features, in the object store; those used last are kept.
 
-    A block of this node's object store is read in place, without a copy: what is kept stays in the
-    store, for all workers of the node.
+    A block of this node's store is read in place, without a copy: what is kept stays in the store,
+    for all workers of the node.
+
+    Args:
+        shape: of a picture: height, width, 3; or the number of features.
+        kept: how many are kept.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kept: int) -> None:
+        self._shape, self._kept = shape, kept
+        self._used_last: OrderedDict[Any, NDArray[Any]] = OrderedDict()
+
+    def pixels(
+        self, blocks: Sequence[Any], which: NDArray[np.int32], rows: NDArray[np.int32]
+    ) -> NDArray[Any]:
+        """Pictures (n, H, W, 3), or features (n, k), each a row of one of the blocks."""
+        pixels = empty(len(rows), self._shape)
+        for target, (number, row) in enumerate(zip(which.tolist(), rows.tolist(), strict=True)):
+            pixels[target] = self._block(blocks[number])[row]
+        return pixels
+
+    def _block(self, reference: Any) -> NDArray[Any]:
+        if reference in self._used_last:
+            self._used_last.move_to_end(reference)
+            return self._used_last[reference]
+        import ray
+
+        found = ray.get(reference)
+        features = isinstance(found, np.ndarray)
+        block: NDArray[Any] = found if features else as_pixels(found["pixels"], self._shape)
+        self._used_last[reference] = block
+        if len(self._used_last) > self._kept:
+            self._used_last.popitem(last=False)
+        return block
+
+
+def empty(count: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Room for so many pictures, uint8, or rows of features, float32."""
+    return np.empty((count, *shape), np.uint8 if len(shape) == 3 else np.float32)
+
+
+class Lender:
+    """An actor on each node with workers that has a copy of what they own and another node decoded.
+
+    It lends single pictures to other nodes: Ray itself would move the whole block. Whatever is
+    too much for the node's object store is on its disk; a second copy made by Ray would be dropped
+    and fetched again in each epoch.
+
+    Args:
+        shape: of a picture: height, width, 3; or the number of features.
+        kept: how many blocks are kept in memory.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kept: int) -> None:
+        self._blocks = Blocks(shape, kept)
+        self._copies: dict[Any, Any] = {}
+
+    def copies(self, blocks: list[Any]) -> list[Any]:
+        """References of copies of blocks; they end with this actor."""
+        import ray
+
+        for block in blocks:
+            if block not in self._copies:
+                self._copies[block] = ray.put(ray.get(block))
+        return [self._copies[block] for block in blocks]
+
+    def pixels(
+        self, blocks: list[Any], which: NDArray[np.int32], rows: NDArray[np.int32]
+    ) -> NDArray[Any]:
+        """Pictures (n, H, W, 3), or features (n, k), each a row of one of the blocks."""
+        return self._blocks.pixels(blocks, which, rows)
+
+
+class Lenders:
+    """This worker's handles of all nodes' lenders, for as long as it reads: they end with the first.
+
+    Args:
+        group: a name that the workers of this start of their group share, and no others.
+        images: what there is.
+        kept: how many blocks a lender keeps in memory.
+    """
+
+    def __init__(self, group: str, images: DecodedImages, kept: int) -> None:
+        self._group, self._images, self._kept = group, images, kept
+        self._handles: dict[str, Any] = {}
+        self._copies: dict[tuple[int, str], Any] = {}
+
+    def on(self, node: str) -> Any:
+        """The handle of a node's."""
+        if node not in self._handles:
+            import ray
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            self._handles[node] = (
+                ray.remote(Lender)
+                .options(
+                    name=f"catdog-lender-{self._group}-{node}",
+                    get_if_exists=True,
+                    num_cpus=0,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+                )
+                .remote(self._images.shape, self._kept)
+            )
+        return self._handles[node]
+
+    def lying(self, blocks: list[int], node: str) -> list[Any]:
+        """References of blocks on a node, copied there if need be."""
+        import ray
+
+        lacking = [
+            block
+            for block in blocks
+            if (block, node) not in self._copies and self._images.block_nodes[block] != node
+        ]
+        if lacking:
+            originals = [self._images.blocks[block] for block in lacking]
+            copies = ray.get(self.on(node).copies.remote(originals))
+            self._copies.update(
+                {(block, node): copy for block, copy in zip(lacking, copies, strict=True)}
+            )
+        return [self._copies.get((block, node), self._images.blocks[block]) for block in blocks]
+
+
+class PixelReader:
+    """Reads images of any numbers: what this node's workers own in place, the others from their nodes.
+
+    Lenders save the network, nothing else: where one fails, Ray moves whole blocks.
 
     Args:
         images: what there is.
         kept_images: blocks are kept as long as they hold no more images than that.
+        placement: whose the blocks are.
+        worker: number of the one that reads.
+        lenders: of all nodes.
     """
 
-    def __init__(self, images: DecodedImages, kept_images: int) -> None:
-        self._images = images
-        per_block = len(images.block_of) / max(1, len(images.blocks))
-        self._max_blocks = max(_LEAST_BLOCKS, int(kept_images / max(1.0, per_block)))
-        self._cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
+    def __init__(
+        self,
+        images: DecodedImages,
+        kept_images: int,
+        placement: Placement,
+        worker: int,
+        lenders: Lenders,
+    ) -> None:
+        self._images, self._placement = images, placement
+        self._blocks = Blocks(images.shape, kept_blocks(images, kept_images))
+        self._lenders = lenders
+        numbers = {node: number for number, node in enumerate(placement.nodes)}
+        self._node = numbers[placement.nodes[worker]]
+        self._node_of = np.array([numbers[node] for node in placement.nodes], np.int32)
 
-    def read(self, numbers: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int32]]:
-        """Pixels (n, H, W, 3), or features (n, k), and class numbers (n,) of these images."""
-        rows = [
-            self._block(int(self._images.block_of[number]))[self._images.row_of[number]]
-            for number in numbers
-        ]
-        return np.stack(rows), self._images.classes[numbers]
-
-    def _block(self, number: int) -> NDArray[Any]:
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
+    def ask(self, numbers: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Any]]:
+        """Ask the other nodes for what they have of these: to be given to `read`."""
         import ray
 
-        found = ray.get(self._images.blocks[number])
-        features = isinstance(found, np.ndarray)
-        block: NDArray[Any] = found if features else as_pixels(found["pixels"], self._images.shape)
-        self._cache[number] = block
-        if len(self._cache) > self._max_blocks:
-            self._cache.popitem(last=False)
-        return block
+        owners = self._placement.worker_of[self._images.block_of[numbers]]
+        nodes = self._node_of[owners]
+        asked = []
+        for number in np.unique(nodes[nodes != self._node]).tolist():
+            rows, node = np.flatnonzero(nodes == number), self._placement.nodes[number]
+            blocks, which = self._blocks_of(numbers[rows])
+            try:
+                lying = self._lenders.lying(blocks, node)
+            except ray.exceptions.RayError:
+                continue
+            lent = self._lenders.on(node).pixels.remote(
+                lying, which, self._images.row_of[numbers[rows]]
+            )
+            asked.append((rows, lent))
+        return asked
+
+    def read(
+        self, numbers: NDArray[np.int64], asked: list[tuple[NDArray[np.int64], Any]]
+    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        """Pixels (n, H, W, 3), or features (n, k), and class numbers (n,) of these images."""
+        import ray
+
+        classes = self._images.classes[numbers]
+        if not asked:
+            return self._read_here(numbers), classes
+        pixels = empty(len(numbers), self._images.shape)
+        near = np.ones(len(numbers), np.bool_)
+        for rows, lent in asked:
+            try:
+                pixels[rows] = ray.get(lent)
+            except ray.exceptions.RayError:
+                continue
+            near[rows] = False
+        pixels[near] = self._read_here(numbers[near])
+        return pixels, classes
+
+    def _read_here(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        import ray
+
+        blocks, which = self._blocks_of(numbers)
+        rows = self._images.row_of[numbers]
+        owned = [self._node_of[self._placement.worker_of[block]] == self._node for block in blocks]
+        here = self._placement.nodes[self._node]
+        references = [self._images.blocks[block] for block in blocks]
+        try:
+            copies = self._lenders.lying(
+                [block for block, own in zip(blocks, owned, strict=True) if own], here
+            )
+            for number, copy in zip(np.flatnonzero(owned).tolist(), copies, strict=True):
+                references[number] = copy
+            return self._blocks.pixels(references, which, rows)
+        except ray.exceptions.RayError:
+            originals = [self._images.blocks[block] for block in blocks]
+            return self._blocks.pixels(originals, which, rows)
+
+    def _blocks_of(self, numbers: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int32]]:
+        """Numbers of the blocks of some images, and which of them each image is in."""
+        blocks, which = np.unique(self._images.block_of[numbers], return_inverse=True)
+        return blocks.tolist(), which.astype(np.int32)
+
+
+def kept_blocks(images: DecodedImages, kept_images: int) -> int:
+    """How many blocks hold about so many images; at least a few."""
+    per_block = len(images.block_of) / max(1, len(images.blocks))
+    return max(_LEAST_BLOCKS, int(kept_images / max(1.0, per_block)))
 
 
 def read(
@@ -69,16 +255,24 @@ def read(
     """Batches as arrays, read ahead by a thread that ends with the generator.
 
     Yields:
-        pixels uint8 (slice, H, W, 3) or features float32 (slice, k), classes int32 (slice,), weights
-        float32 (slice,), images in the global batch, random numbers float32 (slice, k) where
+        pixels uint8 (share, H, W, 3) or features float32 (share, k), classes int32 (share,), weights
+        float32 (share,), images in the global batch, random numbers float32 (share, k) where
         `randomness` gives them.
     """
 
     def arrays() -> Iterator[tuple[Any, ...]]:
+        asked: deque[tuple[Batch, Any]] = deque()
         for batch in batches:
-            pixels, classes = reader.read(batch.numbers)
-            random = (randomness(batch),) if randomness else ()
-            yield pixels, classes, batch.weights, np.float32(batch.total), *random
+            asked.append((batch, reader.ask(batch.numbers)))
+            if len(asked) > _BATCHES_AHEAD:
+                yield array(*asked.popleft())
+        while asked:
+            yield array(*asked.popleft())
+
+    def array(batch: Batch, asked: Any) -> tuple[Any, ...]:
+        pixels, classes = reader.read(batch.numbers, asked)
+        random = (randomness(batch),) if randomness else ()
+        return pixels, classes, batch.weights, np.float32(batch.total), *random
 
     with read_ahead(arrays(), _BATCHES_AHEAD, name="catdog-batches") as ahead:
         yield from cast("Iterator[tuple[Any, ...]]", ahead)  # none of them is `NothingYet`

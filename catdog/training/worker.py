@@ -1,6 +1,6 @@
 """What runs on each training worker: the loop over epochs.
 
-`train_worker` reads the worker's slice of each global batch from the object store; the gradients are
+`train_worker` reads the worker's share of each global batch from the object store; the gradients are
 summed over the workers, through shared memory on one node and by TensorFlow's collectives beyond;
 rank 0 reports a checkpoint each epoch.
 """
@@ -10,14 +10,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import secrets
 import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from catdog.errors import CatdogError
-from catdog.training import checkpoint, data, features, reader
+from catdog.training import checkpoint, data, features, placement, reader
 from catdog.training.config import best_row, learning_rate
 from catdog.training.network import Network
 from catdog.training.step import TrainingStep, class_weights
@@ -56,6 +59,7 @@ class _Epochs:
 
     def __init__(self, loop: dict[str, Any]) -> None:
         import ray.train
+        import ray.train.collective
 
         context = ray.train.get_context()
         self._worker, self._workers = context.get_world_rank(), context.get_world_size()
@@ -64,12 +68,13 @@ class _Epochs:
         self._board = loop["board"]
         self._recipe = self._config.hyperparameters
         classes = len(loop["labels"])
+        one_node = context.get_local_world_size() == self._workers
         self._network = Network(
             self._config,
             classes,
             worker=self._worker,
             workers=self._workers,
-            one_node=context.get_local_world_size() == self._workers,
+            one_node=one_node,
             use_gpu=loop["use_gpu"],
         )
         if self._network.trunk is not None:
@@ -87,9 +92,38 @@ class _Epochs:
         self._average = AverageWeights(self._network, self._recipe.weight_average)
         self._history: list[dict[str, float]] = []
         self._best = self._network.weights()
+        group = ray.train.collective.broadcast_from_rank_zero(secrets.token_hex(8))
+        # A window's end and the next.
+        self._kept_images = self._images.window_images + self._images.window_images // 2
+        self._lenders = reader.Lenders(
+            group, self._images, reader.kept_blocks(self._images, self._kept_images)
+        )
+        self._placement = placement.placed(
+            len(self._images.blocks),
+            self._images.block_of[self._images.train],
+            self._worker_nodes(one_node=one_node),
+        )
         batch_size = self._recipe.batch_size
         self._steps = self._config.steps_per_epoch or math.ceil(
             len(self._images.train) / batch_size
+        )
+
+    def _worker_nodes(self, *, one_node: bool) -> list[str]:
+        """Ray's id of each worker's node, the same list on all."""
+        import ray
+
+        mine = ray.get_runtime_context().get_node_id()
+        if one_node:
+            return [mine] * self._workers
+        own = np.frombuffer(bytes.fromhex(mine), np.uint8)
+        table = np.zeros((self._workers, len(own)), np.float32)
+        table[self._worker] = own
+        found = self._network.global_sums(table.ravel()).astype(np.uint8)
+        return [row.tobytes().hex() for row in found.reshape(table.shape)]
+
+    def _reader(self, kept_images: int) -> reader.PixelReader:
+        return reader.PixelReader(
+            self._images, kept_images, self._placement, self._worker, self._lenders
         )
 
     def restore(self, folder: Path) -> None:
@@ -112,28 +146,30 @@ class _Epochs:
         config, batch_size = self._config, self._recipe.batch_size
         window = self._images.window_images
         stream = data.training_batches(
+            self._images,
             data.shuffled_passes(self._images, config.seed, window),
             batch_size,
             self._worker,
-            self._workers,
+            self._placement,
         )
         # A resumed run goes on where the interrupted one was in the order of images.
         done, all_steps = len(self._history) * self._steps, self._recipe.epochs * self._steps
         return reader.read(
-            reader.PixelReader(self._images, window + window // 2),  # a window's end and the next
+            self._reader(self._kept_images),
             itertools.islice(stream, done, all_steps),
             lambda batch: batch.uniforms(config.seed, batch_size, self._network.uniforms),
         )
 
     def _validation_batches(self) -> Generator[tuple[Any, ...], None, None]:
         batches = data.validation_batches(
-            self._images.validation,
+            self._images,
             self._recipe.batch_size,
             self._config.validation_steps,
+            self._config.seed,
             self._worker,
-            self._workers,
+            self._placement,
         )
-        return reader.read(reader.PixelReader(self._images, 0), batches)  # one block after another
+        return reader.read(self._reader(0), batches)  # one block after another
 
     def run_one(self, training: Iterator[tuple[Any, ...]]) -> None:
         """Train for one more epoch, validate, report."""

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from catdog.training import data, reader
+from catdog.training import data, placement, reader
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +25,12 @@ def test_a_worker_keeps_no_copies_of_pictures(ray_cluster):
 
     def read_all(images):
         """Read every image as a training worker does; how much memory is its own then."""
-        kept = reader.PixelReader(images, len(images.train))
-        batches = data.validation_batches(images.train, 32, None, 0, 1)
-        kept.read(images.train[:1])  # what Ray and Arrow want for themselves
+        here = placement.placed(BLOCKS, images.block_of, ["here"])
+        kept = reader.PixelReader(
+            images, len(images.validation), here, 0, reader.Lenders("group", images, 4)
+        )
+        batches = data.validation_batches(images, 32, None, 0, 0, here)
+        kept.read(images.validation[:1], [])  # what Ray and Arrow want for themselves
         before = own_bytes()
         seen = sum(int(batch[0][:, 0, 0, 0].sum()) for batch in reader.read(kept, batches))
         return own_bytes() - before, seen
@@ -43,11 +46,12 @@ def test_a_worker_keeps_no_copies_of_pictures(ray_cluster):
     numbers = np.arange(BLOCKS * BLOCK_IMAGES)
     images = data.DecodedImages(
         blocks=tuple(blocks),
+        block_nodes=("here",) * BLOCKS,
         block_of=(numbers // BLOCK_IMAGES).astype(np.int32),
         row_of=(numbers % BLOCK_IMAGES).astype(np.int32),
         classes=np.zeros(len(numbers), np.int32),
-        train=numbers,
-        validation=numbers[:0],
+        train=numbers[:0],
+        validation=numbers,
         shape=(SIDE, SIDE, 3),
         window_images=len(numbers),
         rejected=(),
