@@ -53,6 +53,10 @@ class UserInputError(CatdogError):
     """What the user asked for is wrong: names the flag or file. Exit code 2."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM arrived, and the process ends as soon as everything that it opened is closed."""
+
+
 class ErrorCode(StrEnum):
     """Why an image was rejected; the values of the result column `error`."""
 

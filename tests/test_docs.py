@@ -408,3 +408,17 @@ def test_every_command_has_a_page(verb):
     table = flags.table(verb)
     assert table in page
     assert all(f"`{flag}" in table for flag in parsing.flags(verb) if flag != "--help")
+
+
+def test_each_defence_names_its_tests():
+    """Every line of docs/security.md's table ends with tests, and they are there."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    _, _, page = page.partition("| threat | defence | shown by, in tests/ |\n")
+    _, *lines = page.partition("\n\n")[0].splitlines()
+    for line in lines:
+        file, cited = "", re.findall(r"`([^`]+)`", line.split("|")[-2])
+        assert cited, line
+        for each in cited:
+            file, _, test = each.partition("::") if "/" in each else (file, "", each)
+            code = (ROOT / "tests" / f"{file}.py").read_text()
+            assert not test or f"\ndef {test}(" in code, each

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from catdog import storage, submission, terminal
 from catdog.classification import ClassifyConfig
 from catdog.cli import arguments as asked
-from catdog.cli import completion, parsing, summaries, watching
+from catdog.cli import completion, ending, parsing, summaries, watching
 from catdog.demo import DemoConfig
 from catdog.diagnosis import DoctorConfig
 from catdog.errors import CatdogError, UserInputError, being_read
@@ -218,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parsing.parse(arguments)
         if not isinstance(command, asked.Submit):
             _check_places(command)
-        return _RUN[type(command)](command)
+        with ending.on_sigterm(f"catdog {verb}: {ending.how_to_go_on(verb)}"):
+            return _RUN[type(command)](command)
     except UserInputError as error:
         terminal.error_line(verb, str(error))
         return 2

@@ -146,7 +146,7 @@ class _TensorFlowPredictor:
         policy = tensorflow_quirks.dtype_policy(precision)  # type: ignore[arg-type]
         network = _with_dtype_policy(keras, model.keras_model(), policy)
         shape = (None, *network.input_shape[1:])
-        self._predict: Any = tf.function(
+        self._predict: Any = tensorflow_quirks.traced(
             lambda pixels: network(pixels, training=False),
             input_signature=[tf.TensorSpec(shape, tf.uint8)],
         )

@@ -6,6 +6,7 @@ Each name with what it is needed for; a test looks for each of them in the insta
 from __future__ import annotations
 
 _SHARED_ACTORS = "starting what Ray Data's jobs share on the head, whose node outlives drivers"
+_OWN_KEY = "a token for each local cluster, in a process that may connect to others"
 
 RAY = {
     "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator."
@@ -13,6 +14,10 @@ RAY = {
     "ray.data._internal.execution.node_trackers.actor_location."
     "get_or_create_actor_location_tracker": _SHARED_ACTORS,
     "ray.data._internal.stats.get_or_create_stats_actor": _SHARED_ACTORS,
+    "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "having local clusters listen on loopback only",
+    "ray._private.utils.set_sigterm_handler": "keeping the command's own handling of SIGTERM",
+    "ray._raylet.AuthenticationTokenLoader.reset_cache": _OWN_KEY,
+    "ray._raylet.Config.initialize": _OWN_KEY,
     "ray.experimental.internal_kv._internal_kv_get": "asking whether an autoscaler is at work",
 }
 # Earlier versions do without; `ray_quirks` says how.

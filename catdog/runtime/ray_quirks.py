@@ -11,8 +11,8 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from catdog.errors import CatdogError, UserInputError
-from catdog.runtime import fit, nodes
+from catdog.errors import CatdogError, Terminated, UserInputError
+from catdog.runtime import embedded, fit, nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +37,7 @@ FAULT_DETECTION_SETTINGS = {
 _DRIVER_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives a job would start a cluster of its own
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -51,6 +52,10 @@ _DRIVER_SETTINGS = {
     # answers beside its work, so that only one that is stopped or stuck is silent.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
 }
+
+
+# What ends with the process, where that is about to end by `embedded.abandon`.
+_left_open: list[contextlib.ExitStack] = []
 
 
 @contextlib.contextmanager
@@ -72,6 +77,7 @@ def connect(
     """
     for name, value in _DRIVER_SETTINGS.items():
         os.environ.setdefault(name, value)
+    embedded.expect_a_home()
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address:
         _check_answers(address)
@@ -85,18 +91,14 @@ def connect(
         _quiet_data_context()
         yield
         return
+    stack = contextlib.ExitStack()
     try:
         if address:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            with embedded.keeping_sigterm():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             with _fault_detection():
-                ray.init(
-                    "local",
-                    num_cpus=max(os.cpu_count() or 1, minimum_cpus or 1),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                stack.enter_context(embedded.cluster(minimum_cpus or 1))
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address:
             raise fit.refusal(address, error) from error
@@ -108,10 +110,14 @@ def connect(
             fit.check(ray.nodes(), packages)
             _share_on_head()
         yield
+    except Terminated:
+        _left_open.append(stack.pop_all())
+        raise
     finally:
         # Without a head Ray would wait to say goodbye to it.
-        if ray.is_initialized() and nodes.head_answers():
+        if not _left_open and ray.is_initialized() and nodes.head_answers():
             ray.shutdown()
+        stack.close()
 
 
 @contextlib.contextmanager
@@ -225,6 +231,8 @@ def root_cause(error: BaseException) -> str:
     Ray wraps a worker's exception, Ray Data and Ray Train wrap that once more and keep the original
     as the text of a traceback only; its message is what follows the innermost stack.
     """
+    if memory := embedded.memory_ran_out():
+        return memory  # Ray has a paragraph of possible causes
     failures = getattr(error, "worker_failures", None)
     if failures:
         error = next(iter(failures.values()))

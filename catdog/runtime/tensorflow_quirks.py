@@ -91,6 +91,21 @@ def multi_worker_strategy() -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
+def traced(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`tf.function`, without rewriting Python's `if` and `for`.
+
+    The rewritten code goes to files among the temporary ones, which a killed process leaves there.
+
+    Args:
+        function: takes and gives tensors.
+        options: of `tf.function`.
+    """
+    import tensorflow as tf
+
+    one: Callable[..., Any] = tf.function(function, autograph=False, **options)
+    return one
+
+
 def compiled(function: Callable[..., Any], *, assigns: bool = False) -> Callable[..., Any]:
     """Have XLA make one pass of a chain of elementwise operations, on CPUs.
 
@@ -105,8 +120,7 @@ def compiled(function: Callable[..., Any], *, assigns: bool = False) -> Callable
 
     if tf.config.list_physical_devices("GPU") or (assigns and tf.distribute.has_strategy()):
         return function
-    one: Callable[..., Any] = tf.function(function, jit_compile=True, autograph=False)
-    return one
+    return traced(function, jit_compile=True)
 
 
 def sum_by_collectives(tensors: list[Any], *, passing: bool = False) -> list[Any]:

@@ -27,6 +27,7 @@ import tyro.conf
 
 from catdog import terminal
 from catdog.errors import CatdogError, UserInputError
+from catdog.runtime import embedded
 from catdog.submission import dependencies
 from catdog.version import __version__
 
@@ -234,6 +235,7 @@ def _connect(address: str) -> Any:
             "warning: http beyond this machine shows the token to the network; forward the port, "
             "or use https"
         )
+    embedded.expect_a_home()
     # Ray sends a token only if told so; told so without one, it refuses to start.
     if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or (
         Path("~/.ray/auth_token").expanduser().exists()

@@ -179,7 +179,7 @@ class Network:
     def global_sums(self, values: Any) -> Any:
         """Numbers, float32, summed over the workers."""
         tf = self._tf
-        reduce = tf.function(
+        reduce = tensorflow_quirks.traced(
             lambda value: self.strategy.run(
                 lambda replica: self.sum_over_workers([replica])[0], args=(value,)
             )

@@ -39,9 +39,7 @@ class TrainingStep:
         self._compile()
 
     def _compile(self) -> None:
-        import tensorflow as tf
-
-        self._compiled = tf.function(self._step, reduce_retracing=True)
+        self._compiled = tensorflow_quirks.traced(self._step, reduce_retracing=True)
 
     def __call__(self, *batch: Any) -> Any:
         """Sums of the losses and of the right answers of this worker's slice, float32 (2,)."""

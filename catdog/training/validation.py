@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from catdog.runtime import tensorflow_quirks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -29,7 +31,7 @@ def validation_step(network: Network) -> Callable[..., Any]:
         del total
         return network.strategy.run(on_replica, args=(pixels, classes, weights))
 
-    compiled: Callable[..., Any] = tf.function(step, reduce_retracing=True)
+    compiled: Callable[..., Any] = tensorflow_quirks.traced(step, reduce_retracing=True)
     return compiled
 
 
@@ -88,7 +90,7 @@ def calibrated(
     network.model.set_weights(weights)
     temperatures = np.exp(np.linspace(np.log(0.2), np.log(5.0), 121)).astype(np.float32)
     losses = np.zeros(len(temperatures))
-    predict = tf.function(lambda pixels: network.model(pixels, training=False))
+    predict = tensorflow_quirks.traced(lambda pixels: network.model(pixels, training=False))
     for pixels, classes, image_weights, *_ in batches:
         scores = network.strategy.run(predict, args=(tf.constant(pixels),)).numpy()
         losses += image_weights @ scaled_losses(scores, classes, temperatures)

@@ -190,6 +190,29 @@ def test_wrong_input_is_one_line_and_exit_2(arguments, named, monkeypatch, capsy
     assert SECRET not in err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", 0), ("127.0.0.2", 1)])
+def test_a_token_that_the_network_sees_is_warned_of(host, warned, capsys):
+    """Plain http to anywhere but this machine's usual address, even where nothing answers."""
+    (port,) = free_ports(1)
+    assert main(["submit", *CLASSIFY, "--address", f"http://{host}:{port}"]) == 2
+    assert capsys.readouterr().err.count("shows the token to the network") == warned
+
+
+@pytest.mark.slow
+def test_an_account_without_a_home_can_submit():
+    """It gets as far as everybody: here, to a port where nothing answers."""
+    nobody = ["env", "-u", "HOME", "unshare", "--user", "--map-user=12345"]
+    if subprocess.run([*nobody, "true"], check=False).returncode:
+        pytest.skip("no account without a name can be made here")
+    (port,) = free_ports(1)
+    command = [*nobody, sys.executable, "-m", "catdog", "submit", *CLASSIFY]
+    command += ["--address", f"http://127.0.0.1:{port}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"--address http://127.0.0.1:{port}" in done.stderr
+
+
 def test_a_path_of_the_cluster_is_said_so(capsys):
     """`file:///` names a path that every node has, such as a shared file system's."""
     arguments = ["train", "file:///mnt/photos", "--output", "file:///mnt/run"]

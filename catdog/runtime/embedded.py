@@ -1,0 +1,292 @@
+"""The Ray cluster of a command without an address: starts with it, ends with it, is closed to others.
+
+Ray's own way leaves doors open to whoever else has an account on the machine: ports on all
+interfaces, folders in mode 0777, a token that outlives the job. Here everything lies in a folder
+that only this user can enter, and every port is on loopback and asks for a token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catdog import machine, scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A socket's path has at most 107 bytes; that much of it is Ray's, with the largest process id:
+# /r/session_2026-11-27_11-43-50_808221_4194304/sockets/plasma_store
+_LONGEST_FOLDER = 107 - 66
+# Ray's default, of the memory that is free when it starts; what does not fit goes to disk.
+_OBJECT_STORE_SHARE = 0.3
+# Ray refuses a smaller one.
+_SMALLEST_OBJECT_STORE = 80 * 2**20
+# A process that was told to end has so long; they hold nothing that is worth more.
+_PROCESSES_END_WITHIN_S = 3.0
+
+
+def expect_a_home() -> None:
+    """Name a home folder where this account has none: Ray Train cannot be imported without.
+
+    Nothing of ours is kept there, and the libraries do without theirs. An existing folder would be
+    taken for configuration, also where it is somebody else's.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/nonexistent"
+
+
+def memory_ran_out() -> str:
+    """What to say where the kernel has ended processes of a local cluster for want of memory; or nothing."""
+    if not _kills_before or machine.memory_kills() <= _kills_before[-1]:
+        return ""
+    return (
+        f"memory ran out: {machine.memory_limit() / 2**30:.1f} GiB are allowed to this process and "
+        "those beside it; lower --workers or --batch-size, or allow more"
+    )
+
+
+_kills_before: list[int] = []
+
+
+@contextlib.contextmanager
+def cluster(minimum_cpus: int = 1) -> Iterator[None]:
+    """A Ray cluster of this machine's own that this process is connected to, until the end.
+
+    At the end, however it comes, nothing is left of it: no process, folder, token or variable.
+
+    Args:
+        minimum_cpus: logical CPUs that it has at least; by default what this process may use.
+
+    Raises:
+        OSError: nowhere can a private folder be made.
+        RuntimeError, ValueError, ConnectionError: Ray's own, when it does not start.
+    """
+    with contextlib.ExitStack() as stack:
+        _kills_before.append(machine.memory_kills())
+        stack.callback(_kills_before.pop)
+        folder = stack.enter_context(scratch.private_folder(longest=_LONGEST_FOLDER))
+        large = folder
+        if folder.parent != Path(tempfile.gettempdir()):  # which may be small, unlike the usual one
+            large = stack.enter_context(scratch.private_folder())
+        stack.enter_context(_environment(folder))
+        stack.enter_context(_loopback_only())
+        stack.callback(end_processes, folder, 0.0)
+        with _variables({"TMPDIR": str(large / "tmp")}):
+            _start(folder, large, max(machine.usable_cpus(), minimum_cpus))
+        stack.callback(end_processes, folder, _PROCESSES_END_WITHIN_S)  # they were told to, by then
+        yield
+
+
+def _start(folder: Path, large: Path, cpus: int) -> None:
+    import ray
+
+    # Workers have their temporary files in the private folder, too: what a killed one leaves there
+    # (TensorFlow's generated code, for one) goes with it.
+    (large / "tmp").mkdir(0o700)
+    # Ray writes this path into a shell line as it is, for workers with a runtime environment.
+    quoted = shlex.quote(sys.executable)
+    runtime_env = {"py_executable": quoted} if quoted != sys.executable else None
+    with keeping_sigterm():
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            object_store_memory=_object_store_memory(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=runtime_env,
+            _temp_dir=str(folder / "r"),  # Ray opens this one to everybody, whatever its mode was
+            object_spilling_directory=str(large / "s"),
+        )
+
+
+def _object_store_memory() -> int | None:
+    """Bytes of the object store where a control group limits memory; None leaves it to Ray.
+
+    Ray looks for limits where a container usually has them, and for no others.
+    """
+    limit = machine.memory_limit()
+    if limit >= machine.memory():
+        return None
+    return max(_SMALLEST_OBJECT_STORE, int(limit * _OBJECT_STORE_SHARE))
+
+
+@contextlib.contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """A token of the cluster's own, for this process and those that it starts."""
+    from ray import _raylet
+
+    raylet: Any = _raylet  # it comes without types
+    token = folder / "token"
+    token.touch(0o600, exist_ok=False)
+    token.write_text(secrets.token_hex(32))
+    access: dict[str, str | None] = {
+        "RAY_AUTH_MODE": None,  # Ray turns tokens on by itself, as long as nobody names a mode
+        "RAY_AUTH_TOKEN": None,
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # `_loopback_only` for processes that this one starts, to connect to the same cluster.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    try:
+        with _variables(access):
+            raylet.AuthenticationTokenLoader.instance().reset_cache()
+            yield
+    finally:
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        # The mode of the environment again, for a connection elsewhere.
+        raylet.Config.initialize("")
+
+
+@contextlib.contextmanager
+def _variables(values: dict[str, str | None]) -> Iterator[None]:
+    """These variables in the environment, or none of that name, until the end."""
+    before = {name: os.environ.get(name) for name in values}
+    _set_variables(values)
+    try:
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _set_variables(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Have Ray take 127.0.0.1 as this node's address, as it does on macOS.
+
+    It replaces that address by the network's where it is given one. Its servers bind to loopback
+    alone where it is the node's address, and to all interfaces elsewhere.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def keeping_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, where it has one, from Ray's, which exits without a word."""
+    from ray._private import utils
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        yield
+        return
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+        # Ray's C++ part has put itself before Python's, and aborts 3 s after the signal.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+_abandoned: dict[int, str] = {}
+
+
+def abandon() -> None:
+    """Stop and remove what this process has started, before it ends by `end_abandoned`.
+
+    For a process whose threads may still use Ray: as soon as Ray is shut down or its processes end,
+    its C++ part ends this process, too, with an exit code of its own.
+    """
+    for folder in list(scratch.in_use):
+        while new := _processes_of(folder).keys() - _abandoned.keys():
+            for pid in new:
+                _abandoned[pid] = _started(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_abandoned() -> None:
+    """End the processes that `abandon` stopped."""
+    for pid, started in _abandoned.items():
+        if _started(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def end_processes(folder: Path, after_s: float) -> None:
+    """End what is left of Ray's processes after so many seconds.
+
+    Some outlive a Ray that is stopped while it starts: they look for the process that they belong
+    to every now and then.
+    """
+    ours = _processes_of(folder)
+    deadline, killed = time.monotonic() + after_s, False
+    while left := {
+        pid: started
+        for pid, started in (ours | _processes_of(folder)).items()
+        if _started(pid) == started
+    }:
+        if time.monotonic() > deadline:
+            if killed:
+                return  # they wait for a disk, and end when it answers
+            killed, deadline = True, deadline + _PROCESSES_END_WITHIN_S
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _processes_of(folder: Path) -> dict[int, str]:
+    """Processes that have the folder's path among their arguments, and all that descend from them.
+
+    Returns:
+        When each was started, by its id: ids are used again.
+    """
+    parents: dict[int, int] = {}
+    named: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        pid = int(entry.name)
+        if pid == os.getpid():
+            continue
+        with contextlib.suppress(OSError, IndexError):
+            parents[pid] = int(_status(pid)[1])
+            # As Ray gives it: `--session-dir=/tmp/...`
+            if b"=" + os.fsencode(folder) in (entry / "cmdline").read_bytes():
+                named.add(pid)
+    found = named
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found = found | more
+    return {pid: started for pid in found if (started := _started(pid))}
+
+
+def _started(pid: int) -> str:
+    """When a process was started; empty where it has ended."""
+    try:
+        state, _, *rest = _status(pid)
+    except (OSError, ValueError):
+        return ""
+    return "" if state in "ZX" else rest[17]
+
+
+def _status(pid: int) -> list[str]:
+    """What `/proc` says of a process, behind its name: its state, its parent and so on."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
