@@ -231,8 +231,14 @@ def root_cause(error: BaseException) -> str:
     Ray wraps a worker's exception, Ray Data and Ray Train wrap that once more and keep the original
     as the text of a traceback only; its message is what follows the innermost stack.
     """
+    # Ray has a paragraph of possible causes for a kill by the kernel, and of settings for its own.
     if memory := embedded.memory_ran_out():
-        return memory  # Ray has a paragraph of possible causes
+        return memory
+    if "running low on memory" in str(error):
+        return (
+            "memory ran out on a node, where Ray ended workers; lower --workers or --batch-size, "
+            "or take nodes with more"
+        )
     failures = getattr(error, "worker_failures", None)
     if failures:
         error = next(iter(failures.values()))
