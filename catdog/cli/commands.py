@@ -1,7 +1,7 @@
 """Runs commands: parses into the jobs' own configurations, calls, prints, exits.
 
 Exit codes: 0 done; 1 the job failed or too many images were rejected; 2 the user's input is wrong;
-70 a fault of catdog itself.
+70 a fault of catdog itself; 130 interrupted; 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
