@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog.pixels import as_pixels
+from catdog.runtime import tensorflow_quirks
 from catdog.training.network import step_limit
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def of_images(
 def _batched(trunk: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     import tensorflow as tf
 
-    compute = tf.function(
+    compute = tensorflow_quirks.traced(
         lambda pixels: tf.cast(trunk(pixels, training=False), tf.float32), reduce_retracing=True
     )
 
