@@ -131,6 +131,8 @@ def _environment(folder: Path) -> Iterator[None]:
     from ray import _raylet
 
     raylet: Any = _raylet  # it comes without types
+    # Ray before 2.52 has no tokens.
+    loader: Any = getattr(raylet, "AuthenticationTokenLoader", None)
     token = folder / "token"
     token.touch(0o600, exist_ok=False)
     token.write_text(secrets.token_hex(32))
@@ -143,12 +145,14 @@ def _environment(folder: Path) -> Iterator[None]:
     }
     try:
         with _variables(access):
-            raylet.AuthenticationTokenLoader.instance().reset_cache()
+            if loader:
+                loader.instance().reset_cache()
             yield
     finally:
-        raylet.AuthenticationTokenLoader.instance().reset_cache()
-        # The mode of the environment again, for a connection elsewhere.
-        raylet.Config.initialize("")
+        if loader:
+            loader.instance().reset_cache()
+            # The mode of the environment again, for a connection elsewhere.
+            raylet.Config.initialize("")
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ RAY = {
     "ray._raylet.Config.initialize": _OWN_KEY,
     "ray.experimental.internal_kv._internal_kv_get": "asking whether an autoscaler is at work",
 }
-# Earlier versions do without; `ray_quirks` says how.
+# Earlier versions do without; `ray_quirks` and `embedded` say how.
 RAY_SINCE = {
+    "ray._raylet.AuthenticationTokenLoader.reset_cache": (2, 52),
     "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator."
     "get_or_create_autoscaling_coordinator": (2, 53),
     "ray.data._internal.stats.get_or_create_stats_actor": (2, 52),

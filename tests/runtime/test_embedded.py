@@ -156,6 +156,8 @@ def check_closed(processes):
     """Nothing beyond loopback; nothing for another account; nothing without the token."""
     ports = set(listening(processes))
     assert ports
+    from ray import _raylet  # before 2.52 it has no tokens
+
     assert [each for each in ports if not LOOPBACK.fullmatch(each[0])] == []
     folders = folders_of(processes)
     sockets = [path for folder in folders for path in folder.glob("r/session_2*/sockets/*")]
@@ -164,9 +166,10 @@ def check_closed(processes):
         assert folder.stat().st_mode & 0o777 == 0o700
     (token,) = (path for folder in folders for path in folder.glob("token"))
     assert token.stat().st_mode & 0o777 == 0o600
-    codes = {answer_without_token(int(port, 16)) for _, port in ports}
-    assert "UNAUTHENTICATED" in codes
-    assert "OK" not in codes
+    if hasattr(_raylet, "AuthenticationTokenLoader"):
+        codes = {answer_without_token(int(port, 16)) for _, port in ports}
+        assert "UNAUTHENTICATED" in codes
+        assert "OK" not in codes
     if os.geteuid() == 0:
         for folder in folders:
             assert as_nobody(lambda folder=folder: len(list(folder.iterdir()))) == "PermissionError"
