@@ -23,9 +23,8 @@ from catdog.inputs.entries import (
 from catdog.inputs.names import (
     ALL_ARCHIVES,
     archive_codec,
-    is_hidden,
-    is_plainly_other,
     label_of,
+    set_aside_as,
     skipped_as,
 )
 from catdog.inputs.skipped import Skips
@@ -67,10 +66,8 @@ class Archive:
                     parts = member_parts(self.uri, member)
                     if not parts:
                         continue
-                    if is_hidden("/".join(parts)):
-                        self.skips.add("hidden")
-                        continue
-                    if (kind := skipped_as(parts[-1])) is not None:
+                    kind = set_aside_as("/".join(parts)) or skipped_as(parts[-1])
+                    if kind is not None:
                         self.skips.add(kind)
                         continue
                     shared.add(parts[:-1])
@@ -141,7 +138,7 @@ def from_root(rows: pa.RecordBatch, prefix: str, root: str, label: str | None) -
 
 def may_be_image(parts: list[str]) -> bool:
     """Whether a member, by the parts of its name, is planned when its archive is."""
-    return bool(parts) and not is_hidden("/".join(parts)) and not is_plainly_other(parts[-1])
+    return bool(parts) and not (set_aside_as("/".join(parts)) or skipped_as(parts[-1]))
 
 
 def member_parts(uri: str, member: archives.Member) -> list[str]:

@@ -20,7 +20,24 @@ SKIPPED_EXTENSIONS = frozenset(
 )
 """Extensions of files that are skipped while walking: plainly not images."""
 
-SKIPPED_FILES = frozenset({"_SUCCESS", "Thumbs.db", "desktop.ini"})
+SIDECARS = frozenset("xmp aae thm pp3 dop cos nksc lrv on1 vrd photo_edit".split())
+"""Extensions of what cameras and editors write beside each photo."""
+
+SYSTEM_FILES = frozenset(
+    {"_success", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"}
+    | {"picasa.ini", "zbthumbnail.info", "folder.jpg.db"}
+)
+"""What systems and photo managers write into each folder, in lower case."""
+
+# Folders of thumbnails, deleted files and snapshots: of Synology, QNAP, Windows, Linux, macOS's
+# archives, Lightroom. A photo in one is a second copy, or was thrown away.
+_SYSTEM_FOLDERS = (
+    r"@eaDir|#recycle|#snapshot|@tmp|@Recycle|@Recently-Snapshot|@__thumb|\$RECYCLE\.BIN|RECYCLER"
+    r"|System Volume Information|lost\+found|__MACOSX|[^/]+\.lrdata"
+)
+_SET_ASIDE = re.compile(
+    rf"(?:^|/)(?:(?P<hidden>\.(?!\.?(?:/|$)))|(?:{_SYSTEM_FOLDERS})(?=/))", re.IGNORECASE
+)
 ARCHIVES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
 OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 ALL_ARCHIVES = (*ARCHIVES, *OTHER_ARCHIVES)
@@ -38,29 +55,31 @@ _WINDOWS = re.compile(r"[A-Za-z]:[\\/].*|\\\\.+")
 _WINDOWS_RELATIVE = re.compile(r"[^/]*\\[^/]*")
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a path has a part that starts with `.`, or is what macOS puts into archives."""
-    if "/." not in "/" + name and "__MACOSX" not in name:
-        return False
-    parts = name.split("/")
-    return any(p == "__MACOSX" or (p[:1] == "." and p not in {".", ".."}) for p in parts)
+def set_aside_as(path: str) -> str | None:
+    """Why nothing of a path is planned, whatever its last part is; None where it may be.
+
+    Args:
+        path: of a file, or of a folder with a final `/`, relative to what is walked.
+    """
+    found = _SET_ASIDE.search(path)
+    if found is None:
+        return None
+    if found["hidden"]:
+        return "hidden"
+    return "system folders" if path.endswith("/") else "files in system folders"
 
 
 def skipped_as(name: str) -> str | None:
     """What a file plainly is, by its name, where that is no image; else None."""
-    if not is_plainly_other(name):
-        return None
-    _, dot, extension = name.rpartition("/")[2].rpartition(".")
-    return dot + extension.lower()
-
-
-def is_plainly_other(name: str) -> bool:
-    """Whether a file's name tells that it is no image."""
-    base = name.rpartition("/")[2]
-    if base.lower().endswith(ALL_ARCHIVES):
-        return False  # an archive in an archive is told of
+    base = name.rpartition("/")[2].lower()
+    if base.endswith(ALL_ARCHIVES):
+        return None  # an archive in an archive is told of
     _, dot, extension = base.rpartition(".")
-    return base in SKIPPED_FILES or (bool(dot) and extension.lower() in SKIPPED_EXTENSIONS)
+    if base in SYSTEM_FILES:
+        return "system files"
+    if dot and extension in SIDECARS:
+        return "sidecars"
+    return f".{extension}" if dot and extension in SKIPPED_EXTENSIONS else None
 
 
 def archive_codec(uri: str) -> str | None:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from catdog import storage
 from catdog.ahead import read_ahead
-from catdog.inputs.names import is_hidden
+from catdog.inputs.names import set_aside_as
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 T = TypeVar("T")
 
+_FOLDER_MARKERS = "folder markers"
 THREADS = 16  # listing and indexing at once: these wait for a disk or a network
 
 
@@ -109,8 +110,8 @@ def _walk_local(  # noqa: C901, PLR0912 - one stack, whose order all of it keeps
             todo: list[_Folder | tuple[str, list[str]]] = []
             run: list[str] = []
             for name in names_or_error:
-                if is_hidden(name):
-                    yield [Found(item.name + name, None, passed_over="hidden")]
+                if (kind := set_aside_as(name)) is not None:
+                    yield [Found(item.name + name, None, passed_over=kind)]
                 elif not name.endswith("/"):
                     run.append(name)
                 elif enter is None or enter(item.name + name):
@@ -131,9 +132,16 @@ def _scan(path: str) -> list[str] | OSError:
     """Names in a folder, folders with a final `/`, in the order of whole paths."""
     try:
         with os.scandir(path) as entries:
-            return sorted(entry.name + "/" if entry.is_dir() else entry.name for entry in entries)
+            return sorted(entry.name + "/" if _is_dir(entry) else entry.name for entry in entries)
     except OSError as error:
         return error
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: one file that cannot be read
+        return False
 
 
 def _files(root: str, folder: str, names: list[str]) -> Iterator[Found]:
@@ -159,13 +167,16 @@ def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
             name = key[len(base_key) :]
             if not name or name.endswith("/"):  # consoles make these to show empty folders
                 continue
-            hidden = "hidden" if is_hidden(name) else None
-            files.append(Found(name, size, stamp, passed_over=hidden))
+            kind = set_aside_as(name)
+            if size == 0 and name.endswith("_$folder$"):
+                kind = _FOLDER_MARKERS  # Hadoop makes these
+            files.append(Found(name, size, stamp, passed_over=kind))
         return files
 
     def pages(prefix: str) -> Iterator[list[Found]]:
-        for keys, _ in storage.s3_pages(f"s3://{bucket}/{prefix}"):
-            yield found(keys)
+        yield from _markers_told(
+            found(keys) for keys, _ in storage.s3_pages(f"s3://{bucket}/{prefix}")
+        )
 
     # A listing is a chain of pages that each name the next one. Several chains run at once where
     # the first page shows up to a thousand folders; more (one an image?) would cost a request each.
@@ -180,9 +191,40 @@ def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
         yield from in_order(iter(whole))
         return
     works: list[tuple[str, Any]] = [(p, partial(pages, p)) for p in prefixes]
-    works += [(item[0], found([item])) for item in keys]
+    folders = set(prefixes)
+    works += [
+        (key, [_as_marker(each) if not size and key + "/" in folders else each for each in files])
+        for key, size, stamp in keys
+        for files in [found([(key, size, stamp)])]
+    ]
     works.sort(key=lambda work: work[0])
     yield from in_order(work for _, work in works)
+
+
+def _markers_told(pages: Iterable[list[Found]]) -> Iterator[list[Found]]:
+    """Pages of a listing, the empty keys that stand for folders marked as such.
+
+    A key `a` of no bytes is one where keys `a/...` follow. Others may stand between the two, so an
+    empty key waits until the listing, which is sorted, has passed the place.
+    """
+    waiting: deque[Found] = deque()
+    for page in pages:
+        told: list[Found] = []
+        for each in page:
+            for empty in [empty for empty in waiting if each.name > empty.name + "/"]:
+                waiting.remove(empty)
+                told.append(_as_marker(empty) if each.name.startswith(empty.name + "/") else empty)
+            if each.size == 0 and each.passed_over is None:
+                waiting.append(each)
+            else:
+                told.append(each)
+        yield told
+    if waiting:
+        yield list(waiting)
+
+
+def _as_marker(found: Found) -> Found:
+    return found._replace(passed_over=_FOLDER_MARKERS)
 
 
 def glob_regex(pattern: str) -> str:
