@@ -358,9 +358,7 @@ class Job:
             scores[at] = answer(self._question, uri, self._seen(uri, stamp)), 0
         names = ("width", "height", "format", "size", "error", "error_detail")
         nulls = pa.nulls(len(errors))
-        outcome = pa.table(
-            dict.fromkeys(names, nulls) | {"error": pa.array(errors, pa.string())}
-        )
+        outcome = pa.table(dict.fromkeys(names, nulls) | {"error": pa.array(errors, pa.string())})
         rows = part_files.build_rows(
             work.entries["uri"],
             outcome,

@@ -24,9 +24,11 @@ from pathlib import Path
 
 import conftest
 import nodes
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from catdog import storage
 
@@ -269,6 +271,21 @@ def pictures(count, size, image_format):
     return sink.getvalue()
 
 
+def labelled(count, size):
+    """A zip of that many pictures of two classes, each another one: copies would share a side."""
+    random = np.random.default_rng(0)
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for number in range(count):
+            label = ("cat", "dog")[number % 2]
+            coarse = random.integers(0, 200, (6, 6, 3), np.uint8)
+            coarse[..., number % 2] += 55
+            picture = io.BytesIO()
+            Image.fromarray(coarse).resize(size).save(picture, "JPEG", quality=70)
+            archive.writestr(f"{label}/{label}.{number}.jpeg", picture.getvalue())
+    return sink.getvalue()
+
+
 @contextlib.contextmanager
 def lab_of(*, plain=False):
     """A running cluster with a store; ended with all its processes at the end."""
@@ -291,7 +308,7 @@ def lab_of(*, plain=False):
         # Slow to decode, so that a job lasts long enough to be disturbed.
         storage.write_atomic(f"{lab.root}/images.zip", pictures(IMAGES, (800, 600), "WEBP"))
         # Enough that every node decodes some, and takes it along when it ends.
-        storage.write_atomic(f"{lab.root}/labelled.zip", pictures(1600, (96, 80), "JPEG"))
+        storage.write_atomic(f"{lab.root}/labelled.zip", labelled(1600, (96, 80)))
         yield lab
     finally:
         network.close()
