@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from catdog.results import Draft, PartCounts, Plan, Survey
 
 LABELS = ("cat", "dog")
+_TOLD = itertools.count()
 SHARD_IMAGES = 3  # small, so that a few images are several shards
 MUTATION_SEEDS = 2_000
 
@@ -119,7 +120,8 @@ class World:
         self.images: dict[str, int] = {}
         self.history: dict[str, set[int]] = {}
         self.clock = 0
-        self.folder = SimulatedFolder(f"simulated://{seed}", self)
+        # Folders of one URI are one folder, and what is read of its plan is kept.
+        self.folder = SimulatedFolder(f"simulated://{seed}/{next(_TOLD)}", self)
 
     def change_images(self) -> None:
         """Add, replace or take away some images."""
@@ -647,10 +649,6 @@ def _blind_create(self: SimulatedFolder, name: str, data: bytes) -> bool:
     return True
 
 
-def _leave_it(folder: Any, before: int) -> dict[str, Any] | None:  # noqa: ARG001
-    return ledger.read_json(folder, ledger.SUMMARY_FILE)
-
-
 def _nothing_left(self: Any, sizes: Sequence[int]) -> list[int]:  # noqa: ARG001
     return [] if self.done.mean() >= 0.5 else np.flatnonzero(~self.done).tolist()
 
@@ -677,9 +675,6 @@ MUTATIONS: dict[str, list[Any]] = {
     ],
     "files are written without looking whether there are any": [
         mock.patch.object(SimulatedFolder, "create", _blind_create)
-    ],
-    "the summary stays while a next generation is begun and done": [
-        mock.patch.object(ledger, "withdraw", _leave_it)
     ],
     "half of the shards are enough": [mock.patch.object(part_files.Survey, "todo", _nothing_left)],
 }

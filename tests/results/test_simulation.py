@@ -6,18 +6,22 @@ import pytest
 
 from benchmarks import simulation
 
+# Of each fault a seed that finds it; `python -m benchmarks.simulation --mutations` tells them.
+FOUND_BY = dict(zip(simulation.MUTATIONS, (13, 13, 0, 0, 1, 0, 0, 3, 0), strict=True))
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
-def test_no_promise_is_broken(first):
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_no_promise_is_broken(seed):
     """Kills, rivals, failing operations and changed images: each image once, with the right answer."""
-    assert simulation.first_violation(range(first, first + 20)) is None
+    assert simulation.first_violation(range(seed, seed + 1)) is None
 
 
 @pytest.mark.parametrize("name", list(simulation.MUTATIONS))
 def test_a_known_fault_is_found(name):
     """What the ledger does against each fault matters: without it, a story goes wrong."""
+    seed = FOUND_BY[name]
     with simulation.mutated(name):
-        assert simulation.first_violation(range(40)) is not None
+        assert simulation.first_violation(range(seed, seed + 1)) is not None
 
 
 def test_a_seed_tells_the_same_story():
