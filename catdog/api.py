@@ -13,13 +13,14 @@ import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union
 
-from catdog import classification, evaluation, reporting, training
+from catdog import classification, evaluation, inputs, reporting, storage, training
 from catdog.errors import UserInputError
 from catdog.observer import Observer, forgiving
 
 if TYPE_CHECKING:
     from catdog.classification import ClassifyConfig, ClassifySummary
     from catdog.evaluation import EvaluateConfig, Evaluation
+    from catdog.inputs import Frame
     from catdog.reporting import ReportConfig, ReportSummary
     from catdog.training import TrainConfig, TrainResult
 
@@ -29,7 +30,7 @@ Place: TypeAlias = "str | os.PathLike[str]"
 
 
 def classify(
-    images: Place | Iterable[Place] | ClassifyConfig,
+    images: Place | Iterable[Place] | Frame | ClassifyConfig,
     output: Place | None = None,
     *,
     observer: Observer | None = None,
@@ -38,7 +39,8 @@ def classify(
     """Classify images into Parquet, as `catdog classify` does.
 
     Args:
-        images: one or several inputs, or a whole configuration.
+        images: one or several inputs, a table of paths, URIs or images (pyarrow, pandas, Polars), or
+            a whole configuration. A table is kept in the output, in `_given/`.
         output: folder of the results.
         observer: sees how far it is, on the driver. One that raises does not stop the job.
         settings: the other fields of `ClassifyConfig`.
@@ -48,8 +50,25 @@ def classify(
             belongs to another job.
         CatdogError: the job failed; calling it again goes on where it stopped.
     """
+    if inputs.is_frame(images):
+        return _classify_frame(images, output, observer, settings)
     config = _configured(classification.ClassifyConfig, images, output, settings)
     return classification.classify(config, forgiving(observer))
+
+
+def _classify_frame(
+    frame: Frame, output: Place | None, observer: Observer | None, settings: dict[str, Any]
+) -> ClassifySummary:
+    config = _configured(classification.ClassifyConfig, inputs.FRAMES_FOLDER, output, settings)
+    with storage.blamed_on(f"output {config.output}"):
+        table, new = inputs.store_frame(frame, config.columns, storage.to_uri(config.output))
+    config = dataclasses.replace(config, images=(table,))
+    try:
+        return classification.classify(config, forgiving(observer))
+    except UserInputError:
+        if new:
+            storage.delete(table)  # the call with the mistake mended brings its own
+        raise
 
 
 def train(

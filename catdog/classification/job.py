@@ -174,7 +174,7 @@ class _Driver:
                 )
             self.refuse_another(recorded)
         # Of a command whose mistake was found while it listed, part of a plan may be left.
-        elif set(folder.names()) - {f"{plans.PLAN_FOLDER}/"}:
+        elif set(folder.names()) - {f"{plans.PLAN_FOLDER}/", f"{inputs.FRAMES_FOLDER}/"}:
             # Another driver may have begun in this moment.
             if (recorded := ledger.read_question(folder)) is not None:
                 self.refuse_another(recorded)

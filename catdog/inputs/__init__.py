@@ -6,6 +6,7 @@ bytes. Neither Ray nor TensorFlow is loaded here.
 
 from catdog.inputs import splits
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, SourceLimits
+from catdog.inputs.frames import FRAMES_FOLDER, Frame, is_frame, store_frame
 from catdog.inputs.listing import list_images
 from catdog.inputs.reading import read_images
 from catdog.inputs.skipped import Skips
@@ -13,13 +14,17 @@ from catdog.inputs.splits import Part
 from catdog.inputs.unique import hashes
 
 __all__ = [
+    "FRAMES_FOLDER",
     "PLAN_SCHEMA",
     "Columns",
+    "Frame",
     "Part",
     "Skips",
     "SourceLimits",
     "hashes",
+    "is_frame",
     "list_images",
     "read_images",
     "splits",
+    "store_frame",
 ]

@@ -87,8 +87,8 @@ class ParquetTable:
         row = 0
         for batch in table.iter_batches(BATCH_ROWS, columns=[column, *labels.columns]):
             read = batch.column(root)
-            texts = _texts(pc.struct_field(read, "path") if images is not None else read)
-            for text, label in zip(texts, labels.of(batch), strict=True):
+            named = texts(pc.struct_field(read, "path") if images is not None else read)
+            for text, label in zip(named, labels.of(batch), strict=True):
                 yield _entry(row, text, label)
                 row += 1
 
@@ -168,9 +168,9 @@ class _Given:
         if batch is not None:
             if images is not None:
                 paths = pc.struct_field(batch.column(images), "path")
-                columns["name"] = [_sound(text) for text in _texts(paths)]
+                columns["name"] = [_sound(text) for text in texts(paths)]
             for name in names:
-                columns[name] = [_sound(text) for text in _texts(batch.column(name))]
+                columns[name] = [_sound(text) for text in texts(batch.column(name))]
         self.names = columns["name"]
         self._uris = columns["uri"]
 
@@ -203,7 +203,7 @@ class _Labels:
         """A label for each row; an exception for one that is damaged."""
         if not self.columns:
             return iter([None] * batch.num_rows)
-        return map(self._named, _texts(batch.column(self.columns[0])))
+        return map(self._named, texts(batch.column(self.columns[0])))
 
     def _named(self, label: _Text) -> _Text:
         if self._names and isinstance(label, str) and label.isdigit():
@@ -221,7 +221,7 @@ def _entry(row: int, text: _Text, label: _Text) -> tables.Entry:
     return tables.Entry(place, text.strip(), label)
 
 
-def _texts(column: pa.Array[Any]) -> list[_Text]:
+def texts(column: pa.Array[Any]) -> list[_Text]:
     """The values of a column of text, bytes or numbers, as text."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()

@@ -18,11 +18,15 @@ import urllib.request
 from collections import Counter
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from catdog import api
 from catdog.classification import ClassifyConfig, classify
 from catdog.errors import UserInputError
+from catdog.inputs import SourceLimits, list_images, read_images
 from catdog.model import folders, inference
 from catdog.pixels import DecodeLimits, decode
 from catdog.results import ledger, part_files, plans
@@ -100,6 +104,22 @@ def test_rerun_of_a_finished_job_does_nothing(mixed_config, mixed_summary):
     assert again.planned == mixed_summary.planned
     after = sorted((p.name, p.stat().st_mtime_ns) for p in os.scandir(mixed_config.output))  # type: ignore[attr-defined]
     assert before == after
+
+
+def test_frames_of_a_program(ray_cluster, drawings, tiny_model, tmp_path):
+    """A pandas frame of bytes is a job: its rows open, the same frame is done, another one is added."""
+    files = sorted((drawings / "cat").iterdir())[:3]
+    frame = pd.DataFrame({"image": [file.read_bytes() for file in files], "label": "cat"})
+    output = str(tmp_path / "out")
+    summary = api.classify(frame, output, model=tiny_model, workers=1)
+    assert (summary.planned, summary.classified) == (3, 3)
+    uris = pq.read_table(output)["uri"].to_pylist()
+    entries = pa.Table.from_batches(list_images(uris, SourceLimits()))
+    assert list(read_images(entries, SourceLimits(), 1)) == frame["image"].to_list()
+    assert api.classify(frame, output, model=tiny_model, workers=1).already_complete
+    again = api.classify(frame[:2], output, model=tiny_model, workers=1)
+    assert (again.planned, again.classified) == (5, 5)
+    assert len(list((tmp_path / "out" / "_given").iterdir())) == 2
 
 
 def test_another_question_is_refused(mixed_config, mixed_summary, tiny_run, tmp_path):

@@ -1,0 +1,115 @@
+"""Tables that a program has in memory: written beside the results, where every worker can read them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog import storage
+from catdog.errors import UserInputError
+from catdog.inputs import image_columns, parquet_tables, table_columns
+from catdog.inputs.names import is_windows_path
+
+if TYPE_CHECKING:
+    from catdog.inputs.entries import Columns
+
+FRAMES_FOLDER = "_given"
+_NAME = "images"  # of the table, in messages
+
+
+class Frame(Protocol):
+    """A pyarrow Table, a pandas or Polars DataFrame, or any other with Arrow's PyCapsule interface."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Its columns."""
+
+
+def is_frame(images: Any) -> TypeGuard[Frame]:
+    """Whether it is a table with columns, and no path nor several of them."""
+    named = hasattr(images, "columns") or hasattr(images, "schema")
+    return named and (_is_pandas(images) or hasattr(images, "__arrow_c_stream__"))
+
+
+def store_frame(frame: Frame, columns: Columns, output: str) -> tuple[str, bool]:
+    """Write a table into a job's output under a name that follows from its content.
+
+    Args:
+        frame: of paths, URIs or images, as a table in a file; relative paths start from the current
+            folder.
+        columns: which ones count.
+        output: URI of the job's folder.
+
+    Returns:
+        URI of the Parquet file, and whether it was written now.
+
+    Raises:
+        UserInputError: its columns are not those of a table of images, or Parquet cannot hold them.
+        OSError: as `storage.open_atomic`.
+    """
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryFile(prefix="catdog-table-") as file:
+        try:
+            table = _located(_as_table(frame), columns)
+            pq.write_table(table.combine_chunks(), file, row_group_size=1 << 14)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            what = " ".join(str(error).split())
+            raise UserInputError(f"{_NAME}: it is no table that Parquet holds: {what}") from error
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        uri = storage.join(output, FRAMES_FOLDER, f"{digest}.parquet")
+        if storage.exists(uri):
+            return uri, False
+        file.seek(0)
+        with storage.open_atomic(uri) as written:
+            shutil.copyfileobj(file, written, 1 << 20)
+    return uri, True
+
+
+def _is_pandas(images: Any) -> bool:
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(images, pandas.DataFrame)
+
+
+def _as_table(frame: Frame) -> pa.Table:
+    if _is_pandas(frame):
+        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    return frame if isinstance(frame, pa.Table) else pa.table(frame)
+
+
+def _located(table: pa.Table, columns: Columns) -> pa.Table:
+    """The table with absolute paths, since its file lies elsewhere."""
+    images = image_columns.image_column(table.schema, columns, _NAME)
+    if images is None:
+        at = table_columns.choose_uri(table.schema.names, columns, _NAME)
+        texts = table.column(at)
+    else:
+        at = table.schema.get_field_index(images)
+        column = table.column(at)
+        if not image_columns.has_path(column.type):
+            return table
+        if pc.struct_field(column, "bytes").null_count < len(column):
+            return table
+        texts = pc.struct_field(column, "path")
+        if columns.uri_column is None and images != "uri":
+            others = [name for name in table.schema.names if name != "uri"]
+            table = table.select(others).rename_columns({images: "uri"})
+            at = table.schema.get_field_index("uri")
+    located = [_absolute(text) for chunk in texts.chunks for text in parquet_tables.texts(chunk)]
+    return table.set_column(at, table.schema.names[at], pa.array(located, pa.string()))
+
+
+def _absolute(text: str | UnicodeError | None) -> str | None:
+    if not isinstance(text, str):
+        return None
+    text = text.strip()
+    if not text or "://" in text or text[0] == "/" or is_windows_path(text, ""):
+        return text
+    return os.path.join(os.getcwd(), text)  # noqa: PTH109, PTH118 - a final slash is to stay

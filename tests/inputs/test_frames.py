@@ -1,0 +1,124 @@
+"""Tables that a program has in memory: of pyarrow, pandas and Polars, of paths and of images."""
+
+from __future__ import annotations
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from catdog.errors import ImageRejected, UserInputError
+from catdog.inputs import (
+    PLAN_SCHEMA,
+    Columns,
+    SourceLimits,
+    is_frame,
+    list_images,
+    read_images,
+    store_frame,
+)
+
+LIMITS = SourceLimits()
+KINDS = {
+    "pyarrow": pa.table,
+    "batch": pa.RecordBatch.from_pydict,
+    "pandas": pd.DataFrame,
+    "Polars": pl.DataFrame,
+    "reader": lambda data: pa.table(data).to_reader(1),
+    "chunks": lambda data: pa.concat_tables(pa.table(data).slice(at, 1) for at in range(2)),
+}
+
+
+def read(frame, output, **columns):
+    """Name, label and bytes (or why not) of each row of a stored frame."""
+    assert is_frame(frame)
+    uri, _ = store_frame(frame, Columns(**columns), f"file://{output}")
+    table = pa.Table.from_batches(list_images([uri], LIMITS, Columns(**columns)), PLAN_SCHEMA)
+    results = [
+        r.code.value if isinstance(r, ImageRejected) else r for r in read_images(table, LIMITS, 2)
+    ]
+    return list(zip(table["uri"].to_pylist(), table["label"].to_pylist(), results, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_paths(tmp_path, kind, monkeypatch):
+    """Relative ones start from the current folder, as for a command; others are as they are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "cat" / name).write_bytes(name.encode())
+    frame = KINDS[kind]({"path": ["cat/1.jpg", f"{tmp_path}/cat/2.jpg"], "label": ["a", "b"]})
+    assert read(frame, tmp_path / "out") == [
+        (f"file://{tmp_path}/cat/1.jpg", "a", b"1.jpg"),
+        (f"file://{tmp_path}/cat/2.jpg", "b", b"2.jpg"),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images(tmp_path, kind):
+    """Bytes in a column are read from the file that was written; its row is named by its number."""
+    frame = KINDS[kind]({"photo": [b"1", b"2"], "Kind": ["a", "b"]})
+    rows = read(frame, tmp_path, uri_column="photo", label_column="kind")
+    assert [row[1:] for row in rows] == [("a", b"1"), ("b", b"2")]
+    assert all(f"::file://{tmp_path}/_given/" in uri for uri, _, _ in rows)
+
+
+def test_images_that_are_elsewhere(tmp_path, monkeypatch):
+    """Bytes and paths without bytes are the files at the paths, below the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1.jpg").write_bytes(b"one")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for name in ("image", "photo"):
+        frame = pa.table({name: pa.array([{"bytes": None, "path": "1.jpg"}], kind), "uri": ["x"]})
+        assert read(frame, tmp_path / "out")[0][2] == b"one"
+
+
+def test_the_file_follows_from_the_content(tmp_path):
+    """The same rows are the same file, whatever holds them; others are another one."""
+    data = {"uri": ["s3://b/1.jpg", "s3://b/2.jpg"], "n": [1, 2]}
+    uris = {
+        store_frame(KINDS[kind](data), Columns(), f"file://{tmp_path}")
+        for kind in ("pyarrow", "chunks", "reader")
+    }
+    assert len({uri for uri, _ in uris}) == 1
+    assert sorted(new for _, new in uris) == [False, True]
+    other, new = store_frame(pa.table(data | {"n": [1, 3]}), Columns(), f"file://{tmp_path}")
+    assert new
+    assert other not in {uri for uri, _ in uris}
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (pa.table({"a": [1]}), "images: there is no column uri; it has the columns a"),
+        (pd.DataFrame({"path": [1], "url": [2]}), "its columns path and url may name images"),
+        (pd.DataFrame({"uri": [object()]}), "images: it is no table that Parquet holds"),
+    ],
+)
+def test_frames_without_images(tmp_path, frame, said):
+    """They are refused in one line, and nothing is written."""
+    with pytest.raises(UserInputError) as caught:
+        store_frame(frame, Columns(), f"file://{tmp_path}")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        "a",
+        ["a"],
+        ("a",),
+        {"uri": ["a"]},
+        pd.Series(["a"]),
+        pl.Series(["a"]),
+        pa.array(["a"]),
+        None,
+        b"a",
+    ],
+    ids=str,
+)
+def test_what_is_no_frame(images):
+    """Paths, and columns alone, are not."""
+    assert not is_frame(images)
