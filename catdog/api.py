@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union
 from catdog import classification, evaluation, inputs, reporting, storage, training
 from catdog.errors import UserInputError
 from catdog.observer import Observer, forgiving
+from catdog.results import Folder, ledger
 
 if TYPE_CHECKING:
     from catdog.classification import ClassifyConfig, ClassifySummary
@@ -61,13 +62,14 @@ def _classify_frame(
 ) -> ClassifySummary:
     config = _configured(classification.ClassifyConfig, inputs.FRAMES_FOLDER, output, settings)
     with storage.blamed_on(f"output {config.output}"):
-        table, new = inputs.store_frame(frame, config.columns, storage.to_uri(config.output))
+        folder = storage.to_uri(config.output)
+        table, new = inputs.store_frame(frame, config.columns, folder)
     config = dataclasses.replace(config, images=(table,))
     try:
         return classification.classify(config, forgiving(observer))
     except UserInputError:
-        if new:
-            storage.delete(table)  # the call with the mistake mended brings its own
+        if new and ledger.read_question(Folder(folder)) is None:
+            storage.delete(table)  # nothing was begun
         raise
 
 
