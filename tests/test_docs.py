@@ -60,12 +60,20 @@ ONCE = ("train", "demo")
 ONLY_PARSED = {
     "catdog train photos/ --output runs/article --architecture article --steps-per-epoch 2000 "
     "--validation-steps 800": "takes hours; the README's command with other numbers",
+    "catdog package net.onnx --labels cat dog --height 224 --width 224 --output runs/net": "wants a "
+    "network of the reader's; tests/exchange has one",
+    "catdog export --model runs/first --format onnx --output exported": "tests/exchange runs it",
 }
 # A reader's first three commands, on which other pages build.
 FIRST = (
     "catdog train photos/ --output runs/first --test 0.1",
     "catdog classify photos/ --output results",
     "catdog classify photos/ --model runs/first --output results-first",
+)
+# What the pages of `duplicates`, `leaks` and `similar` start from.
+EMBEDDED = (
+    "catdog classify photos/ --output results-embedded --embeddings",
+    "catdog classify archive.zip --output results-test --embeddings",
 )
 
 
@@ -286,7 +294,7 @@ def reader(ray_cluster, s3_server, drawings, tmp_path_factory):
         picture = (folder / "photos" / "cat" / "cat.2.jpg").read_bytes()
         storage.write_atomic("s3://bucket/more/cat.jpg", picture)
     reader = Reader(folder, s3_server)
-    for line in FIRST:
+    for line in (*FIRST, *EMBEDDED):
         reader.run(line)
     yield reader
     patch.undo()
@@ -344,7 +352,7 @@ def test_first_commands_are_documented():
     lines = {line for page in PAGES[:2] for block in blocks(page) for line in block.commands}
     assert set(FIRST) <= lines
     everywhere = {line for page in PAGES for block in blocks(page) for line in block.commands}
-    assert set(ONLY_PARSED) <= everywhere
+    assert {*ONLY_PARSED, *EMBEDDED} <= everywhere
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -6,11 +6,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import catdog
+from catdog.pixels import OUTCOME_SCHEMA
 from catdog.results import part_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -80,6 +82,66 @@ def test_results_are_in_types_that_spark_reads():
     )
     with pytest.raises(KeyError):
         example["spark_schema"](pa.schema([("count", pa.uint32())]))
+
+
+def write_results(folder, sizes, embeddings=None):
+    """Part files as a finished job has them, one for each size."""
+    for number, size in enumerate(sizes):
+        rows = part_files.build_rows(
+            pa.chunked_array([[f"file:///{number}/{row}.jpg" for row in range(size)]]),
+            pa.Table.from_pylist([{}] * size, OUTCOME_SCHEMA),
+            np.tile(np.array([[0.25, 0.75]], np.float32), (size, 1)),
+            None if embeddings is None else np.ones((size, embeddings), np.float16),
+            labels=("cat", "dog"),
+            min_probability=0.0,
+            model="m",
+        )
+        folder.mkdir(exist_ok=True)
+        pq.write_table(rows, folder / f"part-{number:07d}-x.parquet")
+    (folder / "_summary.json").write_text("{}")
+
+
+def test_results_become_tables_without_a_copy(tmp_path):
+    """Delta and Iceberg read the part files where they lie; a second commit is one new version."""
+    import deltalake
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    example = load("tables.py")
+    results, warehouse = tmp_path / "results", tmp_path / "warehouse"
+    write_results(results, [3, 4])
+    before = example["to_delta"](str(results))
+    first = example["to_iceberg"](str(results), str(warehouse))
+    write_results(results, [3, 5, 6])  # one replaced, one new
+    assert example["to_delta"](str(results)) == before + 1
+    assert example["to_iceberg"](str(results), str(warehouse)) > first
+    table = deltalake.DeltaTable(str(results))
+    assert len(table.file_uris()) == 3
+    read = table.to_pyarrow_table()
+    assert (read.num_rows, set(read["label"].to_pylist())) == (14, {"dog"})
+    catalogue = SqlCatalog("local", uri=f"sqlite:///{warehouse}/catalogue.db")
+    read = catalogue.load_table("catdog.results").scan().to_arrow()
+    assert (read.num_rows, read["scores"][0].as_py()) == (14, [0.25, 0.75])
+    assert not list(warehouse.rglob("*.parquet"))
+    (results / "_summary.json").unlink()
+    with pytest.raises(SystemExit, match="not finished"):
+        example["to_delta"](str(results))
+
+
+def test_embeddings_become_a_lance_dataset(tmp_path):
+    """As vectors of float16; Delta leaves them out."""
+    import deltalake
+    import lance
+
+    example = load("tables.py")
+    write_results(tmp_path / "results", [3], embeddings=16)
+    example["to_lance"](str(tmp_path / "results"), str(tmp_path / "a.lance"))
+    assert example["to_lance"](str(tmp_path / "results"), str(tmp_path / "a.lance")) == 2
+    read = lance.dataset(str(tmp_path / "a.lance"))
+    assert read.schema.field("embedding").type == pa.list_(pa.float16(), 16)
+    assert read.count_rows() == 3
+    example["to_delta"](str(tmp_path / "results"))
+    columns = deltalake.DeltaTable(str(tmp_path / "results")).to_pyarrow_table().column_names
+    assert "embedding" not in columns
 
 
 def test_every_public_name_is_there():

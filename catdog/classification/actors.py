@@ -60,11 +60,24 @@ class _Scorer:
             precision=arithmetic.precision,  # type: ignore[arg-type]
             threads=nodes.worker_cpus(),
             gpu=arithmetic.device == "gpu",
+            embeddings=assignment.embeddings,
         )
         self._metrics = _Metrics()
 
+    def room_for(self, images: int) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        """Scores and embeddings of so many images, which are still to be filled in."""
+        return (
+            np.zeros((images, len(self.metadata.labels)), np.float32),
+            np.zeros((images, self.predict.embedding_size), np.float16),
+        )
+
     def finish(
-        self, work: Work, outcome: pa.Table, scores: NDArray[np.float32], costs: Costs
+        self,
+        work: Work,
+        outcome: pa.Table,
+        scores: NDArray[np.float32],
+        embeddings: NDArray[np.float16],
+        costs: Costs,
     ) -> Told:
         """Write a shard's part file; what the driver is to know of it."""
         started = time.monotonic()
@@ -72,9 +85,12 @@ class _Scorer:
             work.entries["uri"],
             outcome,
             scores,
+            embeddings if self.predict.embedding_size else None,
             labels=self.metadata.labels,
-            min_probability=self._assignment.min_probability,
+            min_probability=self._assignment.least,
             model=self.metadata.fingerprint,
+            top=self._assignment.top,
+            all_scores=self._assignment.all_scores,
         )
         timing = dataclasses.asdict(costs) | {"ended_at": time.time()}
         for untold in ("first_at", "bytes_read"):
@@ -141,14 +157,15 @@ class ClassifyShards:
             self._pulse.end()
             return _done_before(self._assignment, shard)
         entries = work.entries
-        scores = np.zeros((entries.num_rows, len(self._scorer.metadata.labels)), np.float32)
+        scores, embeddings = self._scorer.room_for(entries.num_rows)
         outcomes = []
         read_s = decode_s = predict_s = first_at = 0.0
         bytes_read = 0
         for batch in self._decoder.decode(entries):
             started = time.monotonic()
             if len(batch.rows):
-                scores[batch.rows] = self._scorer.predict(batch.pixels)
+                rows = batch.rows
+                scores[rows], embeddings[rows] = self._scorer.predict.with_embeddings(batch.pixels)
             predict_s += time.monotonic() - started
             first_at = first_at or time.time()
             outcomes.append(batch.outcomes)
@@ -159,7 +176,7 @@ class ClassifyShards:
         outcome = pa.Table.from_batches(outcomes, OUTCOME_SCHEMA)
         first_at = first_at or time.time()
         costs = Costs(started_at, read_s, decode_s, predict_s, first_at, bytes_read)
-        told = self._scorer.finish(work, outcome, scores, costs)
+        told = self._scorer.finish(work, outcome, scores, embeddings, costs)
         self._pulse.end()
         return told
 
@@ -217,7 +234,7 @@ class ScoreShard:
                 f"the file of shard {shard} was changed meanwhile; run the same command again"
             )
         started = time.monotonic()
-        scores = self._score(decoded)
+        scores, embeddings = self._score(decoded)
         # A shard of which rows are only left out has nothing to decode.
         spent = {name: decoded[name][0].as_py() for name in COST_COLUMNS} if len(scores) else {}
         costs = Costs(
@@ -228,19 +245,19 @@ class ScoreShard:
             first_at=time.time(),
         )
         outcome = decoded.select(OUTCOME_SCHEMA.names)
-        return _as_table([self._scorer.finish(work, outcome, scores, costs)])
+        return _as_table([self._scorer.finish(work, outcome, scores, embeddings, costs)])
 
-    def _score(self, decoded: pa.Table) -> NDArray[np.float32]:
-        scores = np.zeros((decoded.num_rows, len(self._scorer.metadata.labels)), np.float32)
+    def _score(self, decoded: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        scores, embeddings = self._scorer.room_for(decoded.num_rows)
         if not len(scores):
-            return scores
+            return scores, embeddings
         preprocessing = self._scorer.metadata.preprocessing
         shape = (preprocessing.height, preprocessing.width, 3)
         pixels = as_pixels(decoded["pixels"], shape)
         for start in range(0, len(pixels), self._assignment.batch_size):
             batch = slice(start, start + self._assignment.batch_size)
-            scores[batch] = self._scorer.predict(pixels[batch])
-        return scores
+            scores[batch], embeddings[batch] = self._scorer.predict.with_embeddings(pixels[batch])
+        return scores, embeddings
 
 
 class _Metrics:

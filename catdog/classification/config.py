@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import tyro.conf
 
+from catdog.classification import thresholds
 from catdog.errors import UserInputError
 from catdog.inputs import Columns, Part, SourceLimits
 from catdog.model import Arithmetic, Engine, folders
@@ -30,6 +31,13 @@ class ClassifyConfig:
         precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
         engine: what runs the network; `auto` takes OpenVINO on CPUs and TensorFlow on GPUs.
         min_probability: below it the label becomes `uncertain`.
+        thresholds: a file `thresholds.json` that `catdog evaluate` wrote for this model: the
+            probability below which each class's label becomes `uncertain`; local or S3.
+        top: add columns with the labels and probabilities of so many best classes.
+        scores: `no` leaves the column with the scores of every class out, which is wide where there
+            are many classes; wants `--top`.
+        embeddings: add the column `embedding`: what the network knows of an image before it decides,
+            for `catdog similar` and `catdog duplicates`.
         max_rejected: exit code 1 if a larger fraction of the images was rejected.
         part: classify only the images of this part of the model's data, by the rule that split them
             for its training.
@@ -52,6 +60,10 @@ class ClassifyConfig:
     precision: Precision = "auto"
     engine: Engine = "auto"
     min_probability: float = 0.0
+    thresholds: str | None = None
+    top: int | None = None
+    scores: Literal["yes", "no"] = "yes"
+    embeddings: bool = False
     max_rejected: float = 0.1
     part: Part | None = None
     retry_rejected: bool = False
@@ -72,22 +84,45 @@ class ClassifyConfig:
             raise UserInputError("--batch-size must be at least 1")
         if self.no_new and self.drop_gone:
             raise UserInputError("--drop-gone lists the inputs again, and --no-new does not")
+        if self.top is not None and self.top < 1:
+            raise UserInputError("--top must be at least 1")
+        if self.scores == "no" and self.top is None:
+            raise UserInputError("--scores no: wants --top, how many classes are told instead")
+        if self.thresholds is not None and self.min_probability:
+            raise UserInputError("--thresholds and --min-probability exclude each other")
         if self.wait_s < 0:
             raise UserInputError("--wait-s must be 0 or more seconds")
         for name in ("max_rejected", "min_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be a fraction from 0 to 1")
 
-    def question(self, model_fingerprint: str, arithmetic: Arithmetic) -> dict[str, Any]:
+    def least_probabilities(self, metadata: folders.ModelMetadata) -> tuple[float, ...]:
+        """Below which each class's label becomes `uncertain`, in the order of the model's labels.
+
+        Raises:
+            UserInputError: the file of thresholds cannot be read, or is of another model.
+        """
+        if self.thresholds is None:
+            return (self.min_probability,) * len(metadata.labels)
+        return thresholds.read(self.thresholds, metadata)
+
+    def question(
+        self, model_fingerprint: str, arithmetic: Arithmetic, least: tuple[float, ...]
+    ) -> dict[str, Any]:
         """What decides the answers: a rerun on the same output must ask the same.
 
         Args:
             model_fingerprint: of the model.
             arithmetic: what `precision` and `engine` mean here.
+            least: from `least_probabilities`.
         """
         return {
             "model": model_fingerprint,
             "min_probability": self.min_probability,
+            "thresholds": ", ".join(f"{each:g}" for each in least) if self.thresholds else None,
+            "top": self.top,
+            "scores": self.scores,
+            "embeddings": self.embeddings,
             "part": self.part,
             **dataclasses.asdict(arithmetic),
             "decode_limits": dataclasses.asdict(self.decode_limits),

@@ -149,6 +149,7 @@ class _Driver:
         stack: contextlib.ExitStack,
     ) -> None:
         self._config, self._model, self._observer = config, model, observer
+        self._least = config.least_probabilities(model.metadata)
         self._check, self._stack = check, stack
         self._started, self._started_at = time.monotonic(), time.time()
         self._run = secrets.token_hex(8)
@@ -248,7 +249,10 @@ class _Driver:
             plan=plan,
             run=self._run,
             arithmetic=arithmetic,
-            min_probability=config.min_probability,
+            least=self._least,
+            top=config.top or 0,
+            all_scores=config.scores == "yes",
+            embeddings=config.embeddings,
             batch_size=config.batch_size,
             decode_limits=config.decode_limits,
             source_limits=config.source_limits,
@@ -305,7 +309,8 @@ class _Driver:
         }
 
     def _asked(self, arithmetic: Arithmetic) -> dict[str, Any]:
-        asked = self._config.question(self._model.metadata.fingerprint, arithmetic)
+        fingerprint = self._model.metadata.fingerprint
+        asked = self._config.question(fingerprint, arithmetic, self._least)
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return plain
 

@@ -20,7 +20,10 @@ class Assignment:
         plan: the job's plan.
         run: name of the driver, which the part files carry.
         arithmetic: how scores are computed.
-        min_probability: below it the label is `uncertain`.
+        least: of each class, the probability below which its label is `uncertain`.
+        top: how many best classes have columns of their own; 0 for no such columns.
+        all_scores: whether there is a column with the scores of all classes.
+        embeddings: whether there is a column of embeddings.
         batch_size: images scored at once.
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
@@ -29,7 +32,10 @@ class Assignment:
     plan: Plan
     run: str
     arithmetic: Arithmetic
-    min_probability: float
+    least: tuple[float, ...]
+    top: int
+    all_scores: bool
+    embeddings: bool
     batch_size: int
     decode_limits: DecodeLimits
     source_limits: SourceLimits

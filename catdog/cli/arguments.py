@@ -14,8 +14,10 @@ from catdog.classification import ClassifyConfig
 from catdog.demo import DemoConfig
 from catdog.diagnosis import DoctorConfig
 from catdog.evaluation import EvaluateConfig
+from catdog.exchange import ExportConfig, PackageConfig
 from catdog.prediction import PredictConfig
 from catdog.reporting import ReportConfig
+from catdog.similarity import DuplicatesConfig, LeaksConfig, SimilarConfig
 from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig
 
@@ -111,6 +113,46 @@ class Report(ReportConfig, Summarised):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Duplicates(DuplicatesConfig, Summarised):
+    """Pictures that are there more than once, equal or altered a little.
+
+    Example: catdog duplicates results-embedded
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similar(SimilarConfig, Summarised):
+    """The pictures of results that the network sees most like others.
+
+    Example: catdog similar results-embedded photos/cat/cat.1.jpg
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaks(LeaksConfig, Summarised):
+    """Pictures that two sets of images share, such as training and test.
+
+    Example: catdog leaks results-embedded results-test
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package(PackageConfig, Summarised):
+    """Make a model folder of a network that others made.
+
+    Example: catdog package net.onnx --labels cat dog --height 224 --width 224 --output runs/net
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(ExportConfig, Summarised):
+    """Write a model for another runtime, and see that it says the same there.
+
+    Example: catdog export --model runs/first --format onnx --output exported
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Submit(SubmitConfig, Common):
     """Run a command as a job on a remote Ray cluster; ends with the job's exit code.
 
@@ -151,6 +193,11 @@ COMMANDS: Mapping[str, type[Any]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "report": Report,
+    "duplicates": Duplicates,
+    "similar": Similar,
+    "leaks": Leaks,
+    "package": Package,
+    "export": Export,
     "submit": Submit,
     "doctor": Doctor,
     "completion": Completion,

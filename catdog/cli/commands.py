@@ -22,24 +22,17 @@ from catdog.demo import DemoConfig
 from catdog.diagnosis import DoctorConfig
 from catdog.errors import CatdogError, UserInputError, being_read
 from catdog.evaluation import EvaluateConfig
+from catdog.exchange import ExportConfig, PackageConfig
 from catdog.model import folders
 from catdog.reporting import ReportConfig, ReportSummary
+from catdog.similarity import DuplicatesConfig, LeaksConfig, SimilarConfig
 from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-Config = TypeVar(
-    "Config",
-    TrainConfig,
-    ClassifyConfig,
-    EvaluateConfig,
-    DemoConfig,
-    ReportConfig,
-    SubmitConfig,
-    DoctorConfig,
-)
+Config = TypeVar("Config")
 
 
 def _train(command: asked.Train) -> int:
@@ -130,6 +123,47 @@ def _report(command: asked.Report) -> int:
     return 0
 
 
+def _duplicates(command: asked.Duplicates) -> int:
+    from catdog import similarity
+
+    with terminal.progress("catdog-duplicates") as progress:
+        found = similarity.duplicates(_plain(DuplicatesConfig, command), progress)
+    _show(command, found, summaries.print_copies)
+    return 0
+
+
+def _leaks(command: asked.Leaks) -> int:
+    from catdog import similarity
+
+    with terminal.progress("catdog-leaks") as progress:
+        found = similarity.leaks(_plain(LeaksConfig, command), progress)
+    _show(command, found, summaries.print_copies)
+    return 0
+
+
+def _similar(command: asked.Similar) -> int:
+    from catdog import similarity
+
+    with terminal.progress("catdog-similar") as progress:
+        found = similarity.similar(_plain(SimilarConfig, command), progress)
+    _show(command, found, summaries.print_likes)
+    return 0
+
+
+def _package(command: asked.Package) -> int:
+    from catdog import exchange
+
+    _show(command, exchange.package(_plain(PackageConfig, command)), summaries.print_packaged)
+    return 0
+
+
+def _export(command: asked.Export) -> int:
+    from catdog import exchange
+
+    _show(command, exchange.export(_plain(ExportConfig, command)), summaries.print_exported)
+    return 0
+
+
 def _submit(command: asked.Submit) -> int:
     if not command.attach:
         # The command's own parser and checks, before anything is sent.
@@ -186,7 +220,8 @@ def _refuse_rejected(rejected: int, images: int, limit: float) -> None:
 
 def _plain(kind: type[Config], command: Any) -> Config:
     """The job's configuration without the command line's own flags."""
-    return kind(**{field.name: getattr(command, field.name) for field in dataclasses.fields(kind)})
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return kind(**{field.name: getattr(command, field.name) for field in fields})
 
 
 def _show(command: asked.Summarised, result: Any, table: Callable[[Any], None]) -> None:
@@ -204,6 +239,11 @@ _RUN: dict[type[Any], Callable[[Any], int]] = {
     asked.Evaluate: _evaluate,
     asked.Predict: _predict,
     asked.Report: _report,
+    asked.Duplicates: _duplicates,
+    asked.Similar: _similar,
+    asked.Leaks: _leaks,
+    asked.Package: _package,
+    asked.Export: _export,
     asked.Submit: _submit,
     asked.Doctor: _doctor,
     asked.Completion: _completion,
@@ -262,14 +302,16 @@ def _what_and_where(error: OSError) -> str:
 
 
 # What is no place but a name.
+_RESULTS = ("results", "train_results", "test_results")
+_PAGES = (asked.Report, asked.Duplicates, asked.Similar, asked.Leaks)  # whose output is a file
 _NAMES = {"model": (folders.SHIPPED,), "weights": ("imagenet", "none")}
 
 
 def _places(command: Any) -> Iterator[tuple[str, str, str]]:
     """Every path or URI among a command's arguments: its field, flag and text."""
-    for field in ("images", "places", "results", "output", "model", "weights"):
+    for field in ("images", "places", *_RESULTS, "output", "model", "weights"):
         value = getattr(command, field, None)
-        flag = field.upper() if field in parsing.POSITIONAL else f"--{field}"
+        flag = parsing.written(field)
         for text in value if isinstance(value, tuple) else (value,):
             if text is not None and text not in _NAMES.get(field, ()):
                 yield field, flag, text
@@ -284,7 +326,7 @@ def _check_places(command: Any) -> None:
     for field, flag, text in _places(command):
         uri = _uri(flag, text)
         if field == "output" and storage.is_local(uri):
-            _check_output(text, Path(storage.local_path(uri)), isinstance(command, asked.Report))
+            _check_output(text, Path(storage.local_path(uri)), isinstance(command, _PAGES))
 
 
 def _uri(flag: str, text: str) -> str:

@@ -29,6 +29,9 @@ POSITIONAL = {
     "images": "IMAGES ...",
     "results": "RESULTS",
     "places": "[PLACES ...]",
+    "train_results": "TRAIN",
+    "test_results": "TEST",
+    "model_file": "MODEL",
     "shell": "{bash,zsh,fish}",
 }
 _OPTIONAL_VALUES = ConstructorRegistry()
@@ -158,8 +161,9 @@ def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
 def _missing(verb: str, rest: Sequence[str], given: Sequence[str]) -> str:
     kind = COMMANDS[verb]
     missing = [flag for flag in _required(kind) if flag not in given]
-    if rest and not rest[0].startswith("-"):
-        missing = [flag for flag in missing if flag.startswith("-")]
+    words = len(list(itertools.takewhile(lambda each: not each.startswith("-"), rest)))
+    places = [name for name in missing if not name.startswith("-")]
+    missing = [name for name in missing if name not in places[:words]]
     example = re.search(r"Example: (.+)", kind.__doc__ or "")
     said = f"; for example: {example[1]}" if example else ""
     return f"{' and '.join(missing)}: missing{said}"
@@ -214,7 +218,14 @@ def _required(kind: type[Any]) -> list[str]:
         for field in dataclasses.fields(kind)
         if field.default is absent and field.default_factory is absent
     ]
-    return [name.upper() if name in POSITIONAL else f"--{name}" for name in names]
+    return [written(name) for name in names]
+
+
+def written(name: str) -> str:
+    """A field as users know it: a flag, or a positional argument's name."""
+    if name in POSITIONAL:
+        return re.sub("_(results|file)$", "", name).upper()
+    return f"--{name.replace('_', '-')}"
 
 
 def _folded(boxed: str) -> str:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from catdog.demo import DemoResult
     from catdog.diagnosis import Finding
     from catdog.evaluation import Evaluation
+    from catdog.exchange import Exported, Packaged
     from catdog.prediction import Prediction
     from catdog.reporting import ReportSummary
+    from catdog.similarity import Copies, Likes
     from catdog.training import TrainResult
 
 
@@ -137,6 +139,61 @@ def print_reported(summary: ReportSummary) -> None:
     terminal.table("report", rows)
 
 
+_SHOWN_GROUPS = 10
+
+
+def print_copies(found: Copies) -> None:
+    """The table of pictures that are there more than once."""
+    rows: list[tuple[str, Any]] = []
+    for number, group in enumerate(found.groups[:_SHOWN_GROUPS], 1):
+        rows += [
+            (f"group {number}", f"{each['kind']}  {each['uri']}") for each in group[:_SHOWN_GROUPS]
+        ]
+        if (more := len(group) - _SHOWN_GROUPS) > 0:
+            rows.append(("", f"and {more:,} more"))
+    if (more := len(found.groups) - _SHOWN_GROUPS) > 0:
+        rows.append((f"{more:,} more groups", f"in {found.table}"))
+    rows += [
+        ("images", f"{found.images:,}, and {found.rejected:,} rejected"),
+        ("copies", f"{found.surplus:,} in {len(found.groups):,} groups, {found.exact:,} exact"),
+    ]
+    if found.unread:
+        rows.append(("not there any more", f"{found.unread:,} images"))
+    terminal.table("copies", [*rows, ("table", found.table), ("open", found.output)])
+
+
+def print_likes(found: Likes) -> None:
+    """The table of the nearest pictures."""
+    rows: list[tuple[str, Any]] = [
+        (f"{each['cosine']:.3f}", f"{each['label']}  {each['uri']}")
+        for theirs in found.found.values()
+        for each in theirs
+    ]
+    rows += [("images", f"{found.images:,}"), ("table", found.table), ("open", found.output)]
+    terminal.table("similar", rows)
+
+
+def print_packaged(made: Packaged) -> None:
+    """The table of a model that was packaged."""
+    rows: list[tuple[str, Any]] = [("classes", ", ".join(made.labels[:_SHOWN_CLASSES]))]
+    checked = "nothing; --check compares with scores that are known"
+    if made.largest_difference is not None:
+        checked = f"{made.checked:,} images, scores at most {made.largest_difference:.2g} apart"
+    rows += [("checked", checked), ("fingerprint", made.fingerprint), ("model", made.model)]
+    terminal.table("packaged", rows)
+
+
+def print_exported(made: Exported) -> None:
+    """The table of a model that was exported."""
+    parity = f"scores at most {made.largest_difference:.2g} apart"
+    rows: list[tuple[str, Any]] = [
+        ("files", ", ".join(made.files)),
+        ("parity", f"{parity}, {made.same_labels} of {made.pictures} labels the same"),
+        ("output", made.output),
+    ]
+    terminal.table("exported", rows)
+
+
 def print_demo(result: DemoResult) -> None:
     """The tables at the end of a demo."""
     print_trained(result.trained)
@@ -150,7 +207,9 @@ def print_demo(result: DemoResult) -> None:
 def print_predicted(image: str, answer: Prediction, *, as_json: bool) -> None:
     """A line of one image: its label and probability, or why it has none."""
     if as_json:
-        text = json.dumps({"image": image} | dataclasses.asdict(answer), ensure_ascii=True)
+        fields = dataclasses.asdict(answer)
+        del fields["embedding"]  # none was asked for
+        text = json.dumps({"image": image} | fields, ensure_ascii=True)
     elif answer.error is not None:
         text = f"{image}: {answer.error}: {answer.error_detail}"
     else:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +18,14 @@ import pyarrow.compute as pc
 import tyro.conf
 
 from catdog import classification, storage
-from catdog.classification import ClassifyConfig
+from catdog.classification import ClassifyConfig, thresholds
 from catdog.errors import CatdogError, UserInputError
 from catdog.evaluation import plots
 from catdog.evaluation.metrics import (
     Evaluation,
     calibration_error,
     curves,
+    label_thresholds,
     lowest_threshold,
     reliability,
     wilson_interval,
@@ -49,20 +50,28 @@ class EvaluateConfig(ClassifyConfig):
 
     Attributes:
         min_probability: stays 0: evaluation looks at every threshold.
-        precision_wanted: share of right labels to find thresholds for, of the model and each class.
+        thresholds: stays away, for the same reason.
+        scores: stays `yes`: evaluation looks at every score.
+        precision_at: share of right labels to find thresholds for, of the model and each class;
+            `classify --thresholds` takes the file `thresholds.json` that is written.
         mistakes: how many of the most confident mistakes are listed.
     """
 
     min_probability: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
-    precision_wanted: float = 0.99
+    thresholds: tyro.conf.Suppress[tyro.conf.Fixed[str | None]] = None
+    top: tyro.conf.Suppress[tyro.conf.Fixed[int | None]] = None
+    scores: tyro.conf.Suppress[tyro.conf.Fixed[Literal["yes", "no"]]] = "yes"
+    precision_at: float = 0.99
     mistakes: int = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_probability:
-            raise UserInputError("min_probability: evaluation looks at every threshold")
-        if not 0 < self.precision_wanted <= 1:
-            raise UserInputError("--precision-wanted must be a fraction above 0, at most 1")
+        if self.min_probability or self.thresholds is not None:
+            raise UserInputError("min_probability, thresholds: evaluation looks at every threshold")
+        if self.scores != "yes":
+            raise UserInputError("scores: evaluation looks at every score")
+        if not 0 < self.precision_at <= 1:
+            raise UserInputError("--precision-at must be a fraction above 0, at most 1")
         if self.mistakes < 0:
             raise UserInputError("--mistakes must not be negative")
 
@@ -91,7 +100,11 @@ def _measure_results(
     plan = plans.read(storage.join(output, RESULTS_FOLDER))
     if plan is None:
         raise CatdogError(f"{output} holds no results")
-    evaluation = _measure(config, output, fingerprint, rejected, plan, _read(plan))
+    labelled = _read(plan)
+    evaluation = _measure(config, output, fingerprint, rejected, plan, labelled)
+    least = label_thresholds(labelled.scores, labelled.truth, config.precision_at)
+    by_class = dict(zip(labelled.labels, least, strict=True))
+    thresholds.write(output, fingerprint, config.precision_at, by_class)
     storage.write_atomic(storage.join(output, PLOTS_FILE), plots.draw(evaluation))
     storage.write_atomic(storage.join(output, METRICS_FILE), _json(evaluation))
     return evaluation
@@ -214,7 +227,7 @@ def _measure(
     for number, label in enumerate(labels):
         one, rest = truth == number, scores[:, number]
         both = 0 < one.sum() < len(one)
-        threshold = lowest_threshold(rest, one, config.precision_wanted)
+        threshold = lowest_threshold(rest, one, config.precision_at)
         classes[label] = {
             "precision": float(precision[number]),
             "recall": float(recall[number]),
@@ -233,7 +246,7 @@ def _measure(
             drawn[label] = curves(one, rest)
     low, high = wilson_interval(int(right.sum()), len(right))
     confidence = scores.max(axis=1)
-    threshold = lowest_threshold(confidence, right, config.precision_wanted)
+    threshold = lowest_threshold(confidence, right, config.precision_at)
     wrong = np.flatnonzero(~right)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: config.mistakes]
     of_truth = scores[np.arange(len(truth)), truth].astype(np.float64)
@@ -252,7 +265,7 @@ def _measure(
         ece=calibration_error(confidence, right),
         log_loss=float(-np.log(np.clip(of_truth, 1e-7, 1)).mean()),
         reliability=reliability(confidence, right),
-        precision_wanted=config.precision_wanted,
+        precision_wanted=config.precision_at,
         threshold=threshold,
         kept=float((confidence >= threshold).mean()) if threshold is not None else None,
         mistakes=[

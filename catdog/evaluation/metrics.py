@@ -64,6 +64,21 @@ class Evaluation:
     curves: dict[str, dict[str, list[float]]]
 
 
+def label_thresholds(scores: Any, truth: Any, wanted: float) -> list[float | None]:
+    """Of each class, the lowest probability at which a `wanted` share of its labels is right.
+
+    Args:
+        scores: float32 (n, classes); an image has the label with the largest one.
+        truth: class number, (n,).
+        wanted: from 0 to 1.
+    """
+    said, confidence = scores.argmax(axis=1), scores.max(axis=1)
+    return [
+        lowest_threshold(confidence[said == number], truth[said == number] == number, wanted)
+        for number in range(scores.shape[1])
+    ]
+
+
 def lowest_threshold(scores: Any, right: Any, wanted: float) -> float | None:
     """The lowest threshold, of four digits, at which a `wanted` share of what it keeps is right.
 

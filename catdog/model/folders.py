@@ -1,7 +1,8 @@
 """A model on disk: the folder where training and classification meet.
 
     model.keras      the Keras model, float32, with its rescaling inside
-    model.xml, .bin  the same network for OpenVINO, so that workers classify without TensorFlow
+    model.xml, .bin  the same network for OpenVINO, so that workers classify without TensorFlow;
+                     alone where `catdog package` made the folder
     metadata.json    labels, preprocessing, training record, the files' digests; written last
 
 Everything that decides a score is in this folder and under one fingerprint, so classification has
@@ -103,7 +104,8 @@ class ModelMetadata:
             recorded = content["fingerprint"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CatdogError(f"{METADATA_FILE} is damaged: {error!r}") from error
-        if len(metadata.labels) < 2 or KERAS_FILE not in metadata.files:
+        whole = {KERAS_FILE} <= metadata.files.keys() or {*OPENVINO_FILES} <= metadata.files.keys()
+        if len(metadata.labels) < 2 or not whole:
             raise CatdogError(f"{METADATA_FILE} is damaged: labels or files are missing")
         if recorded != metadata.fingerprint:
             raise CatdogError(f"{METADATA_FILE} was changed: its fingerprint does not fit")
@@ -135,6 +137,24 @@ class Model:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
+def describe(
+    files: Mapping[str, bytes],
+    *,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    architecture: str,
+    training: Mapping[str, Any],
+) -> ModelMetadata:
+    """What a model folder with these files says of itself."""
+    return ModelMetadata(
+        labels=labels,
+        preprocessing=preprocessing,
+        architecture=architecture,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        training=training,
+    )
+
+
 def save(
     folder_uri: str,
     files: Mapping[str, bytes],
@@ -145,11 +165,11 @@ def save(
     training: Mapping[str, Any],
 ) -> ModelMetadata:
     """Write a model folder (local or S3), the metadata last: without it there is no model."""
-    metadata = ModelMetadata(
+    metadata = describe(
+        files,
         labels=labels,
         preprocessing=preprocessing,
         architecture=architecture,
-        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         training=training,
     )
     for name, content in files.items():

@@ -39,12 +39,19 @@ class Predictor(Protocol):
 
     Attributes:
         precision: what it computes in.
+        embedding_size: numbers in an embedding; 0 where none were asked for.
     """
 
     precision: str
+    embedding_size: int
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Scores (n, classes), float32, rows summing to 1, of pixels (n, height, width, 3)."""
+
+    def with_embeddings(
+        self, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        """Scores, and embeddings (n, embedding_size), each of length 1."""
 
 
 def choose_arithmetic(
@@ -74,7 +81,12 @@ def choose_arithmetic(
     has_openvino = all(name in model.files for name in folders.OPENVINO_FILES)
     if engine == "openvino" and not has_openvino:
         raise UserInputError(f"--engine openvino: {model.uri} holds no {folders.OPENVINO_FILES[0]}")
-    openvino = engine == "openvino" or (engine == "auto" and has_openvino and not gpu)
+    has_keras = folders.KERAS_FILE in model.files
+    if engine == "tensorflow" and not has_keras:
+        raise UserInputError(f"--engine tensorflow: {model.uri} holds no {folders.KERAS_FILE}")
+    openvino = engine == "openvino" or (
+        engine == "auto" and has_openvino and not (gpu and has_keras)
+    )
     device = "gpu" if gpu and not openvino else "cpu"
     resolved: str = precision
     if precision == "auto" and device == "cpu" and bfloat16 is not None:
@@ -93,32 +105,58 @@ def load_predictor(
     precision: Precision = "auto",
     threads: int = 1,
     gpu: bool = False,
+    embeddings: bool = False,
 ) -> Predictor:
     """Prepare a model for scoring in this process; `auto` as `choose_arithmetic` takes it.
 
+    An embedding is what the last dense layer, the head, is given, scaled to length 1.
+
     Raises:
-        UserInputError: the model folder has no OpenVINO files and `engine` asks for them.
+        UserInputError: the model folder has no files for the engine that is asked for; or
+            embeddings are asked for, and the network does not end with a dense layer.
     """
     chosen = choose_arithmetic(model, engine=engine, precision=precision, gpu=gpu)
     if chosen.engine == "openvino":
-        return _OpenVinoPredictor(model, chosen.precision, threads)
-    return _TensorFlowPredictor(model, chosen.precision, threads)
+        return _OpenVinoPredictor(model, chosen.precision, threads, embeddings=embeddings)
+    return _TensorFlowPredictor(model, chosen.precision, threads, embeddings=embeddings)
 
 
-def _both_classes(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+def both_classes(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """A sigmoid (n, 1) gives the second label's probability; add the first label's."""
     if scores.shape[1] > 1:
         return scores
     return np.concatenate([1 - scores, scores], axis=1)
 
 
+def _unit(features: NDArray[Any]) -> NDArray[np.float16]:
+    """Rows scaled to length 1, so that float16 holds them and their product is the cosine."""
+    features = features.astype(np.float32)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return (features / np.where(lengths > 0, lengths, 1)).astype(np.float16)
+
+
+def _no_head(model: folders.Model) -> UserInputError:
+    return UserInputError(
+        f"--embeddings: the network of {model.uri} does not end with a dense layer"
+    )
+
+
 class _OpenVinoPredictor:
-    def __init__(self, model: folders.Model, precision: str, threads: int) -> None:
+    def __init__(
+        self, model: folders.Model, precision: str, threads: int, *, embeddings: bool
+    ) -> None:
         import openvino
 
         structure, weights = (model.files[name] for name in folders.OPENVINO_FILES)
         core = openvino.Core()
         network = core.read_model(structure, openvino.Tensor(np.frombuffer(weights, np.uint8)))
+        self.embedding_size = 0
+        if embeddings:
+            features = _input_of_head(network)
+            if features is None:
+                raise _no_head(model)
+            self.embedding_size = features.get_partial_shape()[1].get_length()
+            network.add_outputs([features])
         hint = "bf16" if precision == "bfloat16" else "f32"
         compiled = core.compile_model(
             network,
@@ -135,25 +173,68 @@ class _OpenVinoPredictor:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         results = self._request.infer(pixels, share_inputs=True)
-        return _both_classes(np.asarray(results[0], np.float32))
+        return both_classes(np.asarray(results[0], np.float32))
+
+    def with_embeddings(
+        self, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        results = self._request.infer(pixels, share_inputs=True)
+        features = results[1] if self.embedding_size else np.empty((len(pixels), 0))
+        return both_classes(np.asarray(results[0], np.float32)), _unit(features)
+
+
+def _input_of_head(network: Any) -> Any:
+    """What the last multiplication by weights is given, (n, features); None where there is none."""
+    operation = network.outputs[0].get_node()
+    while operation.get_type_name() != "MatMul":
+        inputs = [value for value in operation.input_values() if not _is_constant(value.get_node())]
+        if len(inputs) != 1:  # the image itself, or where several branches meet
+            return None
+        operation = inputs[0].get_node()
+    features = operation.input_value(0)
+    return features if len(features.get_partial_shape()) == 2 else None
+
+
+def _is_constant(operation: Any) -> bool:
+    """Whether it is a constant; one of float16 is converted."""
+    kind = operation.get_type_name()
+    return kind == "Constant" or (
+        kind == "Convert" and _is_constant(operation.input_value(0).get_node())
+    )
 
 
 class _TensorFlowPredictor:
-    def __init__(self, model: folders.Model, precision: str, threads: int) -> None:
+    def __init__(
+        self, model: folders.Model, precision: str, threads: int, *, embeddings: bool
+    ) -> None:
         keras = tensorflow_quirks.import_keras(threads)
         import tensorflow as tf
 
         policy = tensorflow_quirks.dtype_policy(precision)  # type: ignore[arg-type]
         network = _with_dtype_policy(keras, model.keras_model(), policy)
         shape = (None, *network.input_shape[1:])
+        self.embedding_size = 0
+        if embeddings:
+            heads = [each for each in network.layers if isinstance(each, keras.layers.Dense)]
+            if not heads or len(heads[-1].input.shape) != 2:
+                raise _no_head(model)
+            self.embedding_size = int(heads[-1].input.shape[1])
+            network = keras.Model(network.inputs, [*network.outputs, heads[-1].input])
         self._predict: Any = tensorflow_quirks.traced(
-            lambda pixels: network(pixels, training=False),
+            lambda pixels: tf.nest.flatten(network(pixels, training=False)),
             input_signature=[tf.TensorSpec(shape, tf.uint8)],
         )
         self.precision = precision
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return _both_classes(self._predict(pixels).numpy().astype(np.float32))
+        return self.with_embeddings(pixels)[0]
+
+    def with_embeddings(
+        self, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        results = self._predict(pixels)
+        features = results[1].numpy() if self.embedding_size else np.empty((len(pixels), 0))
+        return both_classes(results[0].numpy().astype(np.float32)), _unit(features)
 
 
 def _with_dtype_policy(keras: Any, network: Any, policy: str) -> Any:

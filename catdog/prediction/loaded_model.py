@@ -51,6 +51,7 @@ class Prediction:
         scores: of every class, in the order of the model's labels; None where rejected.
         error: why the picture was rejected, a code as in the results; None where it was not.
         error_detail: the same as a sentence.
+        embedding: of length 1, where the model was loaded for it; None where rejected.
     """
 
     label: str | None
@@ -58,6 +59,7 @@ class Prediction:
     scores: tuple[float, ...] | None
     error: str | None = None
     error_detail: str | None = None
+    embedding: tuple[float, ...] | None = None
 
 
 class LoadedModel:
@@ -70,6 +72,7 @@ class LoadedModel:
         precision: of the arithmetic, as of `catdog classify`.
         engine: what runs the network, as of `catdog classify`.
         threads: of the engine; by default every CPU that this process may use.
+        embeddings: answer with embeddings too, as `catdog classify --embeddings`.
     """
 
     def __init__(
@@ -79,12 +82,14 @@ class LoadedModel:
         precision: Precision = "auto",
         engine: Engine = "auto",
         threads: int | None = None,
+        embeddings: bool = False,
     ) -> None:
         self._model = model
         self._settings: dict[str, Any] = {
             "precision": precision,
             "engine": engine,
             "threads": threads,
+            "embeddings": embeddings,
         }
         self._scoring = threading.Lock()
 
@@ -152,21 +157,25 @@ class LoadedModel:
 
     def _answers(self, decoded: list[NDArray[np.uint8] | ImageRejected]) -> list[Prediction]:
         pixels = [each for each in decoded if not isinstance(each, ImageRejected)]
-        scores = np.empty((0, len(self.labels)), np.float32)
+        rows: Iterator[tuple[NDArray[np.float32], NDArray[np.float16]]] = iter(())
         if pixels:
             with self._scoring:
-                scores = self._score(np.stack(pixels))
-        rows = iter(scores)
+                rows = zip(*self._score.with_embeddings(np.stack(pixels)), strict=True)
         return [
             Prediction(None, None, None, each.code.value, each.detail)
             if isinstance(each, ImageRejected)
-            else self._answer(next(rows))
+            else self._answer(*next(rows))
             for each in decoded
         ]
 
-    def _answer(self, scores: NDArray[np.float32]) -> Prediction:
+    def _answer(self, scores: NDArray[np.float32], embedding: NDArray[np.float16]) -> Prediction:
         best = int(scores.argmax())
-        return Prediction(self.labels[best], float(scores[best]), tuple(scores.tolist()))
+        return Prediction(
+            self.labels[best],
+            float(scores[best]),
+            tuple(scores.tolist()),
+            embedding=tuple(embedding.tolist()) or None,
+        )
 
 
 def load(
@@ -175,6 +184,7 @@ def load(
     precision: Precision = "auto",
     engine: Engine = "auto",
     threads: int | None = None,
+    embeddings: bool = False,
 ) -> LoadedModel:
     """Load a model folder, a training run's folder, or by default the model that ships.
 
@@ -185,13 +195,16 @@ def load(
         precision: `auto` takes bfloat16 where the CPU has it.
         engine: `auto` takes OpenVINO.
         threads: of the engine; by default every CPU that this process may use.
+        embeddings: answer with embeddings too, as `catdog classify --embeddings`.
 
     Raises:
         UserInputError: there is no model there.
         CatdogError: the folder is half-written, damaged or was tampered with.
     """
     model = folders.load(os.fspath(path_or_uri))
-    return LoadedModel(model, precision=precision, engine=engine, threads=threads)
+    return LoadedModel(
+        model, precision=precision, engine=engine, threads=threads, embeddings=embeddings
+    )
 
 
 def _as_list(pictures: Picture | Iterable[Picture]) -> list[Picture]:

@@ -141,6 +141,7 @@ def read_rows(plan: Plan, places: Sequence[Place]) -> dict[Place, dict[str, Any]
 
     def read(shard: int) -> list[tuple[Place, dict[str, Any]]]:
         columns = ["uri", "scores", "width", "height", "format", "size", "error_detail"]
+        columns += [part_files.TOP_LABELS, part_files.TOP_PROBABILITIES]
         wanted = by_shard[shard]
         rows = part_files.read_part(plan, shard, columns).take(wanted).to_pylist()
         return [((shard, row), content) for row, content in zip(wanted, rows, strict=True)]

@@ -244,12 +244,16 @@ class PartReader:
     def _best_classes(
         self, shard: int, good: npt.NDArray[np.bool_], classes: int
     ) -> npt.NDArray[np.int32]:
-        table = self._table(shard, ["scores"])
+        table = self._table(shard, ["scores", part_files.TOP_LABELS])
         if table is None:
             raise CatdogError(f"{self.plan.output}: a part file went while it was read")
-        scores = pc.list_flatten(table["scores"]).to_numpy().reshape(-1, classes)
         label = np.full(len(good), -1, np.int32)
-        label[good] = scores.argmax(axis=1)
+        if "scores" in table.column_names:
+            scores = pc.list_flatten(table["scores"]).to_numpy().reshape(-1, classes)
+            label[good] = scores.argmax(axis=1)
+        else:
+            best = pc.list_element(table[part_files.TOP_LABELS].filter(pa.array(good)), 0)
+            label[good] = index(best, self.tally.labels)
         return label
 
     def _timings(self, shard: int, table: pa.Table) -> list[Timing]:

@@ -215,7 +215,11 @@ def _item(
 ) -> dict[str, Any]:
     """A picture with what is known about it: what the template's `picture` takes."""
     truth = int(candidate["truth"])
-    scores = sorted(zip(row["scores"] or [], labels, strict=False), key=lambda pair: -pair[0])
+    if "scores" in row:
+        told = zip(row["scores"] or [], labels, strict=False)
+    else:
+        told = zip(row["top_probabilities"] or [], row["top_labels"] or [], strict=True)
+    scores = sorted(told, key=lambda pair: -pair[0])
     return {
         "uri": row["uri"],
         "file": file_name(row["uri"]),

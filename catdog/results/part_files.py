@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from catdog.results.plans import Plan
 
 UNCERTAIN = "uncertain"  # the label of an image whose best probability is below the wanted one
+TOP_LABELS, TOP_PROBABILITIES = "top_labels", "top_probabilities"  # columns, where asked for
+EMBEDDING = "embedding"  # a column, and the key of what it holds in the schema metadata
 TIMING_KEY = "timing"  # of a part file's schema metadata, like the next ones
 _LABELS_KEY = "labels"
 _STAMP_KEY = "catdog"
@@ -56,10 +58,13 @@ def build_rows(
     uris: pa.ChunkedArray,
     outcome: pa.Table,
     scores: NDArray[np.float32],
+    embeddings: NDArray[np.float16] | None = None,
     *,
     labels: Sequence[str],
-    min_probability: float,
+    min_probability: float | Sequence[float],
     model: str,
+    top: int = 0,
+    all_scores: bool = True,
 ) -> pa.Table:
     """The result rows of images.
 
@@ -67,32 +72,62 @@ def build_rows(
         uris: of the images.
         outcome: what became of each: `width` to `error_detail` of `SCHEMA`.
         scores: of every class, float32 (n, classes); what stands for a rejected image is ignored.
+        embeddings: float16 (n, size), each of length 1, likewise; a column more where they are given.
         labels: the classes in the order of the scores.
-        min_probability: below it the label is `UNCERTAIN`.
+        min_probability: below it the label is `UNCERTAIN`; of all classes, or of each.
         model: fingerprint.
+        top: how many classes the columns `top_labels` and `top_probabilities` name; 0 for no such
+            columns.
+        all_scores: whether there is a column `scores`.
     """
     rejected = outcome["error"].is_valid().to_numpy()
     best = scores.argmax(axis=1)
     probability = scores.max(axis=1, initial=0)
     names = np.array([*labels, UNCERTAIN], object)
-    label = names[np.where(probability < min_probability, len(labels), best)]
-    offsets = np.concatenate([[0], np.cumsum(np.where(rejected, 0, scores.shape[1]))])
-    kept = pa.array(scores[~rejected].ravel())
+    # Compared in float32, as probabilities are: 0.7 is not to be below 0.7.
+    least = np.broadcast_to(np.array(min_probability, np.float32), len(labels))[best]
+    label = names[np.where(probability < least, len(labels), best)]
     columns = {
         "uri": uris,
         "label": pa.array(label, pa.string(), mask=rejected),
         "probability": pa.array(probability, pa.float32(), mask=rejected),
-        "scores": pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()), kept, mask=pa.array(rejected)
-        ),
+        "scores": _lists(scores, rejected),
         "model": pa.array([model] * len(rejected), pa.string()),
     }
-    return pa.table(
+    rows = pa.table(
         {
             name: columns.get(name, outcome[name] if name in outcome.column_names else None)
             for name in SCHEMA.names
         }
     ).cast(SCHEMA)
+    if top:
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        best_scores = np.take_along_axis(scores, order, axis=1)
+        rows = rows.append_column(TOP_LABELS, _lists(names[order], rejected))
+        rows = rows.append_column(TOP_PROBABILITIES, _lists(best_scores, rejected))
+    if not all_scores:
+        rows = rows.drop_columns(["scores"])
+    return rows if embeddings is None else _with_embeddings(rows, embeddings, rejected)
+
+
+def _lists(values: NDArray[Any], rejected: NDArray[np.bool_]) -> pa.ListArray:
+    """Rows of an array (n, m) as lists; null where rejected."""
+    offsets = np.concatenate([[0], np.cumsum(np.where(rejected, 0, values.shape[1]))])
+    kept = pa.array(values[~rejected].ravel())
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), kept, mask=pa.array(rejected))
+
+
+def _with_embeddings(
+    rows: pa.Table, embeddings: NDArray[np.float16], rejected: NDArray[np.bool_]
+) -> pa.Table:
+    size = embeddings.shape[1]
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(embeddings.ravel()), size, mask=pa.array(rejected)
+    )
+    described = {"size": size, "normalisation": "L2"}
+    return rows.append_column(EMBEDDING, column).replace_schema_metadata(
+        {EMBEDDING: json.dumps(described)}
+    )
 
 
 def labels_of(schema: pa.Schema) -> tuple[str, ...]:
@@ -175,7 +210,7 @@ def read_footer(file: Any) -> Part | None:
         metadata = pq.read_metadata(file)
         stamp = json.loads((metadata.metadata or {})[_STAMP_KEY.encode()])
         models: set[str] = set()
-        column = SCHEMA.get_field_index("model")
+        column = metadata.schema.names.index("model")
         for group in range(metadata.num_row_groups):
             statistics = metadata.row_group(group).column(column).statistics
             if metadata.row_group(group).num_rows:
@@ -203,7 +238,7 @@ def look(plan: Plan, shard: int) -> Part | None:
 
 
 def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a finished shard."""
+    """The rows of a finished shard; of `columns`, those that the results have."""
     with plan.folder.open(plan.part_name(shard)) as file:
         return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
 

@@ -173,7 +173,7 @@ WRONG = [
     ("train two --output o --validation 1.5", "--validation"),
     ("train two --output o --resize squash", "--resize squash: choose one of stretch"),
     ("evaluate flat --output o --model model", "flat/1.jpg has no label", "one folder for each"),
-    ("evaluate two --output o --precision-wanted 99", "--precision-wanted must be a fraction"),
+    ("evaluate two --output o --precision-at 99", "--precision-at must be a fraction"),
     ("evaluate two --output o --mistakes -1", "--mistakes must not be negative"),
     ("evaluate two --output o --min-probability 0.9", "--min-probability: no such flag"),
     ("evaluate two --output file --model model", "--output file: is a file; name a folder"),

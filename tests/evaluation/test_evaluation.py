@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn import metrics
 
 from catdog import inputs as sources
-from catdog import storage
+from catdog import reporting, storage
+from catdog.classification import ClassifyConfig, classify, thresholds
 from catdog.cli import commands as cli
 from catdog.cli import summaries
 from catdog.errors import UserInputError
@@ -22,9 +25,13 @@ from catdog.evaluation.job import EvaluateConfig, evaluate
 from catdog.evaluation.metrics import (
     calibration_error,
     curves,
+    label_thresholds,
     lowest_threshold,
     wilson_interval,
 )
+from catdog.model.folders import ModelMetadata
+from catdog.pixels import Preprocessing
+from catdog.results import plans
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,38 @@ def test_numbers_fit_together(evaluated):
     assert stored["accuracy"] == result.accuracy
     with Image.open(storage.local_path(storage.join(folder, "plots.png"))) as plots:
         assert plots.size > (800, 600)
+
+
+@pytest.mark.slow
+def test_thresholds_make_labels_as_right_as_was_wanted(evaluated, tiny_run, tmp_path):
+    """`classify` takes the file: what keeps its label on the same images is right as often."""
+    _, evaluated = evaluated
+    output = storage.local_path(evaluated.output)
+    measured = json.loads((Path(output) / "thresholds.json").read_text())
+    assert measured["precision"] == evaluated.precision_wanted
+    plan = plans.read(storage.join(evaluated.output, "results"))
+    listed = [row for shard in range(plan.shards) for row in plan.read_shard(shard).to_pylist()]
+    (tmp_path / "list.txt").write_text("\n".join(row["uri"] for row in listed))
+    config = ClassifyConfig(
+        images=(str(tmp_path / "list.txt"),),
+        output=str(tmp_path / "results"),
+        model=tiny_run.model,
+        workers=1,
+        precision="float32",
+        thresholds=str(Path(output) / "thresholds.json"),
+        top=1,
+        scores="no",
+    )
+    classify(config)
+    rows = pq.read_table(config.output)
+    assert "scores" not in rows.column_names
+    truth = {row["uri"]: row["label"] for row in listed}
+    for label, least in measured["thresholds"].items():
+        kept = [row for row in rows.to_pylist() if row["label"] == label]
+        assert all(least is not None and row["probability"] >= least for row in kept)
+        right = sum(truth[row["uri"]] == label for row in kept)
+        assert right >= measured["precision"] * len(kept)
+    assert reporting.write(reporting.ReportConfig(results=config.output)).images == len(listed)
 
 
 @pytest.mark.slow
@@ -201,6 +240,30 @@ def test_table_says_what_to_do_and_stays_short(threshold, kept, said, capsys):
     )
     assert "80 more classes" in text
     assert len(text.splitlines()) < 35
+
+
+def test_thresholds_are_of_labels_and_of_their_model(tmp_path):
+    """Each class has its own; a file of another model, or none of thresholds, is refused."""
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]], np.float32)
+    truth = np.array([0, 1, 0, 1])
+    assert label_thresholds(scores, truth, 1.0) == [0.6001, 0.7001]
+    assert label_thresholds(scores[:2], truth[:2], 1.0) == [0.6001, None]
+    model = ModelMetadata(("cat", "dog"), Preprocessing(height=8, width=8), "x", {})
+    other = ModelMetadata(("cat", "fox"), Preprocessing(height=8, width=8), "x", {})
+    by_class = {"cat": 0.5, "dog": None}
+    thresholds.write(tmp_path.as_uri(), model.fingerprint, 0.99, by_class)
+    place = str(tmp_path / "thresholds.json")
+    assert thresholds.read(place, model) == (0.5, 2.0)
+    for wrong, metadata, said in (
+        (place, other, "another model"),
+        (str(tmp_path / "none.json"), model, "--thresholds"),
+        (str(tmp_path), model, "--thresholds"),
+    ):
+        with pytest.raises(UserInputError, match=said):
+            thresholds.read(wrong, metadata)
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UserInputError, match="evaluate"):
+        thresholds.read(str(tmp_path / "list.json"), model)
 
 
 def test_lowest_threshold_reaches_what_is_wanted():

@@ -114,6 +114,32 @@ def test_initial_weights_come_from_a_file(keras, tmp_path):
         assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "size"),
+    [
+        ("article", 2, 512),
+        pytest.param(
+            "EfficientNetLite0", 3, 1280, marks=pytest.mark.long
+        ),  # nested, like those of Keras
+    ],
+)
+def test_every_network_has_embeddings(keras, name, classes, size):
+    """What the head is given is found in Keras' file and in OpenVINO's, nested networks too."""
+    from catdog.model import folders, inference
+
+    network = architectures.build(name, square(64), classes, "float32")
+    metadata = folders.ModelMetadata(tuple("abc"[:classes]), square(64), name, {})
+    model = folders.Model("memory", metadata, folders.export(network))
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    asked = {"precision": "float32", "embeddings": True}
+    found = [
+        inference.load_predictor(model, engine=engine, **asked).with_embeddings(pixels)[1]
+        for engine in ("openvino", "tensorflow")
+    ]
+    assert found[0].shape == (3, size)
+    np.testing.assert_allclose(*found, atol=2e-3)
+
+
 def test_augmentation_follows_from_its_random_numbers(keras):
     """The same numbers give the same pixels, in any company; other numbers give others."""
     from catdog.training.augmentation import UNIFORMS, Augmentation

@@ -66,6 +66,30 @@ def test_engines_agree(folder, pixels):
         np.testing.assert_allclose(scores(engine, "bfloat16"), expected, atol=1e-2)
 
 
+def test_embeddings_are_what_the_head_is_given(folder, pixels):
+    """Of length 1, the same from both engines; the head's weights make the scores' order of them."""
+    model = folders.load(str(folder))
+    found = {}
+    for engine in ("openvino", "tensorflow"):
+        asked = {"engine": engine, "precision": "float32"}
+        predict = inference.load_predictor(model, embeddings=True, **asked)
+        scores, found[engine] = predict.with_embeddings(pixels)
+        assert found[engine].shape == (9, predict.embedding_size)
+        plain = inference.load_predictor(model, **asked)
+        np.testing.assert_allclose(scores, plain(pixels), atol=1e-6)
+        assert plain.with_embeddings(pixels)[1].shape == (9, 0)
+    np.testing.assert_allclose(found["openvino"], found["tensorflow"], atol=1e-3)
+    lengths = np.linalg.norm(found["openvino"].astype(np.float32), axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-3)
+    tensorflow_quirks.import_keras(1)
+    network = model.keras_model()
+    import keras
+
+    given = keras.Model(network.inputs, network.layers[-1].input)(pixels).numpy()
+    given /= np.linalg.norm(given, axis=1, keepdims=True)
+    np.testing.assert_allclose(found["tensorflow"], given, atol=1e-3)
+
+
 def test_batch_size_does_not_change_scores(folder, pixels):
     """An image's scores do not depend on its neighbours in the batch."""
     predict = inference.load_predictor(folders.load(str(folder)), precision="float32")

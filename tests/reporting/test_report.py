@@ -258,7 +258,7 @@ def test_page_can_be_printed(browser, page):
 def evaluate(folder, inputs, scores_of, rejected=0, thumbnails=0, **options):
     """What was measured, in an evaluation's folder with its page, as `catdog evaluate` does."""
     classify((folder / "results").as_uri(), inputs, scores_of, **options)
-    config = EvaluateConfig(images=tuple(inputs), output=str(folder), precision_wanted=0.86)
+    config = EvaluateConfig(images=tuple(inputs), output=str(folder), precision_at=0.86)
     result = evaluation._measure_results(config, folder.as_uri(), "f" * 64, rejected)
     report.write(ReportConfig(results=str(folder), thumbnails=thumbnails))
     return result

@@ -168,6 +168,48 @@ def test_neighbours_in_a_stream_are_one_workers(tmp_path):
     assert plan.tasks([], workers=1) == []
 
 
+def test_best_classes_and_thresholds_of_each(plan):
+    """The best classes in order, without the column of all scores where it is not wanted."""
+    scores = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0, 0, 0]], np.float32)
+    outcome = pa.Table.from_pylist([{}, {}, {"error": "empty"}], OUTCOME_SCHEMA)
+    rows = part_files.build_rows(
+        pa.chunked_array([["a", "b", "c"]]),
+        outcome,
+        scores,
+        labels=("cat", "dog", "fox"),
+        min_probability=(0.7, 0.6, 2.0),
+        model="m",
+        top=2,
+        all_scores=False,
+    )
+    assert "scores" not in rows.column_names
+    assert rows["label"].to_pylist() == ["cat", "uncertain", None]
+    assert rows["top_labels"].to_pylist() == [["cat", "dog"], ["dog", "fox"], None]
+    told = rows["top_probabilities"].to_pylist()
+    assert told[:2] == [pytest.approx([0.7, 0.2]), pytest.approx([0.5, 0.4])]
+    assert told[2] is None
+
+
+def test_embeddings_are_a_column_that_says_what_it_holds(plan, tmp_path):
+    """Float16 vectors of one size, null where rejected; kept where rows are replaced."""
+    vectors = np.array([[1, 0, 0], [0, 0.5, 0]], np.float16)
+    outcome = pa.Table.from_pylist([{}, {"error": "empty"}], OUTCOME_SCHEMA)
+    uris = pa.chunked_array([["a", "b"]])
+    asked = {"labels": LABELS, "min_probability": 0.0, "model": "m"}
+    rows = part_files.build_rows(uris, outcome, np.ones((2, 2), np.float32), vectors, **asked)
+    assert rows.schema.field("embedding").type == pa.list_(pa.float16(), 3)
+    assert rows["embedding"].to_pylist() == [[1, 0, 0], None]
+    described = json.loads(rows.schema.metadata[b"embedding"])
+    assert described == {"size": 3, "normalisation": "L2"}
+    plan = write_plan((tmp_path / "kept").as_uri(), [entries(2)])
+    rows = rows.set_column(0, rows.schema.field("uri"), plan.read_shard(0)["uri"])
+    assert write_part(plan, 0, rows, LABELS)
+    read = part_files.read_part(plan, 0)
+    assert read.schema.field("embedding").type == pa.list_(pa.float16(), 3)
+    assert json.loads(read.schema.metadata[b"embedding"]) == described
+    assert part_files.look(plan, 0).models == ("m",)
+
+
 def test_rows_have_the_contracts_columns(plan, tmp_path):
     """Rejected rows carry a reason and no label; classified ones the label of the best score."""
     write_part(plan, 0, rows_of(plan, 0, rejected={1}), LABELS)

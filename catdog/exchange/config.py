@@ -1,0 +1,95 @@
+"""What is asked of models that come in and go out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro.conf
+
+from catdog.errors import UserInputError
+from catdog.model import folders
+
+Preset = Literal["pixels", "unit", "symmetric", "imagenet", "caffe"]
+Format = Literal["onnx", "openvino", "tflite", "saved-model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageConfig:
+    """Which model to make a model folder of, and what its numbers mean.
+
+    Attributes:
+        model_file: a `.keras`, `.onnx` or OpenVINO `.xml` file, or a TensorFlow SavedModel's folder.
+        output: the model folder to write; local or S3.
+        labels: the classes in the order of the network's scores; or one `.txt` file with a label a
+            line. Of a network with one score, the second label's.
+        height: of the network's input, in pixels.
+        width: likewise.
+        resize: how an image becomes that size: `stretch`, `crop` (the middle) or `pad`.
+        preset: what the network's input holds: `pixels` 0 to 255, `unit` 0 to 1, `symmetric` -1 to 1,
+            `imagenet` (unit, less the mean of ImageNet's colours, by their deviation), `caffe` (0 to
+            255, blue first, less the mean).
+        mean: of red, green and blue from 0 to 1, taken off before dividing by `std`; in place of a preset.
+        std: of red, green and blue from 0 to 1.
+        logits: the network gives logits; softmax, or sigmoid of one score, makes probabilities of them.
+        check: a JSON Lines file with `image`, a path relative to the file, and `scores` of each of
+            them, as whoever made the model gets them: what differs by more than `tolerance` is refused.
+        tolerance: largest difference of a score.
+    """
+
+    model_file: tyro.conf.Positional[str]
+    output: str
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL ...")]
+    height: int
+    width: int
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    preset: Preset = "pixels"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    logits: bool = False
+    check: str | None = None
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise UserInputError("--labels: name the classes, or a .txt file of them")
+        if (self.mean is None) != (self.std is None):
+            raise UserInputError("--mean and --std go together")
+        if self.mean is not None and self.preset != "pixels":
+            raise UserInputError("--mean and --preset exclude each other")
+        if self.std is not None and min(self.std) <= 0:
+            raise UserInputError("--std must be more than 0")
+        if not self.tolerance > 0:
+            raise UserInputError("--tolerance must be more than 0")
+
+    def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+        """Mean and deviation of pixels from 0 to 255, and whether blue comes first."""
+        if self.mean is not None and self.std is not None:
+            unit = self.mean, self.std
+        else:
+            unit = {
+                "pixels": ((0.0,) * 3, (1 / 255,) * 3),
+                "unit": ((0.0,) * 3, (1.0,) * 3),
+                "symmetric": ((0.5,) * 3, (0.5,) * 3),
+                "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+                "caffe": ((103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255,) * 3),
+            }[self.preset]
+        mean, std = (tuple(255 * each for each in colours) for colours in unit)
+        return mean, std, self.preset == "caffe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Which model to write for which runtime.
+
+    Attributes:
+        model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
+            that comes with the package.
+        format: `onnx`, `openvino`, `tflite` or `saved-model`. All take uint8 RGB pixels (n, height,
+            width, 3) and give a probability for each class, or of the second of two.
+        output: the folder to write; local. `catdog.json` in it says labels and preprocessing.
+    """
+
+    format: Format
+    output: str
+    model: str = folders.SHIPPED

@@ -1,0 +1,69 @@
+"""What is asked of embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro.conf
+
+from catdog.errors import UserInputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicatesConfig:
+    """Where to look for pictures that are there more than once.
+
+    Attributes:
+        results: folders that `catdog classify --embeddings` wrote; local or S3.
+        output: the page, an HTML file; by default `_duplicates.html` in the first folder. The table
+            lies beside it, with the ending .csv.
+    """
+
+    results: tyro.conf.Positional[tuple[str, ...]]
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.results:
+            raise UserInputError("RESULTS: name at least one folder of results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarConfig:
+    """Which images' likes to look for, and where.
+
+    Attributes:
+        results: a folder that `catdog classify --embeddings` wrote; local or S3.
+        images: image files, URIs of images, or members of archives as results name them.
+        count: how many pictures are shown for each image.
+        model: the model that made the results, where it lies elsewhere today.
+        output: the page, an HTML file; by default `_similar.html` in the folder. The table lies
+            beside it, with the ending .csv.
+    """
+
+    results: tyro.conf.Positional[str]
+    images: tyro.conf.Positional[tuple[str, ...]]
+    count: int = 12
+    model: str | None = None
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserInputError("IMAGES: name at least one image")
+        if self.count < 1:
+            raise UserInputError("--count must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaksConfig:
+    """Which two sets of images to compare.
+
+    Attributes:
+        train_results: a folder that `catdog classify --embeddings` wrote for the training images.
+        test_results: the same for the test images, with the same model.
+        output: the page, an HTML file; by default `_leaks.html` in the second folder. The table
+            lies beside it, with the ending .csv.
+    """
+
+    train_results: tyro.conf.Positional[str]
+    test_results: tyro.conf.Positional[str]
+    output: str | None = None
