@@ -70,11 +70,11 @@ def _described(command: str) -> list[tuple[str, str]]:
 
 
 def help_of(command: str) -> str:
-    """`catdog COMMAND --help`, each sentence on one line."""
+    """`catdog COMMAND --help`, its boxes one below the other."""
     from catdog.cli import main
 
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "1000"
+    os.environ["COLUMNS"] = "100"  # a wider help of many flags has two columns
     text = io.StringIO()
     try:
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
