@@ -37,7 +37,7 @@ def test_arithmetic_is_of_the_identity(model):
     """Two jobs that differ in it ask two questions."""
     config = ClassifyConfig(images=("x",), output="y")
     one, two = (
-        config.question("f", Arithmetic("openvino", precision, "cpu"))
+        config.question("f", Arithmetic("openvino", precision, "cpu"), (0.0, 0.0))
         for precision in ("float32", "bfloat16")
     )
     assert one != two
