@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,10 @@ def _to_onnx(model: folders.Model, folder: Path) -> Run:
     import onnxruntime
 
     place = folder / "model.onnx"
-    _keras(model).export(str(place), format="onnx", verbose=False)
+    with warnings.catch_warnings():
+        # Keras 3.15 asks whether NumPy has `np.object`, and NumPy 2 warns of the question.
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        _keras(model).export(str(place), format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(place, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pixels: _both(session.run(None, {name: pixels})[0])
