@@ -219,7 +219,7 @@ class _TensorFlowPredictor:
             if not heads or len(heads[-1].input.shape) != 2:
                 raise _no_head(model)
             self.embedding_size = int(heads[-1].input.shape[1])
-            network = keras.Model(network.input, [*network.outputs, heads[-1].input])
+            network = keras.Model(network.inputs[0], [*network.outputs, heads[-1].input])
         self._predict: Any = tensorflow_quirks.traced(
             lambda pixels: tf.nest.flatten(network(pixels, training=False)),
             input_signature=[tf.TensorSpec(shape, tf.uint8)],

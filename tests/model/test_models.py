@@ -85,7 +85,7 @@ def test_embeddings_are_what_the_head_is_given(folder, pixels):
     network = model.keras_model()
     import keras
 
-    given = keras.Model(network.input, network.layers[-1].input)(pixels).numpy()
+    given = keras.Model(network.inputs[0], network.layers[-1].input)(pixels).numpy()
     given /= np.linalg.norm(given, axis=1, keepdims=True)
     np.testing.assert_allclose(found["tensorflow"], given, atol=1e-3)
 
