@@ -38,14 +38,15 @@ def table(command: str) -> str:
 
 def recipes() -> str:
     """A Markdown table of how each architecture is trained where no flag says otherwise."""
-    from catdog.training import ARTICLE, COMPACT, PROBE, TRANSFER
+    from catdog.training import ARTICLE, COMPACT, COMPACT_SHORT, PROBE, TRANSFER
 
     rows = [
-        "| | `compact` | `article` | `EfficientNetLite0` | keras.applications |",
-        "| --- | --- | --- | --- | --- |",
+        "| | `compact` | `compact`, short runs | `article` | `EfficientNetLite0` | keras.applications |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
+    kinds = (COMPACT, COMPACT_SHORT, ARTICLE, PROBE, TRANSFER)
     for name in dataclasses.asdict(COMPACT):
-        values = (getattr(recipe, name) for recipe in (COMPACT, ARTICLE, PROBE, TRANSFER))
+        values = (getattr(recipe, name) for recipe in kinds)
         flag = f"--{name.replace('_', '-')}"
         rows.append(f"| `{flag}` | " + " | ".join(f"{value}" for value in values) + " |")
     return "\n".join(rows) + "\n"

@@ -1,12 +1,13 @@
 """Data-parallel training: a `TrainConfig` comes in, a model folder and a `TrainResult` go out."""
 
-from catdog.training.config import ARTICLE, COMPACT, PROBE, TRANSFER
+from catdog.training.config import ARTICLE, COMPACT, COMPACT_SHORT, PROBE, TRANSFER
 from catdog.training.job import TrainConfig, TrainResult, train
 from catdog.training.labelled import list_labelled
 
 __all__ = [
     "ARTICLE",
     "COMPACT",
+    "COMPACT_SHORT",
     "PROBE",
     "TRANSFER",
     "TrainConfig",

@@ -32,14 +32,14 @@ class Recipe:
     batch_size: int
     height: int
     width: int
-    optimizer: Literal["rmsprop", "adamw", "sgd"]
+    optimizer: Literal["rmsprop", "adamw", "muon", "sgd"]
     learning_rate: float
     schedule: Literal["constant", "cosine"]
     warmup: float
     weight_decay: float
     gradient_clip: float
     label_smoothing: float
-    augmentation: Literal["none", "standard"]
+    augmentation: Literal["none", "light", "standard"]
     augmented_scale: float
     weight_average: float
     calibration: Literal["none", "temperature"]
@@ -84,6 +84,15 @@ COMPACT = Recipe(
     calibration="temperature",
     frozen_epochs=0,
 )
+# Where that many steps are not to be had: docs/decisions/016 says what each of these brings.
+COMPACT_SHORT = dataclasses.replace(
+    COMPACT,
+    batch_size=32,
+    optimizer="muon",
+    warmup=0.1,
+    augmentation="light",
+)
+SHORT_STEPS = 2000  # of batches as `COMPACT` has them
 # Transfer learning with a network of keras.applications: the new head first, then all of it.
 TRANSFER = dataclasses.replace(
     COMPACT,
@@ -196,14 +205,14 @@ class TrainConfig:
     validation_steps: int | None = None
     batch_size: int | None = None
     batch_size_per_worker: int | None = None
-    optimizer: Literal["rmsprop", "adamw", "sgd"] | None = None
+    optimizer: Literal["rmsprop", "adamw", "muon", "sgd"] | None = None
     learning_rate: float | None = None
     schedule: Literal["constant", "cosine"] | None = None
     warmup: float | None = None
     weight_decay: float | None = None
     gradient_clip: float | None = None
     label_smoothing: float | None = None
-    augmentation: Literal["none", "standard"] | None = None
+    augmentation: Literal["none", "light", "standard"] | None = None
     augmented_scale: float | None = None
     weight_average: float | None = None
     calibration: Literal["none", "temperature"] | None = None
@@ -345,6 +354,22 @@ class TrainConfig:
         names = [field.name for field in dataclasses.fields(Recipe)]
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(recipe, **asked)
+
+    def for_images(self, images: int) -> TrainConfig:
+        """The same for so many images to train on: `compact` has another recipe in a short run."""
+        recipe = self.hyperparameters
+        steps = recipe.epochs * (self.steps_per_epoch or math.ceil(images / recipe.batch_size))
+        if self.architecture != "compact" or steps >= SHORT_STEPS:
+            return self
+        short: dict[str, Any] = {
+            "optimizer": COMPACT_SHORT.optimizer,
+            "warmup": COMPACT_SHORT.warmup,
+            "augmentation": COMPACT_SHORT.augmentation,
+        }
+        if self.batch_size_per_worker is None:
+            short["batch_size"] = max(COMPACT_SHORT.batch_size, self.workers or 1)
+        unasked = {name: value for name, value in short.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **unasked)
 
     @property
     def trains_head_only(self) -> bool:

@@ -23,7 +23,7 @@ from catdog.pixels import DecodeLimits
 from catdog.runtime import fit, nodes, ray_quirks
 from catdog.training import choice, claims, decoding, downloads, fitting, records
 from catdog.training.config import AUTO, TrainConfig, best_row
-from catdog.training.labelled import list_labelled
+from catdog.training.labelled import TRAIN, list_labelled
 from catdog.training.records import METRICS_COLUMNS
 
 if TYPE_CHECKING:
@@ -120,6 +120,10 @@ def _on_cluster(
 ) -> TrainResult:
     import ray
 
+    fitting_run = config.for_images(int((labelled.parts == TRAIN).sum()))
+    if fitting_run != config:
+        observer.phase("a short run has a recipe of its own (docs/train.md)")
+    config = fitting_run
     shape = {"cpus": config.cpus_per_worker, "gpus": config.gpus_per_worker or 0}
     nodes.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
     cpus, gpus = nodes.cluster_resources()

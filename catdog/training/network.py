@@ -88,7 +88,9 @@ class Network:
                 self.trunk, self.model = _halves(keras, self._whole)
             self.augment = (
                 augmentation.Augmentation(
-                    scale=recipe.augmented_scale, compiled=tensorflow_quirks.compiled
+                    scale=recipe.augmented_scale,
+                    light=recipe.augmentation == "light",
+                    compiled=tensorflow_quirks.compiled,
                 )
                 if recipe.augmentation != "none"
                 else None
@@ -218,7 +220,10 @@ def _optimizer(keras: Any, recipe: Recipe) -> Any:
         return keras.optimizers.SGD(
             recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay
         )
-    optimizer = keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
+    from catdog.training.muon import Muon
+
+    kind = Muon if recipe.optimizer == "muon" else keras.optimizers.AdamW
+    optimizer = kind(recipe.learning_rate, weight_decay=recipe.weight_decay)
     # Scales and shifts are few and must be free to grow.
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer

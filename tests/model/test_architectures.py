@@ -181,6 +181,43 @@ def test_augmentation_in_the_middle_of_its_ranges_changes_little(keras):
     assert np.abs(flipped.astype(int) - pixels[:, :, ::-1]).max() <= 1
 
 
+def test_light_changes_are_small_and_blank_nothing(keras):
+    """A picture of one colour keeps it about, whatever the numbers; `standard` blanks and fades."""
+    from catdog.training.augmentation import UNIFORMS, Augmentation
+
+    pixels = np.full((64, 32, 32, 3), (120, 90, 60), np.uint8)
+    uniforms = np.random.default_rng(12).random((64, UNIFORMS), np.float32)
+    light, standard = (
+        np.abs(np.asarray(Augmentation(light=light)((pixels, uniforms))).astype(int) - pixels)
+        for light in (True, False)
+    )
+    assert 0 < light.max() <= 0.25 * 120
+    assert standard.max() > 60
+    changed = np.asarray(Augmentation(light=True)((pixels[:1], middle_of_the_ranges())))
+    assert np.abs(changed.astype(int) - pixels[:1]).max() <= 1
+
+
+def test_muon_makes_every_direction_equally_long(keras):
+    """Of a gradient with strong and weak directions; biases and the last layer move as with AdamW."""
+    from catdog.training.muon import Muon
+
+    random = np.random.default_rng(7)
+    gradient = random.normal(size=(3, 3, 8, 16)) * np.geomspace(1e-2, 1, 16)
+    gradients = [gradient.astype(np.float32), random.normal(size=(16, 2)).astype(np.float32)]
+    moved = []
+    for kind in (Muon, keras.optimizers.AdamW):
+        weights = [keras.Variable(np.zeros_like(each)) for each in gradients]
+        optimizer = kind(0.01, weight_decay=0.0)
+        optimizer.build(weights)
+        optimizer.apply([keras.ops.convert_to_tensor(each) for each in gradients], weights)
+        moved.append([np.asarray(weight) for weight in weights])
+    (kernel, dense), (_, dense_of_adamw) = moved
+    lengths = np.linalg.svd(kernel.reshape(-1, 16), compute_uv=False)
+    assert lengths.max() / lengths.min() < 2  # of the gradient: above a hundred
+    assert 0.05 < lengths.max() < 0.15  # ten times the learning rate
+    assert np.array_equal(dense, dense_of_adamw)
+
+
 def test_smaller_augmented_images_show_the_same(keras):
     """At half the side each pixel is the mean of the four that it lies between."""
     from catdog.training.augmentation import Augmentation

@@ -57,6 +57,23 @@ def test_what_is_asked_for_comes_before_the_recipe():
     assert asked.recipe()["schedule"] == "cosine"
 
 
+def test_a_short_run_of_compact_has_its_own_recipe():
+    """The steps decide, an asked value stays, and no other network is concerned."""
+    short = dataclasses.asdict(train_config.COMPACT_SHORT) | {"epochs": 5}
+    asked = config(architecture="compact", epochs=5)
+    assert dataclasses.asdict(asked.for_images(4_500).hyperparameters) == short
+    assert asked.for_images(100_000) == asked
+    assert config(architecture="compact").for_images(18_029).hyperparameters == train_config.COMPACT
+    own = dataclasses.replace(asked, optimizer="sgd", batch_size=48).for_images(4_500)
+    assert (own.optimizer, own.batch_size, own.augmentation) == ("sgd", 48, "light")
+    assert dataclasses.replace(asked, steps_per_epoch=400).for_images(10).optimizer is None
+    assert dataclasses.replace(asked, workers=40).for_images(4_500).batch_size == 40
+    grown = dataclasses.replace(asked, batch_size_per_worker=8).for_images(4_500)
+    assert grown.on_workers(2).hyperparameters.batch_size == 16
+    for other in ("article", "EfficientNetLite0"):
+        assert config(architecture=other).for_images(10) == config(architecture=other)
+
+
 def test_a_batch_is_shared_or_grows_with_the_workers():
     """`--batch-size` is the global batch whatever the workers; the other one is each worker's."""
     shared, grown = config(batch_size=48), config(batch_size_per_worker=48)
@@ -77,7 +94,7 @@ def test_the_learning_rate_rises_falls_and_ends_at_zero():
     assert 0 < rates[-1] < 1e-5
 
 
-@pytest.mark.parametrize("recipe", ["COMPACT", "TRANSFER", "PROBE"])
+@pytest.mark.parametrize("recipe", ["COMPACT", "COMPACT_SHORT", "TRANSFER", "PROBE"])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 7), (5, 39), (200, 176)])
 def test_a_schedule_fits_the_run(recipe, epochs, steps):
     """However short a run, warm-up is a small part of it, and the rate ends near 0."""
