@@ -21,11 +21,13 @@ demo: install ## the whole story on drawn pictures, in minutes
 	$(BIN)/catdog demo
 
 # Plain `pytest` runs the fast tests; a -m of one's own takes the place of that.
-test: install ## the tests; what is skipped is said at the end, with the reason
-	$(BIN)/python -m pytest -rs -m "not long"
+test: install ## the tests, fast ones first; what is skipped is said at the end, with the reason
+	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -m "slow and not long"
 
 test-all: install ## the tests, and each further fault on a cluster of many nodes
-	$(BIN)/python -m pytest -rs -m ""
+	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -m "slow or long"
 
 test-fast: install ## what plain pytest runs: tests without Ray and TensorFlow, under a minute on two cores
 	$(BIN)/python -m pytest

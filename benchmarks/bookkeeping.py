@@ -210,11 +210,12 @@ def _without_image_work() -> type:
                 return actors._done_before(self._assignment, shard)
             count = work.entries.num_rows
             chance = np.random.default_rng(shard)
-            scores = chance.random((count, len(self._scorer.metadata.labels)), np.float32)
+            scores, embeddings = self._scorer.room_for(count)
+            scores = chance.random(scores.shape, np.float32)
             row = {"width": 500, "height": 375, "format": "JPEG", "size": REQUEST_BYTES}
             outcome = pa.Table.from_pylist([row] * count, OUTCOME_SCHEMA)
             costs = actors.Costs(now, 0.0, 0.0, 0.0, now, 0)
-            told = self._scorer.finish(work, outcome, scores, costs)
+            told = self._scorer.finish(work, outcome, scores, embeddings, costs)
             self._pulse.end()
             return told
 
