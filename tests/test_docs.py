@@ -170,6 +170,9 @@ class Reader:
         process = catdog(*words, "--json", environment=self.s3_server.environment)
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
+        if words[0] == "doctor":  # an object a line
+            assert all(json.loads(line)["ok"] for line in output.splitlines())
+            return
         summary = json.loads(output)
         assert output.count("\n") == 1
         assert summary["planned"] == summary["classified"] + summary["rejected"] > 0
@@ -246,7 +249,15 @@ def check_local_script(words):
     assert (ROOT / "cluster" / Path(words[0]).name).is_file()
 
 
+def check_sbatch(words):
+    """Slurm itself is in tests/cluster/test_slurm.py; here the script is there and takes the command."""
+    (script,) = [word for word in words if word.endswith(".sbatch")]
+    assert (ROOT / script).is_file()
+    assert parsing.parse(words[words.index(script) + 1 :])
+
+
 CHECKS = {
+    "sbatch": check_sbatch,
     "make": check_make,
     "kubectl": check_kubectl,
     "docker": check_docker,
