@@ -231,6 +231,7 @@ def test_small_stores_are_told(drawings, tmp_path):
     assert ": its object store lies on disk, since /dev/shm has 0.07 GB; a container gets" in said
 
 
+@pytest.mark.long  # a minute; that lost shards are done again is always tested
 def test_lost_shards_are_told(cluster, tiny_model, tmp_path):
     """Of a worker that ends and of one that hangs: on the screen and in the summary, with the cause.
 

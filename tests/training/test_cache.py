@@ -232,6 +232,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # the cache itself is tested without Ray, above
 def test_a_second_run_decodes_nothing(ray_cluster, drawings, tmp_path):
     """The job that decodes for training: the same blocks, all of them out of the cache."""
     import ray
