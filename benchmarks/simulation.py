@@ -38,7 +38,7 @@ from catdog.inputs import PLAN_SCHEMA
 from catdog.results import Folder, changes, drafts, ledger, part_files, plans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from catdog.results import Draft, PartCounts, Plan, Survey
 
@@ -194,6 +194,13 @@ class World:
             check_summary(self)
 
 
+def _right_below(folder: str, names: Iterable[str]) -> list[str]:
+    """What `Folder.names` says of a folder, "" for the whole store."""
+    start = f"{folder}/" if folder else ""
+    inside = {name[len(start) :] for name in names if name.startswith(start)}
+    return sorted({name.partition("/")[0] + "/" * ("/" in name) for name in inside})
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SimulatedFolder(Folder):
     """`results.Folder` on the dictionary: each method one operation, atomic as its docstring there says."""
@@ -201,14 +208,10 @@ class SimulatedFolder(Folder):
     world: World = dataclasses.field(repr=False, default=None)  # type: ignore[assignment]
 
     def names(self, below: str = "") -> list[str]:
-        start = f"{below}/" if below else ""
-
         def look() -> list[str]:
             world = self.world
             seen = world.rng.choice(world.earlier) if world.late_names else set(world.files)
-            seen = {name for name in seen if name in world.files}  # what is gone is gone
-            inside = {name[len(start) :] for name in seen if name.startswith(start)}
-            return sorted({name.partition("/")[0] + "/" * ("/" in name) for name in inside})
+            return _right_below(below, {name for name in seen if name in world.files})
 
         found: list[str] = self.world.operation(look, reads=True)
         return found
@@ -295,7 +298,7 @@ class Job:
         folder = self._world.folder
         if plan is None:
             return drafts.draft(folder, self._listed(), max_shard_images=SHARD_IMAGES)
-        with changes.Changes(plan, self._listed()) as found:
+        with contextlib.closing(changes.Changes(plan, self._listed())) as found:
             counts = found.counts
             rejected = list(self._rejected(plan)) if self._retry else []
             self._retry = False  # once a command
@@ -416,9 +419,7 @@ class _Frozen(SimulatedFolder):
     """The folder as it is now, for whoever looks from outside: no operation, nobody's turn."""
 
     def names(self, below: str = "") -> list[str]:
-        start = f"{below}/" if below else ""
-        inside = {name[len(start) :] for name in self.world.files if name.startswith(start)}
-        return sorted({name.partition("/")[0] + "/" * ("/" in name) for name in inside})
+        return _right_below(below, self.world.files)
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         found = self.world.files.get(name)

@@ -29,6 +29,14 @@ def usable_cpus() -> int:
     return max(1, count)
 
 
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, in the words of Linux; empty elsewhere."""
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
 def memory() -> int:
     """Bytes of memory of the whole machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -339,7 +339,7 @@ class _Driver:
     def _next_draft(self, plan: Plan) -> Draft | None:
         config = self._config
         listed = None if config.no_new else self._listed()[0]
-        with changes.Changes(plan, listed) as found:
+        with contextlib.closing(changes.Changes(plan, listed)) as found:
             counts = self._counts = found.counts
             self._skips.add("named more than once", counts.repeated)
             rejected = list(self._rejected(plan)) if config.retry_rejected else []

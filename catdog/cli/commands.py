@@ -38,10 +38,7 @@ Config = TypeVar("Config")
 def _train(command: asked.Train) -> int:
     from catdog import training
 
-    with terminal.progress("catdog-train") as progress:
-        result = training.train(_plain(TrainConfig, command), progress)
-    _show(command, result, summaries.print_trained)
-    return 0
+    return _watched(command, TrainConfig, training.train, summaries.print_trained)
 
 
 def _classify(command: asked.Classify) -> int:
@@ -59,9 +56,7 @@ def _classify_once(command: asked.Classify) -> int:
     with terminal.progress("catdog-classify") as progress:
         summary = classification.classify(config, progress)
         page = None if command.no_report else _page(summary.output, progress)
-    _show(command, summary, summaries.print_classified)
-    if page is not None and not command.json:
-        summaries.print_reported(page)
+    _show(command, summary, summaries.print_classified, page)
     _refuse_rejected(summary.rejected, summary.planned, config.max_rejected)
     return 0
 
@@ -73,9 +68,7 @@ def _evaluate(command: asked.Evaluate) -> int:
     with terminal.progress("catdog-evaluate") as progress:
         result = evaluation.evaluate(config, progress)
         page = None if command.no_report else _page(result.output, progress)
-    _show(command, result, summaries.print_evaluated)
-    if page is not None and not command.json:
-        summaries.print_reported(page)
+    _show(command, result, summaries.print_evaluated, page)
     _refuse_rejected(result.rejected, result.images + result.rejected, config.max_rejected)
     return 0
 
@@ -86,9 +79,7 @@ def _demo(command: asked.Demo) -> int:
     with terminal.progress("catdog-demo") as progress:
         result = demo.run(_plain(DemoConfig, command), progress)
         page = _page(result.evaluated.output, progress)
-    _show(command, result, summaries.print_demo)
-    if page is not None and not command.json:
-        summaries.print_reported(page)
+    _show(command, result, summaries.print_demo, page)
     return 0
 
 
@@ -117,37 +108,25 @@ def _refuse_folders(images: Sequence[str]) -> None:
 def _report(command: asked.Report) -> int:
     from catdog import reporting
 
-    with terminal.progress("catdog-report") as progress:
-        summary = reporting.write(_plain(ReportConfig, command), progress)
-    _show(command, summary, summaries.print_reported)
-    return 0
+    return _watched(command, ReportConfig, reporting.write, summaries.print_reported)
 
 
 def _duplicates(command: asked.Duplicates) -> int:
     from catdog import similarity
 
-    with terminal.progress("catdog-duplicates") as progress:
-        found = similarity.duplicates(_plain(DuplicatesConfig, command), progress)
-    _show(command, found, summaries.print_copies)
-    return 0
+    return _watched(command, DuplicatesConfig, similarity.duplicates, summaries.print_copies)
 
 
 def _leaks(command: asked.Leaks) -> int:
     from catdog import similarity
 
-    with terminal.progress("catdog-leaks") as progress:
-        found = similarity.leaks(_plain(LeaksConfig, command), progress)
-    _show(command, found, summaries.print_copies)
-    return 0
+    return _watched(command, LeaksConfig, similarity.leaks, summaries.print_copies)
 
 
 def _similar(command: asked.Similar) -> int:
     from catdog import similarity
 
-    with terminal.progress("catdog-similar") as progress:
-        found = similarity.similar(_plain(SimilarConfig, command), progress)
-    _show(command, found, summaries.print_likes)
-    return 0
+    return _watched(command, SimilarConfig, similarity.similar, summaries.print_likes)
 
 
 def _package(command: asked.Package) -> int:
@@ -224,12 +203,32 @@ def _plain(kind: type[Config], command: Any) -> Config:
     return kind(**{field.name: getattr(command, field.name) for field in fields})
 
 
-def _show(command: asked.Summarised, result: Any, table: Callable[[Any], None]) -> None:
+def _watched(
+    command: asked.Summarised,
+    kind: type[Config],
+    job: Callable[[Config, terminal.Progress], Any],
+    table: Callable[[Any], None],
+) -> int:
+    """Run a job that ends well or raises, its progress on the terminal, and print what came out."""
+    with terminal.progress(f"catdog-{type(command).__name__.lower()}") as progress:
+        result = job(_plain(kind, command), progress)
+    _show(command, result, table)
+    return 0
+
+
+def _show(
+    command: asked.Summarised,
+    result: Any,
+    table: Callable[[Any], None],
+    page: ReportSummary | None = None,
+) -> None:
     """Print what came out: one JSON object for scripts, else a table."""
     if command.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(result), ensure_ascii=True) + "\n")
     else:
         table(result)
+        if page is not None:
+            summaries.print_reported(page)
 
 
 _RUN: dict[type[Any], Callable[[Any], int]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -80,9 +81,9 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     yield _found("shared memory", _shared_memory)
     yield _found("temporary files", _temporary_files)
     for place in config.places:
-        yield _found(place, lambda place=place: _place(place))  # type: ignore[misc]
+        yield _found(place, functools.partial(_place, place))
     yield _found("model", _model)
-    yield _found("Ray", lambda: _ray(config.address))
+    yield _found("Ray", functools.partial(_ray, config.address))
 
 
 def _found(name: str, check: Check) -> Finding:
@@ -126,25 +127,12 @@ def _packages() -> str:
 def _cpu() -> str:
     from catdog.runtime import tensorflow_quirks
 
-    flags = _cpu_flags()
+    flags = machine.cpu_flags()
     known = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     precision = "bfloat16" if tensorflow_quirks.cpu_has_bfloat16() else "float32"
     return (
         f"{machine.usable_cpus()} usable ({', '.join(known) or 'no AVX'}); computes in {precision}"
     )
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    return {
-        flag
-        for line in text.splitlines()
-        if line.startswith(("flags", "Features"))
-        for flag in line.split(":", 1)[1].split()
-    }
 
 
 def _memory() -> str:

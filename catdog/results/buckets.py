@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from catdog import inputs, scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -77,7 +76,7 @@ _PLACE = np.dtype([("at", "<i8")])
 
 
 class Repeats:
-    """Which images of a listing have a URI that came before. A context manager."""
+    """Which images of a listing have a URI that came before, until it is closed."""
 
     def __init__(self) -> None:
         self._end = contextlib.ExitStack()
@@ -86,15 +85,8 @@ class Repeats:
         self._later = Buckets(folder / "later", _PLACE)
         self._images = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Delete what it keeps in files."""
         self._end.close()
 
     def add(self, uris: pa.Array[Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,6 @@ from catdog.results.plans import ENTRIES_SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -64,7 +63,7 @@ class Counts:
 
 
 class Changes:
-    """A listing beside a plan. A context manager: what it keeps in files ends with it.
+    """A listing beside a plan. To be closed: what it keeps in files ends so.
 
     Args:
         plan: what is known.
@@ -86,18 +85,11 @@ class Changes:
                 self._add_keys(keys, listed)
             self.counts = self._compare(keys)
         except BaseException:
-            self._end.close()
+            self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Delete what it keeps in files."""
         self._end.close()
 
     def _add_keys(self, keys: Buckets, listed: Iterable[pa.RecordBatch]) -> None:

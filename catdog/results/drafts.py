@@ -101,7 +101,7 @@ def draft(
     shards = _Shards(folder, first=first, largest=largest)
     again: list[int] = []
     try:
-        with Repeats() as repeats:
+        with contextlib.closing(Repeats()) as repeats:
             for batch in batches:
                 shards.add(batch)
                 if before is None:

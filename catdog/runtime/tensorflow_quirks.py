@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from catdog import machine
+
 if TYPE_CHECKING:
     from catdog.runtime.all_reduce import SharedMemoryAllReduce
 
@@ -59,12 +61,7 @@ def resolve_precision(
 
 def cpu_has_bfloat16() -> bool:
     """Whether this machine's CPU multiplies bfloat16 natively (Linux on x86; False elsewhere)."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return bool({"amx_bf16", "avx512_bf16"} & set(flags.split()))
+    return bool({"amx_bf16", "avx512_bf16"} & machine.cpu_flags())
 
 
 def dtype_policy(precision: Literal["float32", "bfloat16", "float16"]) -> str:

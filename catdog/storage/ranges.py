@@ -82,8 +82,18 @@ def answered_by_s3fs(bucket: str, key: str) -> None:
         counted.misfits = min(counted.misfits + 1, _MISFITS)
 
 
+def aws_settings() -> frozenset[tuple[str, str]]:
+    """What a client of S3 is made from: where it differs, so does the client."""
+    return frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+
+
+def requester_pays() -> bool:
+    """As GDAL has it: who asks pays for what comes."""
+    return os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
+
+
 def _bucket(name: str) -> _Bucket:
-    settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    settings = aws_settings()
     found = _buckets.get((settings, name))
     if found is None:
         with _lock:
@@ -119,7 +129,7 @@ def _open(bucket: str) -> Any:
             endpoint=place.endpoint_url,
             region=place.region_name,
             virtual_hosted_style_request=False,
-            request_payer=os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester",
+            request_payer=requester_pays(),
             credential_provider=current,
             client_options={
                 "allow_http": True,

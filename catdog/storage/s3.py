@@ -314,8 +314,7 @@ def client() -> Any:
     fsspec's own cache makes one for each thread, each with its own connections and its own
     reading of the credentials; one serves all, since every request runs on fsspec's loop thread.
     """
-    settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
-    identity = (os.getpid(), hash(settings))
+    identity = (os.getpid(), hash(ranges.aws_settings()))
     fs = _instances.get(identity)
     if fs is not None:
         return fs
@@ -328,8 +327,7 @@ def client() -> Any:
                 use_listings_cache=False,  # a stale listing would lose part files
                 skip_instance_cache=True,
                 default_block_size=BLOCK_BYTES,
-                # As GDAL has it: who asks pays for what comes.
-                requester_pays=os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester",
+                requester_pays=ranges.requester_pays(),
                 config_kwargs={
                     "max_pool_connections": _CONNECTIONS,
                     "connect_timeout": 5,

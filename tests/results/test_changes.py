@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pyarrow as pa
 import pytest
 
@@ -39,7 +41,9 @@ def test_new_changed_and_gone(tmp_path):
     """Each is counted and found where it is; what is the same is nowhere."""
     plan = write_plan(tmp_path.as_uri(), [entries(range(1000))])
     listed = [entries(range(500, 900)), entries(range(900, 910), "2"), entries(range(910, 1005))]
-    with changes.Changes(plan, [*listed, entries(range(2000, 2003)), entries([2001])]) as found:
+    with closing(
+        changes.Changes(plan, [*listed, entries(range(2000, 2003)), entries([2001])])
+    ) as found:
         assert found.counts == changes.Counts(1000, 8, 10, 500, repeated=1)
         assert uris(found.new_entries()) == expected([*range(1000, 1005), *range(2000, 2003)])
         revised = dict(found.revised([], drop_gone=False))
@@ -56,7 +60,7 @@ def test_what_is_gone_may_go(tmp_path):
     """With `drop_gone` the shards hold what stays, in its order."""
     plan = write_plan(tmp_path.as_uri(), [entries(range(300))])
     stays = [n for n in range(300) if n % 7]
-    with changes.Changes(plan, [entries(stays)]) as found:
+    with closing(changes.Changes(plan, [entries(stays)])) as found:
         assert uris(found.new_entries()) == []
         revised = found.revised([], drop_gone=True)
         draft = drafts.draft(plan.folder, [], before=plan, revised=revised)
@@ -73,7 +77,7 @@ def test_a_stamp_that_nobody_knows_is_no_change(tmp_path):
     """Of lists and tables, whose images are not looked at before they are read."""
     plan = write_plan(tmp_path.as_uri(), [entries(range(10), None), entries(range(10, 20))])
     listed = [entries(range(10), "1"), entries(range(10, 20), None)]
-    with changes.Changes(plan, listed) as found:
+    with closing(changes.Changes(plan, listed)) as found:
         assert found.counts == changes.Counts(20, 0, 0, 0)
 
 
@@ -81,8 +85,8 @@ def test_rejected_and_changed_in_one_shard(tmp_path):
     """Both are to be done, once each, the changed one by its new entry."""
     plan = write_plan(tmp_path.as_uri(), [entries(range(60))])
     marks = pa.array([n in {3, 5} for n in range(60)]).to_numpy(zero_copy_only=False)
-    with changes.Changes(
-        plan, [entries(range(5)), entries([5], "2"), entries(range(6, 60))]
+    with closing(
+        changes.Changes(plan, [entries(range(5)), entries([5], "2"), entries(range(6, 60))])
     ) as found:
         list(found.new_entries())
         ((shard, table),) = found.revised([(0, marks)], drop_gone=True)
