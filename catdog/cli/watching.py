@@ -35,8 +35,8 @@ def repeat(run: Callable[[], int], pause_s: float, verb: str) -> int:
                     raise
                 terminal.error_line(verb, str(error))
             first = False
-            sys.stdout.flush()  # whoever reads a pipe is not to wait for the end
             signal.signal(signal.SIGTERM, _end)
+            sys.stdout.flush()  # whoever reads a pipe is not to wait for the end
             time.sleep(pause_s)
     except (KeyboardInterrupt, SystemExit):  # the second one is raised by Ray's handler
         return 0

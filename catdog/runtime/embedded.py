@@ -207,7 +207,30 @@ def keeping_sigterm() -> Iterator[None]:
     finally:
         utils.set_sigterm_handler = before
         # Ray's C++ part has put itself before Python's, and aborts 3 s after the signal.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        _put_again()
+
+
+def shut_down_ray() -> None:
+    """Shut Ray down, and keep this process's handler of SIGTERM meanwhile and afterwards.
+
+    Ray's C++ part gives SIGTERM its default action as it ends, which ends the process without a
+    word; Python still takes its own handler for the one in place.
+    """
+    import ray
+
+    if threading.current_thread() is not threading.main_thread():
+        ray.shutdown()
+        return
+    ending = threading.Thread(target=ray.shutdown)
+    ending.start()
+    while ending.is_alive():
+        _put_again()
+        ending.join(0.01)
+    _put_again()
+
+
+def _put_again() -> None:
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 _abandoned: dict[int, str] = {}

@@ -116,7 +116,7 @@ def connect(
     finally:
         # Without a head Ray would wait to say goodbye to it.
         if not _left_open and ray.is_initialized() and nodes.head_answers():
-            ray.shutdown()
+            embedded.shut_down_ray()
         stack.close()
 
 

@@ -260,6 +260,30 @@ def test_told_to_end_while_ray_starts(tmp_path, drawings, start):
     check_gone(processes, [place])
 
 
+def test_told_to_end_after_ray_has_ended(tmp_path):
+    """Ray's C++ part takes this process's handler of SIGTERM away as it ends."""
+    program = """
+import os, signal
+from catdog.runtime import ray_quirks
+
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+with ray_quirks.connect(None):
+    pass
+os.kill(os.getpid(), signal.SIGTERM)
+print("heard", len(heard))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "heard 1\n"), done.stderr
+
+
 def test_death_for_want_of_memory_says_so(tmp_path, drawings, start, control_group):
     """With the limit and what to lower, in place of all that may have been the cause."""
     limit = 1200 * 2**20
