@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from catdog import machine
@@ -21,7 +23,10 @@ def prepare_environment() -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
-def import_keras(threads: int) -> Any:
+_EXTRAS_OF_KERAS = ("matplotlib", "sklearn")
+
+
+def import_keras(threads: int, *, lean: bool = False) -> Any:
     """Import Keras 3 on TensorFlow with a bounded number of threads.
 
     Ray's TensorflowTrainer sets `TF_USE_LEGACY_KERAS=1`; `import keras` still gives Keras 3, where
@@ -30,9 +35,12 @@ def import_keras(threads: int) -> Any:
     Args:
         threads: operator threads of this process; by default TensorFlow takes all cores, also
             where other workers have their share of them.
+        lean: leave out Keras' plots and its wrappers for scikit-learn, whose libraries are a third
+            of the time that the import takes. For processes that run nothing but this package.
     """
     prepare_environment()
-    import tensorflow as tf
+    with _without(_EXTRAS_OF_KERAS) if lean else contextlib.nullcontext():
+        import tensorflow as tf  # it imports Keras
 
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -42,6 +50,18 @@ def import_keras(threads: int) -> Any:
     import keras
 
     return keras
+
+
+@contextlib.contextmanager
+def _without(modules: Iterable[str]) -> Iterator[None]:
+    """Have imports of these fail meanwhile, as where they are not installed."""
+    missing = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]  # None is what import asks for
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
 
 
 def resolve_precision(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from catdog.training.data import DecodedImages
 
 _POLL_S = 0.5
+# How often Ray Train's controller asks each worker what it has to report, which the worker waits for
+# at the end of each epoch: every 2 s by default.
+POLLS_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+_POLLS_A_SECOND = 64  # of all workers together
+_SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.25, 2.0
 
 
 class Fitted(NamedTuple):
@@ -74,7 +80,7 @@ def fit(
     watch = nodes.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
     shown = 0
     with read_ahead(
-        _outcome(trainer), 1, name="catdog-trainer", every_s=_POLL_S, patience_s=0.0
+        _outcome(trainer, workers), 1, name="catdog-trainer", every_s=_POLL_S, patience_s=0.0
     ) as fit:
         result: Any = None
         for came in fit:
@@ -102,12 +108,18 @@ def fit(
     return Fitted(tuple(state.history), files, temperature)
 
 
-def _outcome(trainer: Any) -> Iterator[Any]:
+def _outcome(trainer: Any, workers: int) -> Iterator[Any]:
     """What training ends with: its result, or why it failed."""
+    interval_s = min(max(workers / _POLLS_A_SECOND, _SHORTEST_INTERVAL_S), _LONGEST_INTERVAL_S)
+    ours = POLLS_VARIABLE not in os.environ
+    os.environ.setdefault(POLLS_VARIABLE, str(interval_s))
     try:
         yield trainer.fit()
     except Exception as error:
         yield error
+    finally:
+        if ours:
+            del os.environ[POLLS_VARIABLE]
 
 
 def _trainer(

@@ -60,7 +60,7 @@ class Network:
         one_node: bool,
         use_gpu: bool,
     ) -> None:
-        keras = tensorflow_quirks.import_keras(config.cpus_per_worker)
+        keras = tensorflow_quirks.import_keras(config.cpus_per_worker, lean=True)
         import tensorflow as tf
 
         from catdog.training import augmentation

@@ -9,6 +9,7 @@ import pytest
 
 from catdog.errors import CatdogError, UserInputError
 from catdog.runtime import fit, nodes, ray_quirks
+from catdog.training import fitting
 
 
 @pytest.mark.slow
@@ -113,7 +114,10 @@ def test_ray_reads_the_settings_of_the_driver(ray_cluster):
         assert int(expires) == reader.AUTOSCALING_REQUEST_EXPIRE_TIME_S
     names = {constants.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR, constants.V2_ENABLED_ENV_VAR}
     assert names <= set(ray_quirks._DRIVER_SETTINGS)
-    assert names <= constants.ENV_VARS_TO_PROPAGATE  # also to where they are read
+    assert constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR == fitting.POLLS_VARIABLE
+    assert (
+        names | {fitting.POLLS_VARIABLE} <= constants.ENV_VARS_TO_PROPAGATE
+    )  # also to where they are read
 
 
 @pytest.mark.slow
