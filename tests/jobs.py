@@ -56,6 +56,11 @@ def actor_at_work(besides: int = 0) -> int:
     raise AssertionError("no actor is at work")
 
 
+def training_workers() -> Iterator[int]:
+    """Process ids of the training workers of this test session."""
+    return _own_processes(lambda command: b"RayTrainWorker" in command)
+
+
 def decoders() -> Iterator[int]:
     """Process ids of the processes of this test session that decode."""
     return _own_processes(lambda command: b"catdog.pixels.child" in command)

@@ -21,6 +21,7 @@ import pytest
 
 from catdog import storage
 from catdog.classification import ClassifyConfig, classify
+from tests import strangers
 from tests.jobs import actors, catdog, decoders
 
 if TYPE_CHECKING:
@@ -231,15 +232,18 @@ def test_kills_between_write_and_commit(undisturbed, tmp_path, where, request):
     for number, fault in enumerate(FAULTS[where]):
         (faults / str(number)).write_text(fault)
     python_path = os.pathsep.join([str(Path(__file__).parents[1] / "faults"), *sys.path])
-    environment = {"PYTHONPATH": python_path, "CATDOG_FAULTS": str(faults)} | server
+    faulty = {"PYTHONPATH": python_path, "CATDOG_FAULTS": str(faults)} | server
     ends = []
-    while not ends or ends[-1]:
-        left = set(faults.iterdir())
-        driver = catdog(*arguments_of(config), environment=environment)
-        told, errors = driver.communicate(timeout=180)
-        ends.append(driver.returncode)
-        assert driver.returncode in (0, -signal.SIGKILL), errors
-        assert driver.returncode == 0 or set(faults.iterdir()) < left, "it died of a fault"
+    # One for all drivers, with the faults in its workers as well.
+    with strangers.started(**faulty) as cluster:
+        environment = cluster.environment | faulty | {"RAY_ADDRESS": cluster.address}
+        while not ends or ends[-1]:
+            left = set(faults.iterdir())
+            driver = catdog(*arguments_of(config), environment=environment)
+            told, errors = driver.communicate(timeout=180)
+            ends.append(driver.returncode)
+            assert driver.returncode in (0, -signal.SIGKILL), errors
+            assert driver.returncode == 0 or set(faults.iterdir()) < left, "it died of a fault"
     assert not list(faults.iterdir()), "each of them was met"
     drivers = sum("part-" not in fault for fault in FAULTS[where])
     assert ends == [-signal.SIGKILL] * drivers + [0]

@@ -32,6 +32,7 @@ from catdog.training.job import TrainConfig, train
 from catdog.training.network import Network
 from catdog.training.step import TrainingStep
 from tests.conftest import free_ports
+from tests.jobs import training_workers
 
 pytestmark = pytest.mark.slow
 
@@ -225,20 +226,6 @@ def command_of(config, output):
     return [*command, "--json"]
 
 
-def descendants(pid):
-    """Process ids and command lines of all that a process started, and what those started."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    found, parents = [], {str(pid)}
-    while parents:
-        below = [(int(pid), name) for pid, parent, name in rows if parent in parents]
-        found += below
-        parents = {str(pid) for pid, _ in below}
-    return found
-
-
 def wait_for_checkpoints(output, count, driver):
     deadline = time.monotonic() + 240
     while len(list((output / "checkpoints").glob("checkpoint_*"))) < count:
@@ -257,18 +244,23 @@ def assert_same_run(printed, undisturbed):
             assert ours[name] == pytest.approx(theirs[name], rel=5e-3)
 
 
-def test_killed_worker_and_killed_driver_change_nothing(undisturbed, whole_config, tmp_path):
+def test_killed_worker_and_killed_driver_change_nothing(
+    undisturbed, whole_config, tmp_path, monkeypatch
+):
     """SIGKILL of a worker, then of the driver: every epoch is recorded once, with the same losses.
 
     The group goes on from its last checkpoint by itself; after the driver's end the same command
     does. Weights and their average, optimizer state, the place in the schedule, in the order of
     images and in their random changes come back: the losses are those of an undisturbed run.
     """
+    import ray
+
     output = tmp_path / "killed"
     command = command_of(whole_config, output)
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_checkpoints(output, 1, driver)
-    workers = [pid for pid, name in descendants(driver.pid) if "RayTrainWorker" in name]
+    workers = list(training_workers())
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
     wait_for_checkpoints(output, 3, driver)  # by new workers, since an epoch needs both
