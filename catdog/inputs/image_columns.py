@@ -73,18 +73,29 @@ def image_column(schema: pa.Schema, columns: Columns, table: str) -> str | None:
     return default_column(schema)
 
 
-def is_elsewhere(table: Any, column: str) -> bool:
-    """Whether a column of bytes and paths has no bytes at all: its images are where the paths lead."""
-    if not has_path(table.schema_arrow.field(column).type):
+def is_elsewhere(file: Any, table: Any, column: str) -> bool:
+    """Whether a column of bytes and paths has no bytes at all: its images are where the paths lead.
+
+    The values tell, up to the first that is there. The statistics of a damaged table, which would
+    tell at once, end the process: pyarrow lets Parquet's exceptions out of them.
+
+    Args:
+        file: the table's, open.
+        table: a ParquetFile of it.
+        column: of images.
+    """
+    import pyarrow.parquet as pq
+
+    schema = table.schema_arrow
+    if not has_path(schema.field(column).type):
         return False
-    metadata = table.metadata
-    for group in range(metadata.num_row_groups):
-        for at in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(at)
-            if chunk.path_in_schema == f"{column}.bytes":
-                statistics = chunk.statistics
-                if statistics is None or statistics.null_count != chunk.num_values:
-                    return False
+    # A reader of its own that takes a page at a time, and not all images of a row group.
+    pages = pq.ParquetFile(file, metadata=table.metadata, buffer_size=1 << 16, pre_buffer=False)
+    leaf = leaf_of(schema, column)
+    for batch in pages.iter_batches(1 << 10, columns=[leaf], use_threads=False):
+        values = values_of(column, batch)
+        if values.null_count < len(values):
+            return False
     return True
 
 

@@ -59,7 +59,7 @@ class ParquetTable:
         try:
             with storage.open_input(self._uri, self._stamp) as file, pq.ParquetFile(file) as table:
                 column = image_columns.image_column(table.schema_arrow, self._columns, self._uri)
-                if column is not None and not image_columns.is_elsewhere(table, column):
+                if column is not None and not image_columns.is_elsewhere(file, table, column):
                     yield from self._images(table, column)
                 else:
                     entries = self._entries(table, column)

@@ -174,7 +174,7 @@ class Part:
         run: the driver whose worker wrote it.
         fresh: rows that were classified for it; others stayed from the file before.
         uris: `digest` of its URIs.
-        models: the least and the greatest value of the column `model`, none in a file without rows.
+        models: values of the column `model`, none in a file without rows.
         counts: of its rows.
     """
 
@@ -209,22 +209,18 @@ def read_footer(file: Any) -> Part | None:
     try:
         metadata = pq.read_metadata(file)
         stamp = json.loads((metadata.metadata or {})[_STAMP_KEY.encode()])
-        models: set[str] = set()
-        column = metadata.schema.names.index("model")
-        for group in range(metadata.num_row_groups):
-            statistics = metadata.row_group(group).column(column).statistics
-            if metadata.row_group(group).num_rows:
-                models |= {statistics.min, statistics.max}
         counts = PartCounts(metadata.num_rows, Counter(stamp["labels"]), Counter(stamp["errors"]))
         return Part(
             stamp["revision"],
             stamp["run"],
             stamp["fresh"],
             stamp["uris"],
-            tuple(sorted(models)),
+            tuple(stamp["models"]),
             counts,
         )
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError):
+        return None
+    except (AttributeError, RecursionError):  # of what the stamp holds in JSON
         return None
 
 
@@ -379,6 +375,7 @@ def _serialized(
         "run": part.run,
         "fresh": part.fresh,
         "uris": part.uris,
+        "models": part.models,  # pyarrow ends the process over some damaged statistics of a column
         "labels": part.counts.labels,
         "errors": part.counts.errors,
     }
