@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -51,6 +52,42 @@ class CatdogError(Exception):
 
 class UserInputError(CatdogError):
     """What the user asked for is wrong: names the flag or file. Exit code 2."""
+
+
+class DiskFullError(CatdogError):
+    """No space was left to write a file. Names the folder, and says what to do."""
+
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
+
+@contextlib.contextmanager
+def naming_full_disk(place: str, remedy: str = "") -> Iterator[None]:
+    """Have a full disk named where the block writes: an `OSError` of a write names no file.
+
+    Args:
+        place: path of the file or folder that is written.
+        remedy: what helps besides freeing space.
+
+    Raises:
+        DiskFullError: the block ran out of space.
+    """
+    try:
+        yield
+    except OSError as error:
+        if (said := full_disk(error)) is None:
+            raise
+        raise DiskFullError(
+            f"{place}: {said}; free some space{remedy}, then run the same command again"
+        ) from error
+
+
+def full_disk(error: OSError) -> str | None:
+    """What to say of an error that means that no space is left; None of any other error."""
+    if error.errno in _FULL:
+        return _FULL[error.errno]
+    # HDF5 keeps the number in the text.
+    return _FULL[errno.ENOSPC] if "No space left on device" in str(error) else None
 
 
 class Terminated(SystemExit):

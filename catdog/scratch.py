@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catdog.errors import naming_full_disk
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -22,6 +24,23 @@ _SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a private folde
 
 in_use: set[Path] = set()
 """The private folders of this process."""
+
+
+def naming_full(place: Path | None = None) -> contextlib.AbstractContextManager[None]:
+    """Have a full disk named where the block writes temporary files. Raises `DiskFullError`."""
+    folder = str(place or tempfile.gettempdir())
+    return naming_full_disk(folder, ", or set TMPDIR to a folder that has more")
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder for what ends with the block.
+
+    Raises:
+        DiskFullError: no space is left for what the block writes there.
+    """
+    with naming_full(), tempfile.TemporaryDirectory(prefix="catdog-") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager
@@ -37,9 +56,11 @@ def private_folder(*, longest: int | None = None) -> Iterator[Path]:
 
     Raises:
         OSError: nowhere can such a folder be made.
+        DiskFullError: no space is left for it.
     """
-    made = _made(longest)
-    lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    with naming_full():
+        made = _made(longest)
+        lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     path = made
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

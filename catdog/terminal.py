@@ -184,7 +184,8 @@ def progress(log_name: str) -> Iterator[Progress]:
             raise  # nobody will look for a log
         except BaseException as error:
             log = log_file(log_name)
-            shutil.move(folder / "log", log)
+            with contextlib.suppress(OSError):  # the disk may be full
+                shutil.move(folder / "log", log)
             keep_traceback(error, log)  # people get one line
             shown.line(f"the libraries' log is in {log}")
             raise
@@ -218,12 +219,15 @@ def keep_traceback(error: BaseException, log: Path) -> Path:
     Gives the log's place back.
     """
     if getattr(error, "kept_in", None) != log:
-        with os.fdopen(
-            os.open(log, _APPEND, 0o600), "a", encoding="utf-8", errors="replace"
-        ) as file:
-            lines = "".join(format_exception(error)).splitlines()
-            file.writelines(f"{without_secrets(line)}\n" for line in lines)
         error.__dict__["kept_in"] = log
+        lines = "".join(format_exception(error)).splitlines()
+        with (
+            contextlib.suppress(OSError),  # a full disk is told of by `error` itself, as a rule
+            os.fdopen(
+                os.open(log, _APPEND, 0o600), "a", encoding="utf-8", errors="replace"
+            ) as file,
+        ):
+            file.writelines(f"{without_secrets(line)}\n" for line in lines)
     return log
 
 

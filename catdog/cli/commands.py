@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from catdog.cli import arguments as asked
 from catdog.cli import completion, ending, parsing, summaries, watching
 from catdog.demo import DemoConfig
 from catdog.diagnosis import DoctorConfig
-from catdog.errors import CatdogError, UserInputError, being_read
+from catdog.errors import CatdogError, UserInputError, being_read, full_disk
 from catdog.evaluation import EvaluateConfig
 from catdog.exchange import ExportConfig, PackageConfig
 from catdog.model import folders
@@ -266,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.error_line(verb, str(error))
         return 1
     except OSError as error:
-        # A full disk, a folder that may not be written, a store that refuses.
+        # A folder that may not be written, a store that refuses, a full disk.
         terminal.error_line(verb, _what_and_where(error))
         return 1
     except KeyboardInterrupt:
@@ -296,6 +297,10 @@ def _tell_of_fault(verb: str, error: Exception, *, debug: bool) -> None:
 
 
 def _what_and_where(error: OSError) -> str:
+    if said := full_disk(error):
+        # Libraries write most of what has no name here, and to the folder for temporary files.
+        place = error.filename or tempfile.gettempdir()
+        return f"{place}: {said}; free some space, then run the same command again"
     reason = error.strerror or str(error) or repr(error)
     return f"{error.filename}: {reason}" if error.filename else reason
 

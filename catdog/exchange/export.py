@@ -15,7 +15,7 @@ import numpy as np
 
 from catdog import storage
 from catdog.demo import drawings
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, naming_full_disk
 from catdog.model import folders, inference
 from catdog.pixels import DecodeLimits, decode
 
@@ -80,7 +80,10 @@ def export(config: ExportConfig) -> Exported:
             raise UserInputError(f"--output {config.output}: is not empty; name another folder")
     output = Path(storage.local_path(uri))
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made:
+    with (
+        naming_full_disk(str(output)),
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made,
+    ):
         folder = Path(made)
         run = _FORMATS[config.format](model, folder)
         (folder / _DESCRIPTION).write_text(_description(model))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import posixpath
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catdog import prediction, storage
+from catdog import prediction, scratch, storage
 from catdog.errors import UserInputError
 from catdog.model import folders
 from catdog.pixels import Preprocessing
@@ -129,8 +128,8 @@ def _from_keras(place: Path) -> Any:
     keras = tensorflow_quirks.import_keras(1)
     # Safe mode refuses Lambda layers: a stranger's model must not run code.
     network = keras.saving.load_model(place, compile=False, safe_mode=True)
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / "model.xml"
+    with scratch.temporary_folder() as folder:
+        xml = folder / "model.xml"
         network.export(str(xml), format="openvino", verbose=False)
         return openvino.Core().read_model(xml.read_bytes(), xml.with_suffix(".bin").read_bytes())
 
@@ -196,8 +195,8 @@ def _colours_last(network: Any, config: PackageConfig) -> bool:
 def _serialized(network: Any) -> Mapping[str, bytes]:
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        xml, binary = (Path(folder) / name for name in folders.OPENVINO_FILES)
+    with scratch.temporary_folder() as folder:
+        xml, binary = (folder / name for name in folders.OPENVINO_FILES)
         openvino.serialize(network, xml, binary)
         return {xml.name: xml.read_bytes(), binary.name: binary.read_bytes()}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catdog import storage
+from catdog import scratch, storage
 from catdog.errors import UserInputError
 from catdog.inputs import image_columns, parquet_tables, table_columns
 from catdog.inputs.names import is_windows_path
@@ -55,7 +55,7 @@ def store_frame(frame: Frame, columns: Columns, output: str) -> tuple[str, bool]
     """
     import pyarrow.parquet as pq
 
-    with tempfile.TemporaryFile(prefix="catdog-table-") as file:
+    with scratch.naming_full(), tempfile.TemporaryFile(prefix="catdog-table-") as file:
         try:
             table = _located(_as_table(frame), columns)
             pq.write_table(table.combine_chunks(), file, row_group_size=1 << 14)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catdog import scratch
 from catdog.inputs.entries import PLAN_SCHEMA
 
 if TYPE_CHECKING:
@@ -98,11 +100,13 @@ class Spill:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk has been told of
+            self._file.close()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Keep a batch."""
-        self._writer.write_batch(batch)
+        with scratch.naming_full():
+            self._writer.write_batch(batch)
         # The archive's own row has no container, and may be named as a member is.
         of_member = pc.is_valid(batch.column("container"))
         keys = pc.if_else(of_member, batch.column("name"), batch.column("uri"))

@@ -17,13 +17,12 @@ import functools
 import hashlib
 import io
 import json
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catdog import storage
+from catdog import scratch, storage
 from catdog.errors import CatdogError, UserInputError
 from catdog.pixels import Preprocessing
 
@@ -130,8 +129,8 @@ class Model:
         """The Keras model, loaded in safe mode. Import Keras through `tensorflow_runtime` first."""
         import keras
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / KERAS_FILE
+        with scratch.temporary_folder() as folder:
+            path = folder / KERAS_FILE
             path.write_bytes(self.files[KERAS_FILE])
             # Safe mode refuses Lambda layers: a stranger's model must not run code.
             return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -217,13 +216,13 @@ def export(model: Any) -> dict[str, bytes]:
 
     Runs where the model was trained; the model's dtype policy is to be float32.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / KERAS_FILE)
-        xml, binary = (Path(folder) / name for name in OPENVINO_FILES)
+    with scratch.temporary_folder() as folder:
+        model.save(folder / KERAS_FILE)
+        xml, binary = (folder / name for name in OPENVINO_FILES)
         model.export(str(xml), format="openvino", verbose=False)
         _name_by_place(xml, binary)
         return {
-            KERAS_FILE: _without_dates(Path(folder) / KERAS_FILE),
+            KERAS_FILE: _without_dates(folder / KERAS_FILE),
             xml.name: xml.read_bytes(),
             binary.name: binary.read_bytes(),
         }

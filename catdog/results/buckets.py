@@ -52,10 +52,11 @@ class Buckets:
             self._spill()
 
     def _spill(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        for number, parts in self._held.items():
-            with (self._folder / str(number)).open("ab") as file:
-                file.write(np.concatenate(parts).tobytes())
+        with scratch.naming_full():
+            self._folder.mkdir(exist_ok=True)
+            for number, parts in self._held.items():
+                with (self._folder / str(number)).open("ab") as file:
+                    file.write(np.concatenate(parts).tobytes())
         self._held.clear()
         self._bytes = 0
 

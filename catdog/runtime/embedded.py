@@ -8,6 +8,7 @@ that only this user can enter, and every port is on loopback and asks for a toke
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -33,6 +34,8 @@ _LONGEST_FOLDER = 107 - 66
 _OBJECT_STORE_SHARE = 0.3
 # Ray refuses a smaller one.
 _SMALLEST_OBJECT_STORE = 80 * 2**20
+# For logs and sockets, in the folder for temporary files.
+_LEAST_FREE_BYTES = 16 * 2**20
 # A process that was told to end has so long; they hold nothing that is worth more.
 _PROCESSES_END_WITHIN_S = 3.0
 
@@ -59,7 +62,12 @@ def memory_ran_out() -> str:
     )
 
 
-_kills_before: list[int] = []
+_kills_before: list[int] = []  # one number for each cluster that runs: one, or none
+
+
+def spills_to() -> str:
+    """Where Ray writes what does not fit its object store, in words."""
+    return tempfile.gettempdir() if _kills_before else "the temporary folder of a node"
 
 
 @contextlib.contextmanager
@@ -73,6 +81,7 @@ def cluster(minimum_cpus: int = 1) -> Iterator[None]:
 
     Raises:
         OSError: nowhere can a private folder be made.
+        DiskFullError: there is too little space for temporary files.
         RuntimeError, ValueError, ConnectionError: Ray's own, when it does not start.
     """
     with contextlib.ExitStack() as stack:
@@ -94,6 +103,7 @@ def cluster(minimum_cpus: int = 1) -> Iterator[None]:
 def _start(folder: Path, large: Path, cpus: int) -> None:
     import ray
 
+    _refuse_full_disk(folder, large)
     # Workers have their temporary files in the private folder, too: what a killed one leaves there
     # (TensorFlow's generated code, for one) goes with it.
     (large / "tmp").mkdir(0o700)
@@ -112,6 +122,14 @@ def _start(folder: Path, large: Path, cpus: int) -> None:
             _temp_dir=str(folder / "r"),  # Ray opens this one to everybody, whatever its mode was
             object_spilling_directory=str(large / "s"),
         )
+
+
+def _refuse_full_disk(*places: Path) -> None:
+    """Refuse to start where Ray cannot write its logs: its workers would never come up."""
+    for place in places:
+        with scratch.naming_full(place.parent):
+            if shutil.disk_usage(place).free < _LEAST_FREE_BYTES:
+                raise OSError(errno.ENOSPC, "Ray needs more")
 
 
 def _object_store_memory() -> int | None:

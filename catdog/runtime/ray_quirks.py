@@ -239,9 +239,17 @@ def root_cause(error: BaseException) -> str:
             "memory ran out on a node, where Ray ended workers; lower --workers or --batch-size, "
             "or take nodes with more"
         )
+    if "local disk's utilization is over capacity" in str(error):
+        return (
+            f"{embedded.spills_to()}: the disk is full, and Ray keeps there what does not fit its "
+            "memory; free some space, or set TMPDIR to a folder that has more"
+        )
     failures = getattr(error, "worker_failures", None)
     if failures:
         error = next(iter(failures.values()))
+    # The innermost of our own names what the system's error behind it does not.
+    if ours := re.search(r"^catdog\.(?:errors|storage)\.\w*Error: (.+)$", str(error), re.MULTILINE):
+        return ours[1]
     innermost = str(error).split("\n\nThe above exception was the direct cause")[0]
     message: list[str] = []
     for line in innermost.splitlines():

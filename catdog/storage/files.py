@@ -18,7 +18,7 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from catdog.errors import ImageRejected
+from catdog.errors import ImageRejected, naming_full_disk
 from catdog.storage import s3
 from catdog.storage.failures import changed
 from catdog.storage.s3 import s3_pages, s3_range
@@ -195,7 +195,8 @@ def write_atomic(uri: str, data: bytes) -> None:
     """Write a file that is there whole or not at all; replaces an existing one.
 
     Raises:
-        OSError: the place is forbidden or full; nothing was written.
+        OSError: the place is forbidden; nothing was written.
+        DiskFullError: no space is left; nothing was written.
         StorageDownError: the store does not answer.
     """
     with open_atomic(uri) as file:
@@ -244,17 +245,18 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
         upload.complete()
         return
     path = local_path(uri)
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with naming_full_disk(path):
+        temporary = _temporary(path)
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
     _sync_folder(path)
 
 
@@ -294,16 +296,17 @@ def lock(descriptor: int) -> None:
 def written_aside(uri: str, data: bytes) -> Iterator[str]:
     """The path of a temporary file that holds `data`, beside a local file that it is to become."""
     path = local_path(uri)
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
+    with naming_full_disk(path):
+        temporary = _temporary(path)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
     _sync_folder(path)
 
 

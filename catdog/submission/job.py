@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 import uuid
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from urllib.parse import urlsplit
 
 import tyro.conf
 
-from catdog import terminal
+from catdog import scratch, terminal
 from catdog.errors import CatdogError, UserInputError
 from catdog.runtime import embedded
 from catdog.submission import dependencies
@@ -140,15 +139,15 @@ def submit(config: SubmitConfig) -> int:
         return _follow_to_end(_connect(address), config.attach, address)
     environment = os.environ if config.send_aws_credentials else {}
     job = plan_job(config.command, environment, install=config.install)
-    with tempfile.TemporaryDirectory(prefix="catdog-submit-") as folder:
-        files, size = stage(Path(folder))
+    with scratch.temporary_folder() as folder:
+        files, size = stage(folder)
         if config.dry_run:
             _print_dry_run(config, job, files, size)
             return 0
         address = _address(config)
         client = _connect(address)
         _say(f"sending {files} files ({size / 1000:,.0f} kB) as job {job.identifier}")
-        _send(client, job, folder)
+        _send(client, job, str(folder))
     as_json = "--json" in config.command
     return _follow_to_end(client, job.identifier, address, as_json=as_json, submitted=True)
 

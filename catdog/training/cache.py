@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog import storage
-from catdog.errors import UserInputError
+from catdog.errors import DiskFullError, UserInputError
 from catdog.pixels import as_binary, as_pixels
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def opened(cache: str, preprocessing: Preprocessing, limits: DecodeLimits) -> In
 
     Raises:
         UserInputError: nothing can be written there.
+        DiskFullError: a new cache finds no space.
     """
     about = {
         "preprocessing": preprocessing.to_json_dict(),
@@ -95,7 +96,9 @@ def opened(cache: str, preprocessing: Preprocessing, limits: DecodeLimits) -> In
     size = f"{preprocessing.height}x{preprocessing.width}"
     try:
         folder = storage.join(storage.to_uri(cache), f"{size}-{preprocessing.resize}-{digest}")
-        storage.write_new(storage.join(folder, _ABOUT_FILE), text + b"\n")
+        about_file = storage.join(folder, _ABOUT_FILE)
+        if not storage.exists(about_file):  # a cache on a full disk can still be read
+            storage.write_new(about_file, text + b"\n")
     except (OSError, ValueError) as error:
         said = storage.error_detail(error) if isinstance(error, OSError) else str(error)
         raise UserInputError(f"--cache {cache}: {said}") from error
@@ -116,9 +119,10 @@ def read_index(folder: str) -> Index:
         found = pa.concat_tables(tables)
         file = io.BytesIO()
         pq.write_table(found, file, compression="zstd")
-        storage.write_atomic(
-            storage.join(folder, f"index-{secrets.token_hex(16)}.parquet"), file.getvalue()
-        )
+        with contextlib.suppress(OSError, DiskFullError):
+            storage.write_atomic(
+                storage.join(folder, f"index-{secrets.token_hex(16)}.parquet"), file.getvalue()
+            )
         known = pa.concat_tables([known, found])
     return _sorted(folder, tuple(files), known)
 
@@ -303,7 +307,7 @@ class CachedDecoder:
             }
         ).combine_chunks()
         uri = storage.join(self._index.folder, f"{secrets.token_hex(16)}.arrow")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DiskFullError):
             with storage.open_atomic(uri) as file, pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
             self.kept += table.num_rows

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from catdog import scratch
 from catdog.inputs import PLAN_SCHEMA
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class Entries:
         self.num_rows = 0
         self._starts: list[int] = []
         options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
-            path = str(Path(folder) / "entries.arrow")
+        with scratch.temporary_folder() as folder:
+            path = str(folder / "entries.arrow")
             with (
                 pa.OSFile(path, "wb") as sink,
                 pa.ipc.new_file(sink, PLAN_SCHEMA, options=options) as file,

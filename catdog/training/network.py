@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog import storage
+from catdog.errors import naming_full_disk
 from catdog.model import architectures, folders
 from catdog.runtime import all_reduce, tensorflow_quirks
 
@@ -240,7 +241,10 @@ def _weights_file(weights: str | None) -> Iterator[str | None]:
         yield storage.local_path(uri)
         return
     # Ray Train starts a worker in a folder of its run.
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with (
+        naming_full_disk(str(Path.cwd())),
+        tempfile.TemporaryDirectory(dir=Path.cwd()) as folder,
+    ):
         path = Path(folder) / Path(uri).name  # Keras goes by the extension
         path.write_bytes(storage.read_bytes(uri, _MAX_WEIGHTS_BYTES))
         yield str(path)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from catdog import storage
+from catdog import scratch, storage
 from catdog.errors import CatdogError
 
 METRICS_FILE = "metrics.csv"
@@ -41,12 +39,12 @@ def _events(history: Any) -> bytes:
     """A TensorBoard event file; its scalars are the columns of `metrics.csv`."""
     from tensorboardX import SummaryWriter  # Ray's own dependency; needs no TensorFlow
 
-    with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:
+    with scratch.temporary_folder() as folder:
+        with SummaryWriter(str(folder)) as writer:
             for row in history:
                 for name in METRICS_COLUMNS[1:]:
                     writer.add_scalar(name, row[name], global_step=row["epoch"])
-        (file,) = Path(folder).iterdir()
+        (file,) = folder.iterdir()
         return file.read_bytes()
 
 

@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import secrets
-import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catdog.errors import CatdogError
+from catdog import scratch
+from catdog.errors import CatdogError, naming_full_disk
 from catdog.training import checkpoint, data, features, placement, reader
 from catdog.training.config import best_row, learning_rate
 from catdog.training.network import Network
@@ -237,9 +237,10 @@ class _Epochs:
         """Report an epoch to Ray Train, rank 0 with a checkpoint. Every rank must call it."""
         import ray.train
 
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch.temporary_folder() as folder:
             reported = None
             if self._worker == 0:
-                write(Path(folder))
-                reported = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=reported)
+                write(folder)
+                reported = ray.train.Checkpoint.from_directory(str(folder))
+            with naming_full_disk(self._config.output):  # Ray Train copies the files there
+                ray.train.report(metrics, checkpoint=reported)
