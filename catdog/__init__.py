@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from catdog.prediction import Classifier, LoadedModel, Prediction, read_images
     from catdog.prediction import load as load_model
     from catdog.reporting import ReportConfig, ReportSummary
+    from catdog.storage import Stores
     from catdog.training import TrainConfig, TrainResult
 
 
@@ -48,6 +49,7 @@ __all__ = [
     "ReportConfig",
     "ReportSummary",
     "SourceLimits",
+    "Stores",
     "TrainConfig",
     "TrainResult",
     "UserInputError",
@@ -70,6 +72,7 @@ _HOMES = {
     "pixels": ("DecodeLimits",),
     "prediction": ("Classifier", "LoadedModel", "Prediction", "read_images"),
     "reporting": ("ReportConfig", "ReportSummary"),
+    "storage": ("Stores",),
     "training": ("TrainConfig", "TrainResult"),
 }
 _PLACES = {name: (module, name) for module, names in _HOMES.items() for name in names} | {

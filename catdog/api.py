@@ -54,13 +54,21 @@ def classify(
     if inputs.is_frame(images):
         return _classify_frame(images, output, observer, settings)
     config = _configured(classification.ClassifyConfig, images, output, settings)
-    return classification.classify(config, forgiving(observer))
+    with storage.chosen(config):
+        return classification.classify(config, forgiving(observer))
 
 
 def _classify_frame(
     frame: Frame, output: Place | None, observer: Observer | None, settings: dict[str, Any]
 ) -> ClassifySummary:
     config = _configured(classification.ClassifyConfig, inputs.FRAMES_FOLDER, output, settings)
+    with storage.chosen(config):
+        return _classify_stored(frame, config, observer)
+
+
+def _classify_stored(
+    frame: Frame, config: ClassifyConfig, observer: Observer | None
+) -> ClassifySummary:
     with storage.blamed_on(f"output {config.output}"):
         folder = storage.to_uri(config.output)
         table, new = inputs.store_frame(frame, config.columns, folder)
@@ -93,7 +101,8 @@ def train(
         CatdogError: training failed.
     """
     config = _configured(training.TrainConfig, images, output, settings)
-    return training.train(config, forgiving(observer))
+    with storage.chosen(config):
+        return training.train(config, forgiving(observer))
 
 
 def evaluate(
@@ -116,7 +125,8 @@ def evaluate(
         CatdogError: the job failed, or no image could be decoded.
     """
     config = _configured(evaluation.EvaluateConfig, images, output, settings)
-    return evaluation.evaluate(config, forgiving(observer))
+    with storage.chosen(config):
+        return evaluation.evaluate(config, forgiving(observer))
 
 
 def report(
@@ -139,7 +149,8 @@ def report(
         CatdogError: a file of the results is damaged.
     """
     config = _configured(reporting.ReportConfig, results, output, settings)
-    return reporting.write(config, forgiving(observer))
+    with storage.chosen(config):
+        return reporting.write(config, forgiving(observer))
 
 
 def _configured(kind: type[Config], first: Any, output: Any, settings: dict[str, Any]) -> Config:

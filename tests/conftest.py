@@ -90,15 +90,21 @@ class S3Server:
     """
 
     def __init__(
-        self, folder: Path, *, address: str = "127.0.0.1", prefix: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *,
+        address: str = "127.0.0.1",
+        prefix: tuple[str, ...] = (),
+        access_key: str = ACCESS_KEY,
     ) -> None:
         self.folder = folder
+        self.access_key = access_key
         self._address, self._prefix = address, prefix
         self._ports = free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
         self.endpoint = f"http://{address}:{self._ports[0]}"
         self.environment = {
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -136,7 +142,7 @@ class S3Server:
         import s3fs
 
         there = s3fs.S3FileSystem(
-            key=ACCESS_KEY,
+            key=self.access_key,
             secret=SECRET_KEY,
             endpoint_url=self.endpoint,
             skip_instance_cache=True,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tyro.conf
 
+from catdog import storage
 from catdog.classification import thresholds
 from catdog.errors import UserInputError
 from catdog.inputs import Columns, Part, SourceLimits
@@ -48,6 +49,7 @@ class ClassifyConfig:
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
         columns: of tables.
+        stores: how the stores of images, results and model are asked.
         address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
         wait_s: how long to wait where other jobs have all CPUs (or GPUs) of the cluster, in seconds.
     """
@@ -72,6 +74,7 @@ class ClassifyConfig:
     decode_limits: tyro.conf.OmitArgPrefixes[DecodeLimits] = field(default_factory=DecodeLimits)
     source_limits: tyro.conf.OmitArgPrefixes[SourceLimits] = field(default_factory=SourceLimits)
     columns: tyro.conf.OmitArgPrefixes[Columns] = field(default_factory=Columns)
+    stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
     address: str | None = None
     wait_s: float = 900.0
 

@@ -258,7 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parsing.parse(arguments)
         if not isinstance(command, asked.Submit):
             _check_places(command)
-        with ending.on_sigterm(f"catdog {verb}: {ending.how_to_go_on(verb)}"):
+        with (
+            ending.on_sigterm(f"catdog {verb}: {ending.how_to_go_on(verb)}"),
+            storage.chosen(command),
+        ):
             return _RUN[type(command)](command)
     except UserInputError as error:
         terminal.error_line(verb, str(error))

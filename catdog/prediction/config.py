@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro.conf
 
+from catdog import storage
 from catdog.errors import UserInputError
 from catdog.model import Engine, folders
 from catdog.runtime import Precision
@@ -21,12 +22,14 @@ class PredictConfig:
             that comes with the package.
         precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it.
         engine: what runs the network; `auto` takes OpenVINO.
+        stores: how the stores of images, results and model are asked.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
     model: str = folders.SHIPPED
     precision: Precision = "auto"
     engine: Engine = "auto"
+    stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
 
     def __post_init__(self) -> None:
         if not self.images:

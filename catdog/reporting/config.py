@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import tyro.conf
 
+from catdog import storage
 from catdog.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ class ReportConfig:
             that of an evaluation.
         thumbnails: most pictures of a label.
         against: folder of other results of the same images, to show what changed since.
+        stores: how the stores of images, results and model are asked.
     """
 
     results: tyro.conf.Positional[str]
     output: str | None = None
     thumbnails: int = 24
     against: str | None = None
+    stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
 
     def __post_init__(self) -> None:
         if not 0 <= self.thumbnails <= MAX_THUMBNAILS:

@@ -71,13 +71,14 @@ def spills_to() -> str:
 
 
 @contextlib.contextmanager
-def cluster(minimum_cpus: int = 1) -> Iterator[None]:
+def cluster(minimum_cpus: int = 1, variables: dict[str, str] | None = None) -> Iterator[None]:
     """A Ray cluster of this machine's own that this process is connected to, until the end.
 
     At the end, however it comes, nothing is left of it: no process, folder, token or variable.
 
     Args:
         minimum_cpus: logical CPUs that it has at least; by default what this process may use.
+        variables: of the environment of its workers, besides this process's.
 
     Raises:
         OSError: nowhere can a private folder be made.
@@ -95,12 +96,12 @@ def cluster(minimum_cpus: int = 1) -> Iterator[None]:
         stack.enter_context(_loopback_only())
         stack.callback(end_processes, folder, 0.0)
         with _variables({"TMPDIR": str(large / "tmp")}):
-            _start(folder, large, max(machine.usable_cpus(), minimum_cpus))
+            _start(folder, large, max(machine.usable_cpus(), minimum_cpus), variables)
         stack.callback(end_processes, folder, _PROCESSES_END_WITHIN_S)  # they were told to, by then
         yield
 
 
-def _start(folder: Path, large: Path, cpus: int) -> None:
+def _start(folder: Path, large: Path, cpus: int, variables: dict[str, str] | None) -> None:
     import ray
 
     _refuse_full_disk(folder, large)
@@ -109,7 +110,9 @@ def _start(folder: Path, large: Path, cpus: int) -> None:
     (large / "tmp").mkdir(0o700)
     # Ray writes this path into a shell line as it is, for workers with a runtime environment.
     quoted = shlex.quote(sys.executable)
-    runtime_env = {"py_executable": quoted} if quoted != sys.executable else None
+    runtime_env: dict[str, Any] = {"env_vars": variables} if variables else {}
+    if quoted != sys.executable:
+        runtime_env["py_executable"] = quoted
     with keeping_sigterm():
         ray.init(
             "local",
@@ -118,7 +121,7 @@ def _start(folder: Path, large: Path, cpus: int) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env=runtime_env,
+            runtime_env=runtime_env or None,
             _temp_dir=str(folder / "r"),  # Ray opens this one to everybody, whatever its mode was
             object_spilling_directory=str(large / "s"),
         )

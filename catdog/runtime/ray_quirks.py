@@ -86,7 +86,11 @@ def connect(
     # Ray Data takes about a second to import; Ray takes longer to start, mostly waiting.
     importing = threading.Thread(target=importlib.import_module, args=("ray.data",), daemon=True)
     importing.start()
+    from catdog import storage
+
+    told = storage.for_workers()
     if ray.is_initialized():
+        _check_told(told)
         importing.join()
         _quiet_data_context()
         yield
@@ -95,10 +99,15 @@ def connect(
     try:
         if address:
             with embedded.keeping_sigterm():
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": told} if told else None,
+                )
         else:
             with _fault_detection():
-                stack.enter_context(embedded.cluster(minimum_cpus or 1))
+                stack.enter_context(embedded.cluster(minimum_cpus or 1, told))
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address:
             raise fit.refusal(address, error) from error
@@ -118,6 +127,18 @@ def connect(
         if not _left_open and ray.is_initialized() and nodes.head_answers():
             embedded.shut_down_ray()
         stack.close()
+
+
+def _check_told(variables: dict[str, str]) -> None:
+    """Refuse a connection whose workers lack variables that this job needs them to have."""
+    import ray
+
+    there = ray.get_runtime_context().runtime_env.get("env_vars") or {}
+    if not variables.items() <= there.items():
+        raise UserInputError(
+            "--source-profile and the like: this process is connected to Ray already, and Ray's "
+            "workers would not know of them; call it before ray.init()"
+        )
 
 
 @contextlib.contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro.conf
 
+from catdog import storage
 from catdog.errors import UserInputError
 
 
@@ -17,10 +18,12 @@ class DuplicatesConfig:
         results: folders that `catdog classify --embeddings` wrote; local or S3.
         output: the page, an HTML file; by default `_duplicates.html` in the first folder. The table
             lies beside it, with the ending .csv.
+        stores: how the stores of images, results and model are asked.
     """
 
     results: tyro.conf.Positional[tuple[str, ...]]
     output: str | None = None
+    stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
 
     def __post_init__(self) -> None:
         if not self.results:
@@ -38,6 +41,7 @@ class SimilarConfig:
         model: the model that made the results, where it lies elsewhere today.
         output: the page, an HTML file; by default `_similar.html` in the folder. The table lies
             beside it, with the ending .csv.
+        stores: how the stores of images, results and model are asked.
     """
 
     results: tyro.conf.Positional[str]
@@ -45,6 +49,7 @@ class SimilarConfig:
     count: int = 12
     model: str | None = None
     output: str | None = None
+    stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -62,8 +67,10 @@ class LeaksConfig:
         test_results: the same for the test images, with the same model.
         output: the page, an HTML file; by default `_leaks.html` in the second folder. The table
             lies beside it, with the ending .csv.
+        stores: how the stores of images, results and model are asked.
     """
 
     train_results: tyro.conf.Positional[str]
     test_results: tyro.conf.Positional[str]
     output: str | None = None
+    stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)

@@ -31,6 +31,7 @@ from catdog.storage.files import (
     write_new,
 )
 from catdog.storage.s3 import PAGE_KEYS, s3_pages, s3_range
+from catdog.storage.stores import Stores, chosen, for_workers
 from catdog.storage.uris import (
     is_local,
     join,
@@ -46,14 +47,17 @@ __all__ = [
     "PAGE_KEYS",
     "CredentialsError",
     "StorageDownError",
+    "Stores",
     "blamed_on",
     "check_unchanged",
+    "chosen",
     "delete",
     "delete_version",
     "error_code",
     "error_detail",
     "exists",
     "filesystem",
+    "for_workers",
     "is_local",
     "join",
     "lacks_slash",

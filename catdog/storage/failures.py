@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import socket
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -190,11 +191,18 @@ def _translate(  # noqa: C901, PLR0912 - a table of what stores answer
     name = type(error).__name__
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return "credentials", PermissionError(
-            errno.EACCES, _Sentence("No AWS credentials are configured.")
+            errno.EACCES,
+            _Sentence(
+                "No AWS credentials are configured; a public bucket is read without any where "
+                "--no-sign-request or AWS_NO_SIGN_REQUEST=YES asks for it."
+            ),
         )
-    if isinstance(
-        error, boto.CredentialRetrievalError | boto.TokenRetrievalError | boto.ProfileNotFound
-    ):
+    if isinstance(error, boto.ProfileNotFound):
+        return "credentials", CredentialsError(
+            f"the AWS configuration of {socket.gethostname()} has no profile "
+            f"{error.kwargs.get('profile')}"
+        )
+    if isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError):
         return "credentials", CredentialsError(f"AWS credentials cannot be had ({name})")
     if isinstance(error, boto.ParamValidationError):
         return "invalid", FileNotFoundError(

@@ -34,7 +34,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         from fsspec.implementations.local import LocalFileSystem
 
         return LocalFileSystem(auto_mkdir=True), local_path(uri)
-    return s3.client(), "/".join(bucket_and_key(uri))
+    return s3.client(uri), "/".join(bucket_and_key(uri))
 
 
 def read_range(uri: str, offset: int, length: int, stamp: str | None = None) -> bytes:

@@ -14,7 +14,10 @@ import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
+
+from catdog.storage import stores
+from catdog.storage.uris import bucket_and_key
 
 # obstore splits a key into segments and refuses empty ones, dots alone and control characters.
 _PLAIN_KEY = re.compile(
@@ -29,9 +32,9 @@ _MISFITS = 5
 class _Bucket:
     """A client of one bucket, or none where no client of this environment can be made."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, how: stores.Access) -> None:
         self.misfits = 0
-        self._store = _open(name)
+        self._store = _open(name, how)
 
     def range(self, key: str, offset: int, length: int, etag: str) -> tuple[bytes, int, str] | None:
         import obstore
@@ -54,31 +57,30 @@ class _Bucket:
 
 
 _lock = threading.Lock()
-_buckets: dict[tuple[frozenset[tuple[str, str]], str], _Bucket] = {}
+_buckets: dict[tuple[frozenset[tuple[str, str]], str, stores.Access], _Bucket] = {}
 _forked = False
 
 
-def read(
-    bucket: str, key: str, offset: int, length: int, etag: str = ""
-) -> tuple[bytes, int, str] | None:
+def read(uri: str, offset: int, length: int, etag: str = "") -> tuple[bytes, int, str] | None:
     """A byte range, the size of the whole object and its ETag; None where s3fs has to be asked.
 
     Args:
-        bucket: of the object.
-        key: of the object, raw.
+        uri: of the object.
         offset: of the first byte.
         length: at least 1; fewer bytes come where the object ends before.
         etag: that the object must have, "" for any.
     """
+    bucket, key = bucket_and_key(uri)
     if _forked or not _PLAIN_KEY.fullmatch(key):
         return None
-    return _bucket(bucket).range(key, offset, length, etag)
+    return _bucket(bucket, stores.access(uri)).range(key, offset, length, etag)
 
 
-def answered_by_s3fs(bucket: str, key: str) -> None:
+def answered_by_s3fs(uri: str) -> None:
     """Count that s3fs had the answer that obstore had not."""
+    bucket, key = bucket_and_key(uri)
     if not _forked and _PLAIN_KEY.fullmatch(key):
-        counted = _bucket(bucket)
+        counted = _bucket(bucket, stores.access(uri))
         counted.misfits = min(counted.misfits + 1, _MISFITS)
 
 
@@ -92,31 +94,38 @@ def requester_pays() -> bool:
     return os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
 
 
-def _bucket(name: str) -> _Bucket:
-    settings = aws_settings()
-    found = _buckets.get((settings, name))
+def _bucket(name: str, how: stores.Access) -> _Bucket:
+    identity = (aws_settings(), name, how)
+    found = _buckets.get(identity)
     if found is None:
         with _lock:
-            if (settings, name) not in _buckets:
-                _buckets[settings, name] = _Bucket(name)
-            found = _buckets[settings, name]
+            if identity not in _buckets:
+                _buckets[identity] = _Bucket(name, how)
+            found = _buckets[identity]
     return found
 
 
-def _open(bucket: str) -> Any:
+def _open(bucket: str, how: stores.Access) -> Any:
     """A client with endpoint, region and credentials as botocore finds them; none where it does not."""
     import botocore.session  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
     from obstore.store import S3Store
 
     try:
-        session = botocore.session.get_session()
-        credentials = session.get_credentials()
-        if credentials is None:
+        place = stores.place(how)
+        session = botocore.session.Session(profile=place.profile)
+        credentials = None if place.unsigned else session.get_credentials()
+        if credentials is None and not place.unsigned:
             return None
-        place = session.create_client("s3").meta
+        meta = session.create_client(
+            "s3",
+            endpoint_url=place.endpoint,
+            region_name=place.region,
+            config=Config(ignore_configured_endpoint_urls=place.profile is not None),
+        ).meta
 
         def current() -> Any:
-            frozen = credentials.get_frozen_credentials()
+            frozen = cast("Any", credentials).get_frozen_credentials()
             return {
                 "access_key_id": frozen.access_key,
                 "secret_access_key": frozen.secret_key,
@@ -126,11 +135,12 @@ def _open(bucket: str) -> Any:
 
         return S3Store(
             bucket,
-            endpoint=place.endpoint_url,
-            region=place.region_name,
+            endpoint=meta.endpoint_url,
+            region=meta.region_name,
+            skip_signature=place.unsigned,
             virtual_hosted_style_request=False,
             request_payer=requester_pays(),
-            credential_provider=current,
+            credential_provider=None if place.unsigned else current,
             client_options={
                 "allow_http": True,
                 "connect_timeout": timedelta(seconds=5),

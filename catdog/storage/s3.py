@@ -1,7 +1,8 @@
 """Objects in S3: ranges, listings, uploads; the one place where its and s3fs's quirks are met.
 
 Endpoint, region and credentials come from the standard AWS environment and files alone
-(`AWS_ENDPOINT_URL`, `AWS_PROFILE`, ...). Errors are those of `failures.retried`.
+(`AWS_ENDPOINT_URL`, `AWS_PROFILE`, ...; of which profile, `stores` says). Errors are those of
+`failures.retried`.
 """
 
 # ruff: noqa: SLF001 - s3fs offers its single requests as `_call_s3` only
@@ -17,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from catdog.errors import CatdogError
-from catdog.storage import ranges
+from catdog.storage import ranges, stores
 from catdog.storage.failures import RangeOutsideError, changed, endless, retried
 from catdog.storage.uris import bucket_and_key
 
@@ -82,7 +83,7 @@ def _get(uri: str, offset: int, length: int, etag: str) -> tuple[bytes, int, str
         OSError: as `read_range`.
     """
     bucket, key = bucket_and_key(uri)
-    read = ranges.read(bucket, key, offset, length, etag)
+    read = ranges.read(uri, offset, length, etag)
     if read is not None:
         return read
     request = {"Range": f"bytes={offset}-{offset + length - 1}"}
@@ -101,7 +102,7 @@ def _get(uri: str, offset: int, length: int, etag: str) -> tuple[bytes, int, str
         return data[:length], int(total), response.get("ETag", "")
 
     answer = _request(uri, get)
-    ranges.answered_by_s3fs(bucket, key)
+    ranges.answered_by_s3fs(uri)
     return answer
 
 
@@ -294,7 +295,7 @@ def read_object(uri: str) -> tuple[bytes, str]:
 
 
 _lock = threading.Lock()
-_instances: dict[tuple[int, int], Any] = {}
+_instances: dict[tuple[int, int, stores.Access], Any] = {}
 
 
 def _renew_after_fork() -> None:
@@ -308,13 +309,14 @@ def _renew_after_fork() -> None:
 os.register_at_fork(after_in_child=_renew_after_fork)
 
 
-def client() -> Any:
-    """The process's S3 filesystem, shared by all threads.
+def client(uri: str) -> Any:
+    """The process's S3 filesystem for the store of a URI, shared by all threads.
 
     fsspec's own cache makes one for each thread, each with its own connections and its own
     reading of the credentials; one serves all, since every request runs on fsspec's loop thread.
     """
-    identity = (os.getpid(), hash(ranges.aws_settings()))
+    how = stores.access(uri)
+    identity = (os.getpid(), hash(ranges.aws_settings()), how)
     fs = _instances.get(identity)
     if fs is not None:
         return fs
@@ -322,12 +324,15 @@ def client() -> Any:
         if identity not in _instances:
             import s3fs
 
+            place = stores.place(how)
             fs = s3fs.S3FileSystem(
-                anon=False,
+                anon=place.unsigned,
                 use_listings_cache=False,  # a stale listing would lose part files
                 skip_instance_cache=True,
                 default_block_size=BLOCK_BYTES,
                 requester_pays=ranges.requester_pays(),
+                endpoint_url=place.endpoint,
+                client_kwargs={"region_name": place.region} if place.region else {},
                 config_kwargs={
                     "max_pool_connections": _CONNECTIONS,
                     "connect_timeout": 5,
@@ -336,7 +341,10 @@ def client() -> Any:
                     # Checksums that other stores than AWS do not know, unless asked for.
                     "request_checksum_calculation": "when_required",
                     "response_checksum_validation": "when_required",
+                    # A profile that is named says all, or its keys would go to another's endpoint.
+                    "ignore_configured_endpoint_urls": place.profile is not None,
                 },
+                **({"profile": place.profile} if place.profile else {}),
             )
             fs.retries = 1  # likewise
             _instances[identity] = fs
@@ -348,7 +356,7 @@ def _request(uri: str, operation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     import fsspec.asyn
 
     def once() -> T:
-        fs = client()
+        fs = client(uri)
         return cast("T", fsspec.asyn.sync(fs.loop, operation, fs))
 
     return retried(uri, once)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro.conf
 
+from catdog import storage
 from catdog.errors import UserInputError
 from catdog.inputs import Columns
 from catdog.model import APPLICATIONS, ARCHITECTURES, PRETRAINED, architectures
@@ -174,6 +175,7 @@ class TrainConfig:
         width: of the network's input, in pixels; default by architecture.
         resize: how an image becomes that size.
         columns: of tables.
+        stores: how the stores of images, results and model are asked.
         labels: a table with columns `uri` and `label`, such as the page of a report saves; its labels
             take the place of the images' own.
         seed: of the initial weights, of the order of the images and of their changes.
@@ -226,6 +228,7 @@ class TrainConfig:
     width: int | None = None
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     columns: tyro.conf.OmitArgPrefixes[Columns] = field(default_factory=Columns)
+    stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
     labels: str | None = None
     seed: int = 0
     precision: Precision = "auto"
@@ -407,6 +410,7 @@ class TrainConfig:
             "wait_s",
             "max_restarts",
             "output",
+            "stores",
             "patience",
         }
         if self.hyperparameters.schedule == "constant":

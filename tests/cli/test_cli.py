@@ -250,7 +250,7 @@ def test_errors_of_the_system_are_one_line(desk, capfd):
 
 COMPLETED = [
     ("cl", "classify"),
-    ("classify photos/ --ou", "--output"),
+    ("classify photos/ --wor", "--workers"),
     ("classify photos/ --output results --precision bf", "bfloat16"),
     ("classify --retry", "--retry-rejected"),
     ("train --resi", "--resize"),

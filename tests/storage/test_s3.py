@@ -548,7 +548,7 @@ def test_a_client_that_does_not_suit_is_left_alone(s3, monkeypatch):
         retry_config={"max_retries": 0},
     )
     monkeypatch.setattr(ranges, "_buckets", {})
-    monkeypatch.setattr(ranges, "_open", lambda _: elsewhere)
+    monkeypatch.setattr(ranges, "_open", lambda *_: elsewhere)
     for _ in range(9):
         assert storage.read_bytes(f"{s3}/x", 9) == b"x"
     (bucket,) = ranges._buckets.values()
