@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import pyarrow as pa
 
 from catdog import storage
-from catdog.errors import without_secrets
+from catdog.errors import UserInputError, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +30,7 @@ _FIELDS: list[pa.Field[Any]] = [
 PLAN_SCHEMA = pa.schema(_FIELDS)
 BATCH_ROWS = 10_000
 
+_LABELS_IN = ("cls", "txt", "json")
 _NO_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -59,6 +60,18 @@ class Columns:
 
     label_column: str | None = None
     """Column of a table with labels; by default `label`."""
+
+    label_from: str | None = None
+    """Where the samples of WebDataset archives have their labels: `cls` or `txt`, the text in the
+    member of that extension beside an image; `json:KEY`, a value in the one called `.json`."""
+
+    def __post_init__(self) -> None:
+        extension, colon, key = (self.label_from or "cls").partition(":")
+        sound = bool(key) if extension == "json" else not colon
+        if extension not in _LABELS_IN or not sound:
+            raise UserInputError(
+                f"--label-from {self.label_from}: must be cls, txt or json:KEY with a name for KEY"
+            )
 
 
 class Row(NamedTuple):

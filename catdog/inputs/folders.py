@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.inputs import walking
 from catdog.inputs.entries import (
     BATCH_ROWS,
+    Columns,
     Row,
     SourceLimits,
     Work,
@@ -24,6 +27,7 @@ from catdog.inputs.entries import (
 from catdog.inputs.members import Archive
 from catdog.inputs.names import ALL_ARCHIVES, TABLES, label_of, skipped_as
 from catdog.inputs.skipped import Skips
+from catdog.inputs.told_labels import folder_labels, relabelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,12 +41,18 @@ class Folder:
 
     uri: str
     limits: SourceLimits
+    columns: Columns
     skips: Skips
 
     def works(self) -> Iterator[Work]:
         """Rows, and the archives among them."""
         base = self.uri if self.uri.endswith("/") else self.uri + "/"
-        return _walked(base, walking.walk(base), self.limits, self.skips)
+        told = folder_labels(base, self.columns, self.limits)
+        for work in _walked(base, walking.walk(base), self.limits, self.columns, self.skips):
+            if told is not None and isinstance(work, pa.RecordBatch):
+                yield relabelled(work, told.of(work.column("name").to_pylist()), keep=True)
+            else:
+                yield work
 
 
 def is_glob(text: str) -> bool:
@@ -62,10 +72,12 @@ class Glob:
         self,
         uri: str,
         limits: SourceLimits,
+        columns: Columns,
         skips: Skips,
         open_table: Callable[[str], Iterator[Work]],
     ) -> None:
-        self._limits, self._skips, self._open_table = limits, skips, open_table
+        self._limits, self._columns, self._skips = limits, columns, skips
+        self._open_table = open_table
         scheme, _, path = uri.partition("://")
         wild = _WILD.search(path)
         start = path.rfind("/", 0, wild.start() if wild else 0) + 1
@@ -90,7 +102,7 @@ class Glob:
         # `tables/*.parquet` names tables as explicitly as `tables/a.parquet` does.
         if self._pattern.lower().endswith(TABLES):
             return self._tables(pages)
-        return _walked(self._base, pages, self._limits, self._skips)
+        return _walked(self._base, pages, self._limits, self._columns, self._skips)
 
     def _tables(self, pages: Iterable[list[walking.Found]]) -> Iterator[Work]:
         for page in pages:
@@ -105,7 +117,11 @@ class Glob:
 
 
 def _walked(
-    base: str, pages: Iterable[list[walking.Found]], limits: SourceLimits, skips: Skips
+    base: str,
+    pages: Iterable[list[walking.Found]],
+    limits: SourceLimits,
+    columns: Columns,
+    skips: Skips,
 ) -> Iterator[Work]:
     """Rows and archives of a walk below `base`, which ends with `/`."""
     rows: list[Row] = []
@@ -124,7 +140,7 @@ def _walked(
                 if rows:
                     yield to_batch(rows)
                     rows = []
-                yield Archive(uri, posixpath.dirname(name), None, limits, skips).rows
+                yield Archive(uri, posixpath.dirname(name), None, limits, columns, skips).rows
             elif (kind := skipped_as(name)) is not None:
                 skips.add(kind)
             else:

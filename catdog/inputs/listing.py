@@ -140,7 +140,7 @@ class _Opener:
 
     def __init__(self, limits: SourceLimits, columns: Columns, skips: Skips) -> None:
         self._limits, self._columns, self._skips = limits, columns, skips
-        self._entries = EntryReader(limits, skips)
+        self._entries = EntryReader(limits, columns, skips)
 
     def expand(self, text: str) -> list[str]:
         """What a brace expression stands for; a text without one, or that is there, for itself.
@@ -194,12 +194,14 @@ class _Opener:
         folder, size, stamp = walking.look(uri, as_folder=text.endswith("/"))
         if folder is None:
             if is_glob(text):
-                return Glob(uri, self._limits, self._skips, lambda uri: self.open(uri)()).works
+                return Glob(
+                    uri, self._limits, self._columns, self._skips, lambda uri: self.open(uri)()
+                ).works
             raise FileNotFoundError
         if folder:
             if storage.is_local(uri):
                 os.scandir(storage.local_path(uri)).close()  # may it be read?
-            return Folder(uri, self._limits, self._skips).works
+            return Folder(uri, self._limits, self._columns, self._skips).works
         return self._file(uri, size, stamp)
 
     def _file(self, uri: str, size: int | None, stamp: str | None) -> Callable[[], Iterator[Work]]:
@@ -210,7 +212,7 @@ class _Opener:
         if lower.endswith((*ARCHIVES, *TABLES)):
             storage.read_range(uri, 0, 1)  # may it be read?
         if lower.endswith(tuple(ARCHIVES)):
-            return Archive(uri, "", None, self._limits, self._skips).works
+            return Archive(uri, "", None, self._limits, self._columns, self._skips).works
         if lower.endswith(".parquet"):
             return ParquetTable(uri, stamp, self._limits, self._columns, self._entries).works
         if lower.endswith(LISTS):

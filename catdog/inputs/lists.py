@@ -19,6 +19,7 @@ from catdog.inputs import archives
 from catdog.inputs.entries import (
     BATCH_ROWS,
     PLAN_SCHEMA,
+    Columns,
     Row,
     SourceLimits,
     Work,
@@ -95,8 +96,8 @@ class EntryList:
 class EntryReader:
     """Turns paths, URIs and chained URIs into rows; one for all lists of a listing."""
 
-    def __init__(self, limits: SourceLimits, skips: Skips) -> None:
-        self._limits, self._skips = limits, skips
+    def __init__(self, limits: SourceLimits, columns: Columns, skips: Skips) -> None:
+        self._limits, self._columns, self._skips = limits, columns, skips
         self._members = _ChainedMembers(limits)
 
     def read(self, text: str, folder: str, label: str | None) -> Row | Work:
@@ -135,12 +136,12 @@ class EntryReader:
             return partial(self._folder, uri, label)
         if uri.lower().endswith(tuple(ARCHIVES)):
             prefix = posixpath.dirname(name)
-            return Archive(uri, prefix, label, self._limits, self._skips).rows
+            return Archive(uri, prefix, label, self._limits, self._columns, self._skips).rows
         return file_row(uri, name, named_label if label is None else label)
 
     def _folder(self, uri: str, label: str | None) -> Iterator[pa.RecordBatch]:
         try:
-            for work in Folder(uri, self._limits, self._skips).works():
+            for work in Folder(uri, self._limits, self._columns, self._skips).works():
                 for each in [work] if isinstance(work, pa.RecordBatch) else work():
                     if label is None:
                         yield each

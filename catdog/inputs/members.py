@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from catdog import storage
-from catdog.errors import ErrorCode, ImageRejected, reading
-from catdog.inputs import archives
+from catdog import errors, storage
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs import archives, reading
 from catdog.inputs.entries import (
     BATCH_ROWS,
     PLAN_SCHEMA,
+    Columns,
     Row,
     SourceLimits,
     Work,
@@ -28,10 +29,11 @@ from catdog.inputs.names import (
     skipped_as,
 )
 from catdog.inputs.skipped import Skips
+from catdog.inputs.told_labels import SampleLabels, relabelled, sample_of
 from catdog.inputs.unique import Spill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Archive:
         prefix: the folder that the members' names are put under, "" for none.
         label: of all its members, instead of their folders' names.
         limits: what it may cost.
+        columns: where its samples have their labels.
         skips: counts its members that are no images.
     """
 
@@ -50,6 +53,7 @@ class Archive:
     prefix: str
     label: str | None
     limits: SourceLimits
+    columns: Columns
     skips: Skips
 
     def works(self) -> Iterator[Work]:
@@ -61,10 +65,15 @@ class Archive:
         with Spill() as spill:
             rows: list[Row] = []
             shared = SharedFolder()
+            beside = self._labels_beside()
+            is_label = None if beside is None else beside.are_in
             try:
-                for member, stamp in archive_members(self.uri, self.limits):
+                for member, stamp in archive_members(self.uri, self.limits, is_label):
                     parts = member_parts(self.uri, member)
                     if not parts:
+                        continue
+                    if beside is not None and member.content is not None:
+                        beside.read("/".join(parts), member.content)
                         continue
                     kind = set_aside_as("/".join(parts)) or skipped_as(parts[-1])
                     if kind is not None:
@@ -81,10 +90,24 @@ class Archive:
                 rows.append(error_row(self.uri, name, error))
             if rows:
                 spill.add(to_batch(rows))
+            relabel = self.label is None and beside is None
             for each in spill.batches():
+                told = each if beside is None else self._labelled(each, beside)
                 root = shared.root
-                yield from_root(each, self.prefix, root, self.label) if root else each
+                yield from_root(told, self.prefix, root, relabel=relabel) if root else told
             self.skips.add("replaced by a later member of its name", spill.replaced)
+
+    def _labels_beside(self) -> SampleLabels | None:
+        if self.label is not None or self.columns.label_from is None:
+            return None
+        return SampleLabels(self.columns.label_from)
+
+    def _labelled(self, rows: pa.RecordBatch, beside: SampleLabels) -> pa.RecordBatch:
+        start = len(f"{self.prefix}/") if self.prefix else 0
+        names = [sample_of(name[start:]) for name in rows.column("name").to_pylist()]
+        told = beside.told.of(names)
+        member = rows.column("container").is_valid().to_pylist()  # or the archive itself
+        return relabelled(rows, [t if m else None for t, m in zip(told, member, strict=True)])
 
 
 class SharedFolder:
@@ -116,21 +139,21 @@ class SharedFolder:
         return "/".join([*shared, ""]) if wraps else ""
 
 
-def from_root(rows: pa.RecordBatch, prefix: str, root: str, label: str | None) -> pa.RecordBatch:
+def from_root(rows: pa.RecordBatch, prefix: str, root: str, *, relabel: bool) -> pa.RecordBatch:
     """The rows of an archive, the images' names and labels without its root.
 
     Args:
         rows: PLAN_SCHEMA.
         prefix: what the names start with before the root, without a final `/`.
         root: with a final `/`.
-        label: of all rows, or None.
+        relabel: whether labels are the first folders of the names.
     """
     start = posixpath.join(prefix, root)
     names, labels = rows.column("name").to_pylist(), rows.column("label").to_pylist()
     for at, name in enumerate(names):
         if name.startswith(start):  # else it is the archive itself
             names[at] = posixpath.join(prefix, name[len(start) :])
-            labels[at] = label_of(names[at]) if label is None else label
+            labels[at] = label_of(names[at]) if relabel else labels[at]
     columns = dict(zip(PLAN_SCHEMA.names, rows.columns, strict=True))
     columns |= {"name": pa.array(names, pa.string()), "label": pa.array(labels, pa.string())}
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=PLAN_SCHEMA)
@@ -185,17 +208,27 @@ def member_row(
     )
 
 
-def archive_members(uri: str, limits: SourceLimits) -> Iterator[tuple[archives.Member, str]]:
+def archive_members(
+    uri: str, limits: SourceLimits, is_label: Callable[[str], bool] | None = None
+) -> Iterator[tuple[archives.Member, str]]:
     """Members of an archive, by the kind that its name tells, each with the archive's stamp.
+
+    Args:
+        uri: of the archive.
+        limits: what it may cost.
+        is_label: of which names the content is read, up to 1 MiB.
 
     Errors as `archives.tar_members`.
     """
     codec = archive_codec(uri)
     if codec is None:
         raise ImageRejected(ErrorCode.UNSUPPORTED, "Archives are .tar, .tar.gz, .tgz or .zip.")
-    with reading(uri), archives.FileBytes(uri) as file:
+    with errors.reading(uri), archives.FileBytes(uri) as file:
         if codec == "zip":
-            for member in archives.zip_members(file, limits.max_archive_members):
+            members = archives.zip_members(file, limits.max_archive_members)
+            if is_label is not None:
+                members = _with_labels(uri, file.stamp, members, is_label)
+            for member in members:
                 yield member, file.stamp
             return
         magic = file.read_at(0, 2)
@@ -206,7 +239,31 @@ def archive_members(uri: str, limits: SourceLimits) -> Iterator[tuple[archives.M
         if codec == "tar.gz" and magic != b"\x1f\x8b":
             raise ImageRejected(ErrorCode.UNREADABLE, "It is no gzip file.")
         stream = None if codec == "tar" else archives.GzipBytes(file, limits.max_expansion)
-        for member in archives.tar_members(stream or file, limits.max_archive_members):
+        for member in archives.tar_members(stream or file, limits.max_archive_members, is_label):
             yield member, file.stamp
         if stream is not None:
             stream.check_rest()
+
+
+def _with_labels(
+    uri: str, stamp: str, members: Iterator[archives.Member], is_label: Callable[[str], bool]
+) -> Iterator[archives.Member]:
+    """Members of a zip, with the content of those that hold labels."""
+    # Not through the window in which the directory is read.
+    with archives.FileBytes(uri, stamp) as file:
+        for member in members:
+            if is_label(member.name):
+                yield member._replace(content=_content(file, member))
+            else:
+                yield member
+
+
+def _content(file: archives.FileBytes, member: archives.Member) -> bytes | ImageRejected:
+    if member.error is not None:
+        return ImageRejected(member.error, member.detail or "")
+    try:
+        return archives.too_long_label(member.size) or reading.read_member(
+            "zip", file.read_at, member.offset, member.length, member.size
+        )
+    except ImageRejected as rejected:
+        return rejected

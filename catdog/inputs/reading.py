@@ -301,10 +301,28 @@ def _read_member(
     codec: str, read: Callable[[int, int], bytes], spec: _Span, limits: SourceLimits
 ) -> _Result:
     _, offset, length, known, _ = spec
-    size = length if known is None else known
+    if codec == "zip" and length > limits.max_bytes + archives.ZIP_LONGEST_HEADER_BYTES:
+        return _too_large(length, limits)
+    return read_member(codec, read, offset, length, length if known is None else known)
+
+
+def read_member(
+    codec: str, read: Callable[[int, int], bytes], offset: int, length: int, size: int
+) -> bytes | ImageRejected:
+    """The bytes of an archive's member.
+
+    Args:
+        codec: of the archive.
+        read: its bytes by offset and length.
+        offset: as `archives.Member`.
+        length: likewise.
+        size: likewise.
+
+    Raises:
+        ImageRejected: as `archives.extract_zip_member`.
+        OSError: as `read`.
+    """
     if codec == "zip":
-        if length > limits.max_bytes + archives.ZIP_LONGEST_HEADER_BYTES:
-            return _too_large(length, limits)
         data = read(offset, length)
         try:
             return archives.extract_zip_member(data, size)

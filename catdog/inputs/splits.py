@@ -11,6 +11,16 @@ from typing import Literal
 
 Part = Literal["train", "validation", "test"]
 
+PART_FOLDERS: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+"""Names of folders that say of which part their images are."""
+
 
 def part_of(name: str, *, validation: float, test: float) -> Part:
     """The part of the image called `name`.

@@ -56,6 +56,17 @@ def look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None, str | N
     return (True if keys or prefixes or bucket else None), None, None
 
 
+def is_file(uri: str) -> bool:
+    """Whether there is a file that may be looked at."""
+    try:
+        if storage.is_local(uri):
+            return stat.S_ISREG(os.stat(storage.local_path(uri)).st_mode)
+        storage.size_and_stamp(uri)
+    except OSError:
+        return False
+    return True
+
+
 def walk(
     base: str, literal: str = "", enter: Callable[[str], bool] | None = None
 ) -> Iterator[list[Found]]:

@@ -29,14 +29,7 @@ PARTS = ("test", "train", "validation")
 """The parts; `LabelledImages.parts` holds places in it."""
 TEST, TRAIN, VALIDATION = range(3)
 FEW_IMAGES = 5  # to train on; with fewer a class is warned of
-_FOLDERS = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "val": VALIDATION,
-    "valid": VALIDATION,
-    "validation": VALIDATION,
-    "test": TEST,
-}
+_FOLDERS = {folder: PARTS.index(part) for folder, part in splits.PART_FOLDERS.items()}
 
 
 @dataclass(frozen=True)
@@ -90,10 +83,10 @@ def list_labelled(
     entries = Entries(inputs.list_images(images, limits, columns), found.add)
     shown = " ".join(images)
     notices: list[str] = []
-    given = _parts_of_folders(entries, found, shown) if split_by_folder else None
+    given = _parts_of_folders(entries, shown) if split_by_folder else None
     if given is not None:
-        notices.append(_said_of_folders(found))
-        found, folder_parts = given
+        found, folder_parts, line = given
+        notices.append(line)
         present = {int(part) for part in np.unique(folder_parts)}
         validation = 0.0 if VALIDATION in present else validation
         test = 0.0 if TEST in present else test
@@ -200,42 +193,41 @@ def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:
             )
 
 
-def _parts_of_folders(
-    entries: Entries, found: _Labels, shown: str
-) -> tuple[_Labels, NDArray[np.int8]] | None:
-    """Labels and parts where the first folders are parts and those below them are classes.
+def _parts_of_folders(entries: Entries, shown: str) -> tuple[_Labels, NDArray[np.int8], str] | None:
+    """Labels and parts where the first folders are parts, and those below them or a table classes.
 
     Returns:
-        Labels, and places in `PARTS` (n,); None where there are other folders, too.
+        Labels, places in `PARTS` (n,), and a line about them; None where there are other folders.
     """
-    folders_found = found.names.keys()
-    if not folders_found <= _FOLDERS.keys() or not {TRAIN} < {
-        _FOLDERS[str(folder)] for folder in folders_found
-    }:
-        return None
-    labels, parts = _Labels(), []
+    names = pa.array(list(_FOLDERS))
+    labels, found = _Labels(), []
     for batch in entries.batches():
         folders = pc.split_pattern(batch["name"], "/", max_splits=2)
         first = pc.list_element(folders, 0)
-        if not pc.all(pc.equal(first, batch["label"])).as_py():
-            return None  # the labels are a table's
-        deep = pc.equal(pc.list_value_length(folders), 3)
+        codes = pc.index_in(first, value_set=names)
+        depth = pc.list_value_length(folders)
+        if codes.null_count or pc.min(depth).as_py() < 2:
+            return None
+        own = pc.fill_null(pc.equal(first, batch["label"]), fill_value=False)
+        if pc.any(pc.is_in(batch["label"].filter(pc.invert(own)), value_set=names)).as_py():
+            return None  # a table has them for classes
+        deep = pc.or_(pc.equal(depth, 3), pc.invert(own))
         if not pc.all(deep).as_py():
             name = batch["name"][pc.index(deep, value=False).as_py()].as_py()
             raise UserInputError(
                 f"{shown}: {name!r} lies in no class's folder below {name.split('/')[0]}/; move it "
                 "into one, or take these folders as classes with --split-by-folder no"
             )
-        labels.add_column(pc.list_element(folders, 1))
-        codes = pc.index_in(first, value_set=pa.array(list(_FOLDERS)))
-        parts.append(np.array(list(_FOLDERS.values()), np.int8)[np.asarray(codes)])
-    return labels, np.concatenate(parts)
-
-
-def _said_of_folders(found: _Labels) -> str:
-    counts = dict(zip(found.names, np.bincount(found.codes).tolist(), strict=True))
-    shown = ", ".join(f"{name}/ {counts[name]:,}" for name in sorted(map(str, counts)))
-    return f"the folders are the parts: {shown} images (--split-by-folder no: they are classes)"
+        labels.add_column(pc.if_else(own, pc.list_element(folders, 1), batch["label"]))
+        found.append(np.asarray(codes, np.int8))
+    codes = np.concatenate([np.empty(0, np.int8), *found])
+    parts = np.array(list(_FOLDERS.values()), np.int8)[codes]
+    if not {TRAIN} < {int(part) for part in np.unique(parts)}:
+        return None
+    counts = zip(_FOLDERS, np.bincount(codes, minlength=len(_FOLDERS)).tolist(), strict=True)
+    told = ", ".join(f"{name}/ {count:,}" for name, count in sorted(counts) if count)
+    line = f"the folders are the parts: {told} images (--split-by-folder no: they are classes)"
+    return labels, parts, line
 
 
 def _parts_of_names(entries: Entries, *, validation: float, test: float) -> NDArray[np.int8]:

@@ -19,7 +19,13 @@ What becomes of odd members:
 """
 
 from catdog.inputs.archives.tar import tar_members
-from catdog.inputs.archives.windows import Bytes, FileBytes, GzipBytes, Member
+from catdog.inputs.archives.windows import (
+    Bytes,
+    FileBytes,
+    GzipBytes,
+    Member,
+    too_long_label,
+)
 from catdog.inputs.archives.zip import (
     ZIP_LONGEST_HEADER_BYTES,
     extract_zip_member,
@@ -34,5 +40,6 @@ __all__ = [
     "Member",
     "extract_zip_member",
     "tar_members",
+    "too_long_label",
     "zip_members",
 ]

@@ -5,18 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs.archives.windows import Bytes, Member, is_utf8, shown
+from catdog.inputs.archives.windows import Bytes, Member, is_utf8, shown, too_long_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    _Trouble: TypeAlias = tuple[ErrorCode, str] | tuple[None, None]
 
 _TAR_BLOCK = 512
 _MAX_TAR_EXTENSION_BYTES = 1 << 20  # a member's long name and attributes; real ones have 4 KiB
 _MAX_PADDING_BYTES = 64 << 20  # zeros at the end; tapes' records have a few MiB
 
 
-def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
+def tar_members(
+    source: Bytes, max_members: int, is_label: Callable[[str], bool] | None = None
+) -> Iterator[Member]:
     """The members of a tar (ustar, GNU, pax) in order; of tars joined end to end, those of all.
+
+    Args:
+        source: the archive.
+        max_members: after which it is too large.
+        is_label: of which names the content is read, up to `MAX_LABEL_BYTES`.
 
     Raises:
         ImageRejected: after the members found, where the archive is cut, damaged or too large.
@@ -57,18 +67,26 @@ def tar_members(source: Bytes, max_members: int) -> Iterator[Member]:
         count += 1
         if count > max_members:
             raise ImageRejected(ErrorCode.TOO_LARGE, f"It has more than {max_members:,} members.")
+        trouble = _tar_trouble(kind, sparse, raw_name)
+        # Read before the end is looked for: a stream does not go back.
+        content = _label(source, data, size, trouble) if is_label and is_label(name) else None
         if not source.reaches(data + size):
             raise ImageRejected(ErrorCode.TRUNCATED, f"The archive ends inside {name[:200]!r}.")
         offset = data + _padded(size)
         if name.endswith("/") or kind in b"3456DVMN":
             continue
-        error, detail = _tar_trouble(kind, sparse, raw_name)
-        yield Member(name, data, size, size, error, detail, by_name=not joined)
+        yield Member(name, data, size, size, trouble[0], trouble[1], None, not joined, content)
 
 
-def _tar_trouble(
-    kind: bytes, sparse: bool, raw_name: bytes
-) -> tuple[ErrorCode, str] | tuple[None, None]:
+def _label(source: Bytes, offset: int, size: int, trouble: _Trouble) -> bytes | ImageRejected:
+    """What stands in a member that holds a label, or why it cannot be read."""
+    code, detail = trouble
+    if code is not None:
+        return ImageRejected(code, detail or "")
+    return too_long_label(size) or source.read_at(offset, size)
+
+
+def _tar_trouble(kind: bytes, sparse: bool, raw_name: bytes) -> _Trouble:
     """Why a member cannot be read, or nothing."""
     if kind in b"12":
         return ErrorCode.UNSUPPORTED, "It is a link inside an archive."

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SMALL_WINDOW_BYTES = 16 << 10
 _LARGE_WINDOW_BYTES = 8 << 20
+MAX_LABEL_BYTES = 1 << 20
+"""Largest member that is read for the label in it."""
 _BOMB_FLOOR_BYTES = 1 << 30  # expanding less than this harms nobody, whatever the ratio
 
 
@@ -37,6 +39,8 @@ class Member(NamedTuple):
     """Where `name` is a wrong reading of what the archive means."""
     by_name: bool = True
     """Whether zipfile and tarfile find it: they stop at a tar's first end mark."""
+    content: bytes | ImageRejected | None = None
+    """What stands in it, where that was asked for."""
 
 
 class Bytes(Protocol):
@@ -252,6 +256,15 @@ class GzipBytes:
         data = self._file.read_at(self._read, 1 << 18)
         self._read += len(data)
         return data
+
+
+def too_long_label(size: int) -> ImageRejected | None:
+    """Why a member of this size is not read for the label in it, or None."""
+    if size <= MAX_LABEL_BYTES:
+        return None
+    return ImageRejected(
+        ErrorCode.TOO_LARGE, f"It has {size:,} bytes, more than {MAX_LABEL_BYTES:,}."
+    )
 
 
 def is_utf8(name: bytes) -> bool:
