@@ -145,13 +145,15 @@ def _export(command: asked.Export) -> int:
 
 
 def _submit(command: asked.Submit) -> int:
+    tensorflow = True
     if not command.attach:
         # The command's own parser and checks, before anything is sent.
         job = parsing.parse(parsing.job_arguments(command.command))
         for _, flag, place in _places(job):
             submission.check_reachable(flag, place)
             _uri(flag, place)  # credentials in it would stand in the cluster's list of jobs
-    return submission.submit(_plain(SubmitConfig, command))
+        tensorflow = not isinstance(job, asked.Classify) or job.engine == "tensorflow"
+    return submission.submit(_plain(SubmitConfig, command), tensorflow=tensorflow)
 
 
 def _doctor(command: asked.Doctor) -> int:

@@ -7,33 +7,38 @@ in the locks, since a driver's Ray must be the cluster's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-# `classify` runs OpenVINO; TensorFlow, Keras and scikit-learn are more than half of the bytes.
-_LOCKS = {"classify": "classify.lock"}
+# OpenVINO runs networks on CPUs; TensorFlow, Keras and scikit-learn are more than half of the bytes.
+_WITHOUT_TENSORFLOW = "classify.lock"
 _ALL = "all.lock"
 
 
-def lock_for(command: Sequence[str]) -> str:
-    """Name of the lock that a command needs, beside this file."""
-    runs_tensorflow = "tensorflow" in command or "--engine=tensorflow" in command
-    return _ALL if runs_tensorflow else _LOCKS.get(command[0], _ALL)
-
-
-def runtime_env(command: Sequence[str]) -> dict[str, Any]:
+def runtime_env(job: str, *, tensorflow: bool) -> dict[str, Any]:
     """What Ray is told: the lock within the job's working directory, each file by its hash.
 
     `uv` on the node honours the node's own settings of a registry or mirror (`UV_INDEX_URL`).
+
+    Args:
+        job: its identifier.
+        tensorflow: whether the command needs it.
     """
-    lock = f"${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/catdog/submission/{lock_for(command)}"
+    name = _ALL if tensorflow else _WITHOUT_TENSORFLOW
+    content = Path(__file__).with_name(name).read_bytes()
     return {
         "uv": {
-            "packages": [f"-r {lock}"],
+            "packages": [
+                f"-r ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/catdog/submission/{name}",
+                # Ray up to 2.57 knows an environment by these lines alone, not by the file's content.
+                f"# {hashlib.sha256(content).hexdigest()}",
+            ],
             "uv_pip_install_options": ["--require-hashes", "--no-deps"],
         },
         # Ray gives up after ten minutes by default; TensorFlow from a slow mirror takes longer.
         "config": {"setup_timeout_seconds": 1800},
+        # Ray remembers for ten minutes that an installation failed and does not try it again; one
+        # that succeeded is found by the lines above, whatever this says.
+        "env_vars": {"CATDOG_JOB": job},
     }

@@ -122,11 +122,12 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, command
 
 
-def submit(config: SubmitConfig) -> int:
+def submit(config: SubmitConfig, *, tensorflow: bool = True) -> int:
     """Submit and follow, or attach; returns the exit code of the job's own process.
 
     Args:
         config: as parsed by the command line, its command as well.
+        tensorflow: whether the command needs it: whether `install` brings it.
 
     Raises:
         UserInputError: no job server answers, it refuses the token, or knows no job to attach to.
@@ -138,7 +139,7 @@ def submit(config: SubmitConfig) -> int:
         address = _address(config)
         return _follow_to_end(_connect(address), config.attach, address)
     environment = os.environ if config.send_aws_credentials else {}
-    job = plan_job(config.command, environment, install=config.install)
+    job = plan_job(config.command, environment, install=config.install, tensorflow=tensorflow)
     with scratch.temporary_folder() as folder:
         files, size = stage(folder)
         if config.dry_run:
@@ -170,11 +171,14 @@ def check_reachable(flag: str, uri: str) -> None:
         raise UserInputError(f"{flag} {uri}: write file:/// and an absolute path")
 
 
-def plan_job(command: Sequence[str], environment: Any, *, install: bool = False) -> Job:
+def plan_job(
+    command: Sequence[str], environment: Any, *, install: bool = False, tensorflow: bool = True
+) -> Job:
     """The job of a checked command; takes `AWS_*` variables from `environment`."""
     verb = command[0]
+    identifier = f"catdog-{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     return Job(
-        identifier=f"catdog-{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+        identifier=identifier,
         # A module and not jobs/*.py: those are no part of an installed catdog.
         entrypoint=shlex.join(["python", "-m", "catdog", *command]),
         metadata={"catdog": __version__, "verb": verb},
@@ -183,7 +187,7 @@ def plan_job(command: Sequence[str], environment: Any, *, install: bool = False)
             for name, value in environment.items()
             if name.startswith("AWS_") and name not in _AWS_OF_THIS_MACHINE
         },
-        dependencies=dependencies.runtime_env(command) if install else {},
+        dependencies=dependencies.runtime_env(identifier, tensorflow=tensorflow) if install else {},
     )
 
 
@@ -279,8 +283,8 @@ def _send(client: Any, job: Job, folder: str) -> None:
     import requests
 
     runtime_env: dict[str, Any] = {"working_dir": folder} | job.dependencies
-    if job.environment:
-        runtime_env["env_vars"] = job.environment
+    if variables := runtime_env.get("env_vars", {}) | job.environment:
+        runtime_env["env_vars"] = variables
     deadline = time.monotonic() + _AGENT_WITHIN_S
     attempt = 0
     while attempt < 4:
@@ -491,7 +495,7 @@ def _print_dry_run(config: SubmitConfig, job: Job, files: int, size: int) -> Non
         ("sends", f"the package catdog {__version__}: {files} files, {size / 1000:,.0f} kB"),
         # Names only: values are secrets.
         ("environment", ", ".join(sorted(job.environment)) or "nothing of this machine's"),
-        ("installs", " ".join(job.dependencies.get("uv", {}).get("packages", ())) or "nothing"),
+        ("installs", job.dependencies["uv"]["packages"][0] if job.dependencies else "nothing"),
         ("metadata", json.dumps(job.metadata)),
     ]
     for name, value in rows:

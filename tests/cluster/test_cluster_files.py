@@ -17,6 +17,7 @@ from packaging.version import Version
 from catdog import __version__
 from catdog.cli import parsing
 from catdog.runtime.ray_quirks import FAULT_DETECTION_SETTINGS
+from catdog.submission import dependencies
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -26,6 +27,7 @@ SCHEMAS = ROOT.parent / "shared" / "schemas"
 MANIFESTS = sorted(CLUSTER.glob("ray*.yaml"))
 JOBS = sorted(CLUSTER.glob("rayjob-*.yaml"))
 LOCK = (ROOT / "requirements.lock").read_text()
+STOCK = CLUSTER / "rayjob-classify-install.yaml"
 
 
 def locked(package):
@@ -114,6 +116,7 @@ def test_versions_are_the_locked_ones(path):
     wanted = f"{__version__}-ray{locked('ray')}"
     assert tags <= {wanted, f"{wanted}-gpu"}
     assert set(re.findall(r'rayVersion: "?([\d.]+)', text)) <= {locked("ray")}
+    assert set(re.findall(r"rayproject/ray:([\d.]+)", text)) <= {locked("ray")}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
@@ -123,7 +126,8 @@ def test_pods_are_complete(path):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["terminationGracePeriodSeconds"] > 30
         (container,) = pod["containers"]
-        assert container["image"].startswith("registry.example.com/catdog:")
+        image = "rayproject/ray:" if path == STOCK else "registry.example.com/catdog:"
+        assert container["image"].startswith(image)
         assert container["resources"]["requests"] == container["resources"]["limits"]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
         assert "ray stop" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
@@ -198,12 +202,30 @@ def test_jobs_say_how_to_run_them_again(path):
     assert not {"--restart", "--discard"} & set(shlex.split(spec["entrypoint"]))
 
 
+def program_of(spec):
+    """What a job runs, and with which arguments."""
+    program, arguments = re.fullmatch(
+        r"(python -m catdog|catdog) (.*)", spec["entrypoint"]
+    ).groups()
+    return program, shlex.split(arguments)
+
+
+def test_stock_image_installs_what_submit_installs():
+    """The manifest for Ray's own image names the lock, and the options, of `submit --install`."""
+    spec = load(STOCK)["spec"]
+    asked = yaml.safe_load(spec["runtimeEnvYAML"])
+    assert asked.pop("working_dir").endswith(".zip")
+    there = dependencies.runtime_env("job", tensorflow=False)
+    del there["env_vars"], there["uv"]["packages"][1:]
+    assert asked == there
+
+
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_entrypoints_are_commands(path):
     """The real parser accepts each job's command, and no job runs without end."""
     spec = load(path)["spec"]
-    program, *arguments = shlex.split(spec["entrypoint"])
-    assert program == "catdog"
+    program, arguments = program_of(spec)
+    assert program == ("python -m catdog" if path == STOCK else "catdog")
     command = parsing.parse(arguments)
     assert command.images[0].startswith("s3://")
     assert spec["activeDeadlineSeconds"] > 0
@@ -216,7 +238,7 @@ def test_workers_fill_the_pool(path):
     spec = load(path)["spec"]
     (pool,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     limits = pool["template"]["spec"]["containers"][0]["resources"]["limits"]
-    command = parsing.parse(shlex.split(spec["entrypoint"])[1:])
+    command = parsing.parse(program_of(spec)[1])
     assert command.workers == pool["maxReplicas"] * int(limits.get("nvidia.com/gpu", limits["cpu"]))
 
 

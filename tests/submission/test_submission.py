@@ -91,11 +91,22 @@ def test_install_names_the_lock_that_the_command_needs(capsys):
     assert main(["submit", *CLASSIFY, "--install", "--dry-run"]) == 0
     assert "catdog/submission/classify.lock" in capsys.readouterr().out
     train = ["train", "s3://bkt/in", "--output", "s3://bkt/out"]
-    for command in (train, [*CLASSIFY, "--engine", "tensorflow"]):
+    with_tensorflow = ["--engine", "tensorflow"]
+    for command in (train, [*CLASSIFY, *with_tensorflow], ["evaluate", *CLASSIFY[1:]]):
         assert main(["submit", *command, "--install", "--dry-run"]) == 0
         assert "catdog/submission/all.lock" in capsys.readouterr().out
     assert main(["submit", *CLASSIFY, "--dry-run"]) == 0
     assert ".lock" not in capsys.readouterr().out
+    named_so = ["classify", "s3://bkt/in", "--output", "s3://bkt/out", "--uri-column", "tensorflow"]
+    assert main(["submit", *named_so, "--install", "--dry-run"]) == 0
+    assert "catdog/submission/classify.lock" in capsys.readouterr().out
+
+
+def test_an_installation_that_failed_is_tried_again():
+    """Two jobs differ for Ray, which remembers failures, and want the same environment installed."""
+    one, two = (submission.plan_job(CLASSIFY, {}, install=True).dependencies for _ in range(2))
+    assert one != two
+    assert one["uv"] == two["uv"]
 
 
 @pytest.mark.parametrize("name", ["all.lock", "classify.lock"])
@@ -115,8 +126,8 @@ def test_the_locks_that_travel_agree_with_the_projects(name):
 def test_the_sent_package_has_its_locks(tmp_path):
     """They are where the job's runtime environment looks for them."""
     submission.stage(tmp_path)
-    for command in (CLASSIFY, ["train"]):
-        (line,) = dependencies.runtime_env(command)["uv"]["packages"]
+    for tensorflow in (False, True):
+        line, _ = dependencies.runtime_env("job", tensorflow=tensorflow)["uv"]["packages"]
         place = line.removeprefix("-r ").replace(
             "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}", str(tmp_path)
         )
