@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from catdog.storage import stores
 from catdog.storage.uris import bucket_and_key
@@ -23,8 +23,9 @@ from catdog.storage.uris import bucket_and_key
 _PLAIN_KEY = re.compile(
     r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"
 )
-# The session renews its credentials itself, shortly before they end; it is asked this often.
-_ASK_FOR_CREDENTIALS_EVERY = timedelta(minutes=1)
+# Credentials are renewed when they have so long to live. botocore would do so from ten minutes on at
+# every request, of those that live no longer.
+_RENEWED_BEFORE_S = 30
 # So many times in a row obstore had no answer and s3fs had: it does not suit this store.
 _MISFITS = 5
 
@@ -94,6 +95,33 @@ def requester_pays() -> bool:
     return os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
 
 
+class _Renewed:
+    """The credentials of a session, renewed before they end, for obstore to ask for at any time."""
+
+    def __init__(self, credentials: Any) -> None:
+        self._credentials = credentials
+        self._frozen: Any = None
+
+    def __call__(self) -> Any:
+        end = getattr(self._credentials, "refresh_needed", lambda _: False)
+        if self._frozen is None or end(_RENEWED_BEFORE_S):
+            self._frozen = self._credentials.get_frozen_credentials()
+        return {
+            "access_key_id": self._frozen.access_key,
+            "secret_access_key": self._frozen.secret_key,
+            "token": self._frozen.token,
+            # It asks ten times a second for what ends within five minutes.
+            "expires_at": datetime.now(UTC) + timedelta(seconds=1),
+        }
+
+
+def forget(uri: str) -> None:
+    """Make another client of a store the next time: its credentials are no longer good."""
+    identity = (aws_settings(), bucket_and_key(uri)[0], stores.access(uri))
+    with _lock:
+        _buckets.pop(identity, None)
+
+
 def _bucket(name: str, how: stores.Access) -> _Bucket:
     identity = (aws_settings(), name, how)
     found = _buckets.get(identity)
@@ -124,15 +152,6 @@ def _open(bucket: str, how: stores.Access) -> Any:
             config=Config(ignore_configured_endpoint_urls=place.profile is not None),
         ).meta
 
-        def current() -> Any:
-            frozen = cast("Any", credentials).get_frozen_credentials()
-            return {
-                "access_key_id": frozen.access_key,
-                "secret_access_key": frozen.secret_key,
-                "token": frozen.token,
-                "expires_at": datetime.now(UTC) + _ASK_FOR_CREDENTIALS_EVERY,
-            }
-
         return S3Store(
             bucket,
             endpoint=meta.endpoint_url,
@@ -140,7 +159,7 @@ def _open(bucket: str, how: stores.Access) -> Any:
             skip_signature=place.unsigned,
             virtual_hosted_style_request=False,
             request_payer=requester_pays(),
-            credential_provider=None if place.unsigned else current,
+            credential_provider=None if place.unsigned else _Renewed(credentials),
             client_options={
                 "allow_http": True,
                 "connect_timeout": timedelta(seconds=5),

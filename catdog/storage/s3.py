@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from catdog.errors import CatdogError
 from catdog.storage import ranges, stores
-from catdog.storage.failures import RangeOutsideError, changed, endless, retried
+from catdog.storage.failures import CredentialsError, RangeOutsideError, changed, endless, retried
 from catdog.storage.uris import bucket_and_key
 
 if TYPE_CHECKING:
@@ -309,14 +309,24 @@ def _renew_after_fork() -> None:
 os.register_at_fork(after_in_child=_renew_after_fork)
 
 
+def _identity(uri: str) -> tuple[int, int, stores.Access]:
+    return os.getpid(), hash(ranges.aws_settings()), stores.access(uri)
+
+
+def _forget(uri: str, client: Any) -> None:
+    with _lock:
+        if _instances.get(_identity(uri)) is client:
+            del _instances[_identity(uri)]
+    ranges.forget(uri)
+
+
 def client(uri: str) -> Any:
     """The process's S3 filesystem for the store of a URI, shared by all threads.
 
     fsspec's own cache makes one for each thread, each with its own connections and its own
     reading of the credentials; one serves all, since every request runs on fsspec's loop thread.
     """
-    how = stores.access(uri)
-    identity = (os.getpid(), hash(ranges.aws_settings()), how)
+    identity = _identity(uri)
     fs = _instances.get(identity)
     if fs is not None:
         return fs
@@ -324,7 +334,7 @@ def client(uri: str) -> Any:
         if identity not in _instances:
             import s3fs
 
-            place = stores.place(how)
+            place = stores.place(identity[2])
             fs = s3fs.S3FileSystem(
                 anon=place.unsigned,
                 use_listings_cache=False,  # a stale listing would lose part files
@@ -359,4 +369,12 @@ def _request(uri: str, operation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         fs = client(uri)
         return cast("T", fsspec.asyn.sync(fs.loop, operation, fs))
 
-    return retried(uri, once)
+    before = _instances.get(_identity(uri))
+    try:
+        return retried(uri, once)
+    except CredentialsError:
+        # Whoever renews keys writes them to the files that a client has read when it was made.
+        if before is None:
+            raise
+        _forget(uri, before)
+        return retried(uri, once)
