@@ -258,7 +258,7 @@ class _Shards:
         for group in range(len(self.sizes)):
             number, row_group = divmod(group, SHARDS_PER_FILE)
             name = file_name(self.token, number)
-            yield open_plan_file(self._folder, name).read_row_group(row_group)
+            yield open_plan_file(self._folder, name).read_row_group(row_group, use_threads=False)
 
     def abort(self) -> None:
         """Leave nothing."""

@@ -236,7 +236,8 @@ def look(plan: Plan, shard: int) -> Part | None:
 def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a finished shard; of `columns`, those that the results have."""
     with plan.folder.open(plan.part_name(shard)) as file:
-        return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
+        wanted = list(columns) if columns is not None else None
+        return pq.ParquetFile(file).read(columns=wanted, use_threads=False)
 
 
 # --------------------------------------------------------------------------------------------
@@ -285,7 +286,7 @@ def begin(plan: Plan, shard: int, *, present: bool) -> Work | None:
         return None
     if part is None or part.revision != plan.revision_before(shard):
         return Work(plan, shard, entries, None, version)
-    rows = pq.ParquetFile(pa.BufferReader(data)).read()
+    rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     places = pc.index_in(entries["uri"], value_set=rows["uri"].combine_chunks())
     fresh = pc.or_(entries["fresh"], places.is_null())
     places = pc.if_else(fresh, -1, places).to_numpy().astype(np.int64)

@@ -189,7 +189,7 @@ class Plan:
         """The entries of a shard, with the columns of `ENTRIES_SCHEMA`."""
         number, group = self._place(shard)
         name, row_group = self.generations[number - 1].file_of(group)
-        return open_plan_file(self.folder, name).read_row_group(row_group)
+        return open_plan_file(self.folder, name).read_row_group(row_group, use_threads=False)
 
     def uris_digest(self, shard: int) -> str:
         """`digest` of a shard's URIs."""

@@ -88,6 +88,8 @@ def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Itera
             yield Claim(finished=True)
             return
     with _owned(config, output) as claim:
+        # Who had it until now may have failed, and taken its claim along; or begun anew.
+        _refuse_another(config, config_uri)
         try:
             yield claim
         except BaseException:
@@ -127,11 +129,20 @@ def _recorded(config: TrainConfig, config_uri: str) -> dict[str, Any]:
             "recipe"
         ]
         recorded["architecture"] = architectures.current_name(recorded["architecture"])
+    except FileNotFoundError as error:
+        raise _given_up(config) from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserInputError(
             f"--output {config.output}: its {CONFIG_FILE} is not that of a run; name another folder"
         ) from error
     return recorded
+
+
+def _given_up(config: TrainConfig) -> CatdogError:
+    return CatdogError(
+        f"--output {config.output}: the command that had begun in it has just given up; "
+        "run this one again"
+    )
 
 
 def _refuse_another(config: TrainConfig, config_uri: str) -> None:
@@ -185,17 +196,20 @@ def _owned(config: TrainConfig, output: str) -> Iterator[Claim]:
             yield claim
         return
     path = storage.local_path(storage.join(output, CONFIG_FILE))
-    descriptor = os.open(path, os.O_RDWR)  # NFS locks what may be written
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process
-        # Whoever begins anew has another file of this name.
-        if os.fstat(descriptor).st_ino != Path(path).stat().st_ino:
+    with contextlib.ExitStack() as end:
+        try:
+            descriptor = os.open(path, os.O_RDWR)  # NFS locks what may be written
+            end.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process
+            # Whoever begins anew has another file of this name.
+            same = os.fstat(descriptor).st_ino == Path(path).stat().st_ino
+        except FileNotFoundError as error:
+            raise _given_up(config) from error
+        except BlockingIOError as error:
+            raise UserInputError(at_work) from error
+        if not same:
             raise UserInputError(at_work)
         yield Claim(finished=False)
-    except BlockingIOError as error:
-        raise UserInputError(at_work) from error
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,85 @@
+"""The ledger, tried: drivers, workers and a store as one process that a seed repeats.
+
+    python -m benchmarks.simulation --seeds 100000
+    python -m benchmarks.simulation --mutations
+
+The code that plans, reads, does shards, looks at them and tells that all is done is the real one
+(`classification.rounds`, `results`, `inputs.read_images`), and so is that by which a training claims
+its folder (`training.claims`). The store is a dictionary, and what happens between two operations on it
+is drawn from the seed (`world`).
+
+A violation is exit code 1 with its seed. `--mutations` breaks the code in known ways, one at a time, and
+says after how many seeds each is found; one that is not found is exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pyarrow.parquet as pq
+
+from benchmarks.simulation import classification, training
+from benchmarks.simulation.world import Violation, World
+from catdog import scratch
+from catdog.results import drafts
+from catdog.storage import s3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["first_violation", "tell"]
+
+
+def tell(seed: int) -> int:
+    """One seed's stories, to their ends. The number of operations on the store.
+
+    Raises:
+        Violation: something does not hold.
+    """
+    operations = 0
+    for story in (classification.tell, training.tell):
+        world = World(seed)
+        with _inside(world):
+            story(world)
+        operations += world.operations
+    return operations
+
+
+@contextlib.contextmanager
+def _inside(world: World) -> Iterator[None]:
+    """What the real code meets of the world; nothing is drawn, kept or compressed elsewhere."""
+
+    def token(count: int) -> str:
+        return f"{world.rng.getrandbits(8 * count):0{2 * count}x}"
+
+    @contextlib.contextmanager
+    def folder() -> Iterator[pathlib.Path]:
+        yield pathlib.Path("/nonexistent")  # for what does not fit the memory, as all does
+
+    with (
+        mock.patch.object(drafts.secrets, "token_hex", token),
+        mock.patch.object(s3, "_get", world.get),
+        mock.patch.object(scratch, "private_folder", folder),
+        mock.patch.object(pq, "write_table", _uncompressed(pq.write_table)),
+        mock.patch.object(pq, "ParquetWriter", _uncompressed(pq.ParquetWriter)),
+    ):
+        yield
+
+
+def _uncompressed(write: Any) -> Any:
+    return lambda *given, **options: write(*given, **options | {"compression": "none"})
+
+
+def first_violation(seeds: range) -> tuple[int, str] | None:
+    """The first seed whose story breaks a promise, and which; a traceback is one as well."""
+    for seed in seeds:
+        try:
+            tell(seed)
+        except Violation as violation:
+            return seed, str(violation)
+        except Exception as error:
+            return seed, f"{type(error).__name__}: {error}"
+    return None
