@@ -113,10 +113,9 @@ class Job:
         work = part_files.begin(plan, shard, present=present)
         if work is None:
             return
-        pass_time = self._world.operation
-        pass_time(lambda: None, reads=True)  # before the images are read, and while they are scored
+        self._world.pass_time()
         images = list(read_images(work.entries, _LIMITS, threads=1))
-        pass_time(lambda: None, reads=True)
+        self._world.pass_time()
         scores = np.zeros((len(images), 2), np.float32)
         errors = [self._rejection(image) for image in images]
         for at, image in enumerate(images):
@@ -138,7 +137,7 @@ class Job:
     def _rejection(self, image: bytes | ImageRejected) -> str | None:
         if isinstance(image, ImageRejected):
             return image.code.value
-        if self._world.unruly and self._world.rng.random() < 0.03:
+        if self._world.unruly and self._world.rng.random() < 0.1:
             return ErrorCode.UNREADABLE.value  # this time
         return ErrorCode.NOT_AN_IMAGE.value if is_broken(image) else None
 

@@ -203,6 +203,13 @@ class World:
         self.current = None
         return None
 
+    def pass_time(self) -> None:
+        """What takes long: others may get far meanwhile."""
+        assert self.current is not None
+        if self.unruly and self.rng.random() < 0.2:
+            self.current.sleeps = self.rng.choice([20, 100, 400])
+        self.current.wait()
+
     # ---------------------------------------------------------------- the store
 
     def operation(self, effect: Callable[[], Any], *, reads: bool = False) -> Any:
