@@ -23,9 +23,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.simulation import classification, training
 from benchmarks.simulation.world import Violation, World
-from catdog import scratch
+from catdog import scratch, storage
 from catdog.results import drafts
-from catdog.storage import s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +60,7 @@ def _inside(world: World) -> Iterator[None]:
 
     with (
         mock.patch.object(drafts.secrets, "token_hex", token),
-        mock.patch.object(s3, "_get", world.get),
+        mock.patch.object(storage.s3, "_get", world.get),
         mock.patch.object(scratch, "private_folder", folder),
         mock.patch.object(pq, "write_table", _uncompressed(pq.write_table)),
         mock.patch.object(pq, "ParquetWriter", _uncompressed(pq.ParquetWriter)),

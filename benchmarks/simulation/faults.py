@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from benchmarks.simulation import classification, first_violation, training
 from benchmarks.simulation.world import SimulatedFolder
+from catdog import storage
 from catdog.errors import UserInputError
 from catdog.results import changes, drafts, ledger, part_files
-from catdog.storage import s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ def _without_size(stamp: str | None) -> tuple[int | None, str]:
     return None, _parts_of(stamp)[1]
 
 
-_parts_of = s3._parts_of
+_parts_of = storage.s3._parts_of
 
 
 def _blind_replace(self: SimulatedFolder, name: str, data: bytes, version: str) -> bool:  # noqa: ARG001
@@ -108,7 +108,7 @@ MUTATIONS: dict[str, list[Any]] = {
         mock.patch.object(changes.inputs, "hashes", _hashes_of_four_bits)
     ],
     "5 reading does not look at the source's version": [
-        mock.patch.object(s3, "_parts_of", _without_etag)
+        mock.patch.object(storage.s3, "_parts_of", _without_etag)
     ],
     "6 a part is replaced whatever is there": [
         mock.patch.object(SimulatedFolder, "replace", _blind_replace)
@@ -120,7 +120,7 @@ MUTATIONS: dict[str, list[Any]] = {
         mock.patch.object(training.Store, "write_new", _written_when_absent)
     ],
     "9 reading does not look at the source's size": [
-        mock.patch.object(s3, "_parts_of", _without_size)
+        mock.patch.object(storage.s3, "_parts_of", _without_size)
     ],
     "files are written without looking whether there are any": [
         mock.patch.object(SimulatedFolder, "create", _blind_create)

@@ -10,8 +10,7 @@ from unittest import mock
 from benchmarks.simulation.world import Process, Violation, World
 from catdog.errors import CatdogError, UserInputError
 from catdog.model import folders
-from catdog.training import claims
-from catdog.training.config import TrainConfig
+from catdog.training import TrainConfig, claims
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

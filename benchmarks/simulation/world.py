@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from catdog import storage
 from catdog.errors import CatdogError
 from catdog.results import Folder
-from catdog.storage import s3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -258,7 +258,7 @@ def content(uri: str, clock: int) -> bytes:
 
 def stamp(uri: str, clock: int) -> str:
     """By which reading knows it again."""
-    size_and_etag: str = s3._stamp(len(content(uri, clock)), str(clock))  # noqa: SLF001
+    size_and_etag: str = storage.s3._stamp(len(content(uri, clock)), str(clock))  # noqa: SLF001
     return size_and_etag
 
 

@@ -1,5 +1,6 @@
 """Data-parallel training: a `TrainConfig` comes in, a model folder and a `TrainResult` go out."""
 
+from catdog.training import claims
 from catdog.training.config import ARTICLE, COMPACT, COMPACT_SHORT, PROBE, TRANSFER
 from catdog.training.job import TrainConfig, TrainResult, train
 from catdog.training.labelled import list_labelled
@@ -12,6 +13,7 @@ __all__ = [
     "TRANSFER",
     "TrainConfig",
     "TrainResult",
+    "claims",
     "list_labelled",
     "train",
 ]
