@@ -141,7 +141,7 @@ def _ours(task: str, _: str) -> Any:
 
     def one(number: int) -> int:
         if task == "list":
-            return sum(len(keys) for keys, _ in storage.s3_pages(f"s3://{BUCKET}/photos/"))
+            return sum(len(keys) for keys, _ in storage.remote_pages(f"s3://{BUCKET}/photos/"))
         if task == "ranges":
             offset = number * RANGE_BYTES % (ARCHIVE_BYTES - RANGE_BYTES)
             return len(storage.read_range(f"s3://{BUCKET}/archive.bin", offset, RANGE_BYTES))

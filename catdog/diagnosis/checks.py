@@ -171,7 +171,7 @@ def _place(place: str) -> str:
         next(Path(storage.local_path(uri)).iterdir(), None)
     else:
         try:
-            next(storage.s3_pages(uri.rstrip("/") + "/"), None)
+            next(storage.remote_pages(uri.rstrip("/") + "/"), None)
         except (CatdogError, OSError) as error:
             raise _AmissError(
                 _reason(error),

@@ -100,10 +100,11 @@ def located(text: str, folder: str) -> str:
         return storage.to_uri(text)
     if storage.is_local(folder):
         return storage.to_uri(storage.local_path(folder) + text)
-    bucket, _, key = folder.removeprefix("s3://").partition("/")
+    scheme, _, rest = folder.partition("://")
+    bucket, _, key = rest.partition("/")
     if "./" in text:
         text = posixpath.normpath(posixpath.join("/" + key, text))[1:] + "/" * text.endswith("/")
-        return storage.to_uri(f"s3://{bucket}/{text}")
+        return storage.to_uri(f"{scheme}://{bucket}/{text}")
     return storage.to_uri(folder + text)
 
 

@@ -245,7 +245,7 @@ def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[]
 
 def _read_remote_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
     uri, _, _, known, stamp = spec
-    data, total = storage.s3_range(uri, 0, max(_UNKNOWN_BYTES, known or 0), stamp)
+    data, total = storage.remote_range(uri, 0, max(_UNKNOWN_BYTES, known or 0), stamp)
     if total > limits.max_bytes:
         return _too_large(total, limits)
     if total > len(data):

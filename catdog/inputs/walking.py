@@ -46,13 +46,15 @@ def look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None, str | N
         if stat.S_ISDIR(status.st_mode):
             return True, None, None
         return (None if as_folder else False), status.st_size, storage.stamp_of_status(status)
+    if storage.is_web(uri):
+        return False, *storage.size_and_stamp(uri)
     bucket = uri.count("/") == 3 and uri.endswith("/")
     if not as_folder and not bucket:
         try:
             return False, *storage.size_and_stamp(uri)
         except FileNotFoundError:
             pass
-    keys, prefixes = next(storage.s3_pages(uri.rstrip("/") + "/", delimiter="/", max_keys=1))
+    keys, prefixes = next(storage.remote_pages(uri.rstrip("/") + "/", delimiter="/", max_keys=1))
     return (True if keys or prefixes or bucket else None), None, None
 
 
@@ -79,7 +81,7 @@ def walk(
     """
     if storage.is_local(base):
         return _walk_local(storage.local_path(base), enter)
-    return _walk_s3(base, literal)
+    return _walk_store(base, literal)
 
 
 class _Folder(NamedTuple):
@@ -169,8 +171,10 @@ def _files(root: str, folder: str, names: list[str]) -> Iterator[Found]:
             yield Found(path, None, passed_over="socket, pipe or device")
 
 
-def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
-    bucket, _, base_key = base.removeprefix("s3://").partition("/")
+def _walk_store(base: str, literal: str) -> Iterator[list[Found]]:
+    scheme, _, rest = base.partition("://")
+    bucket, _, base_key = rest.partition("/")
+    top = f"{scheme}://{bucket}/"
 
     def found(keys: list[tuple[str, int, str]]) -> list[Found]:
         files = []
@@ -185,15 +189,13 @@ def _walk_s3(base: str, literal: str) -> Iterator[list[Found]]:
         return files
 
     def pages(prefix: str) -> Iterator[list[Found]]:
-        yield from _markers_told(
-            found(keys) for keys, _ in storage.s3_pages(f"s3://{bucket}/{prefix}")
-        )
+        yield from _markers_told(found(keys) for keys, _ in storage.remote_pages(top + prefix))
 
     # A listing is a chain of pages that each name the next one. Several chains run at once where
     # the first page shows up to a thousand folders; more (one an image?) would cost a request each.
     prefix = base_key + literal
     while True:
-        keys, prefixes = next(storage.s3_pages(f"s3://{bucket}/{prefix}", delimiter="/"))
+        keys, prefixes = next(storage.remote_pages(top + prefix, delimiter="/"))
         if keys or len(prefixes) != 1:
             break
         prefix = prefixes[0]

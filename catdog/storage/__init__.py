@@ -30,10 +30,11 @@ from catdog.storage.files import (
     write_atomic,
     write_new,
 )
-from catdog.storage.s3 import PAGE_KEYS, s3_pages, s3_range
+from catdog.storage.remote import PAGE_KEYS, remote_pages, remote_range
 from catdog.storage.stores import Stores, chosen, for_workers
 from catdog.storage.uris import (
     is_local,
+    is_web,
     join,
     lacks_slash,
     local_path,
@@ -59,6 +60,7 @@ __all__ = [
     "filesystem",
     "for_workers",
     "is_local",
+    "is_web",
     "join",
     "lacks_slash",
     "list_names",
@@ -74,8 +76,8 @@ __all__ = [
     "read_range",
     "read_version",
     "rejection",
-    "s3_pages",
-    "s3_range",
+    "remote_pages",
+    "remote_range",
     "size_and_stamp",
     "stamp_of_status",
     "to_uri",

@@ -115,6 +115,11 @@ class _Sentence(str):
     __slots__ = ()
 
 
+def said(sentence: str) -> str:
+    """A sentence of this room, for an exception: `error_detail` shows those and no others."""
+    return _Sentence(sentence)
+
+
 def changed() -> ImageRejected:
     """Of what is no longer what was listed."""
     return ImageRejected(ErrorCode.CHANGED, "It is another file than the one that was listed.")

@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from catdog.errors import ImageRejected, naming_full_disk
-from catdog.storage import s3
+from catdog.storage import remote, s3
 from catdog.storage.failures import changed
-from catdog.storage.s3 import s3_pages, s3_range
+from catdog.storage.remote import remote_pages, remote_range
 from catdog.storage.uris import bucket_and_key, is_local, local_path
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def read_range(uri: str, offset: int, length: int, stamp: str | None = None) -> 
             return pread(descriptor, offset, length)
         finally:
             os.close(descriptor)
-    return s3_range(uri, offset, length, stamp)[0]
+    return remote_range(uri, offset, length, stamp)[0]
 
 
 def read_bytes(uri: str, max_bytes: int, stamp: str | None = None) -> bytes:
@@ -75,9 +75,9 @@ def read_bytes(uri: str, max_bytes: int, stamp: str | None = None) -> bytes:
             return pread(descriptor, 0, _within(size, max_bytes))
         finally:
             os.close(descriptor)
-    head, size = s3_range(uri, 0, s3.HEAD_BYTES, stamp)
+    head, size = remote_range(uri, 0, remote.HEAD_BYTES, stamp)
     missing = _within(size, max_bytes) - len(head)
-    return head + s3_range(uri, len(head), missing, stamp)[0] if missing > 0 else head
+    return head + remote_range(uri, len(head), missing, stamp)[0] if missing > 0 else head
 
 
 def _within(size: int, max_bytes: int) -> int:
@@ -147,9 +147,9 @@ def size_and_stamp(uri: str) -> tuple[int, str]:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         return status.st_size, stamp_of_status(status)
-    if not bucket_and_key(uri)[1]:
+    if uri.startswith("s3://") and not bucket_and_key(uri)[1]:
         raise IsADirectoryError(errno.EISDIR, "it is a bucket")
-    return s3.size_and_stamp(uri)
+    return remote.size_and_stamp(uri)
 
 
 def exists(uri: str) -> bool:
@@ -172,7 +172,7 @@ def list_names(uri_folder: str) -> list[str]:
             names = {entry.name + "/" * entry.is_dir() for entry in entries}
         return sorted(name for name in names if not _UNFINISHED.fullmatch(name))
     try:
-        for keys, prefixes in s3_pages(uri_folder.rstrip("/") + "/", delimiter="/"):
+        for keys, prefixes in remote_pages(uri_folder.rstrip("/") + "/", delimiter="/"):
             names |= {key for key, *_ in keys}  # some stores name a key twice
             names |= set(prefixes)
     except FileNotFoundError:
@@ -185,7 +185,7 @@ def open_input(uri: str, stamp: str | None = None) -> BinaryIO:
     """A seekable binary file for libraries that want one; remote files are read in blocks."""
     if is_local(uri):
         return os.fdopen(open_local(local_path(uri), stamp), "rb")
-    return io.BufferedReader(s3.RangedFile(uri, stamp), s3.BLOCK_BYTES)
+    return io.BufferedReader(remote.RangedFile(uri, stamp), s3.BLOCK_BYTES)
 
 
 _UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.unfinished")

@@ -149,46 +149,6 @@ def s3_pages(
         tokens.add(hash(token))
 
 
-class RangedFile(io.RawIOBase):
-    """An S3 object as a raw file: each read is one ranged request, a small file needs one in all.
-
-    Who asks for the size gets the beginning in the same answer.
-    """
-
-    def __init__(self, uri: str, stamp: str | None = None) -> None:
-        self._uri, self._stamp = uri, stamp
-        self._head, self._size = s3_range(uri, 0, HEAD_BYTES, stamp)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any, /) -> int:
-        view = memoryview(buffer).cast("B")
-        length = min(len(view), self._size - self._position)
-        if length <= 0:
-            return 0
-        end = self._position + length
-        if end <= len(self._head):
-            data = self._head[self._position : end]
-        else:
-            data = s3_range(self._uri, self._position, length, self._stamp)[0]
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
 class Upload(io.RawIOBase):
     """An object being written: one PUT, or a multipart upload where it outgrows one part."""
 

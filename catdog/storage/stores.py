@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 VARIABLE = "CATDOG_STORES"
 """Of the environment: JSON, a list of [prefix of URIs, profile or null, whether unsigned]."""
 
+HOSTS_VARIABLE = "CATDOG_ALLOW_HOSTS"
+"""Of the environment: names, addresses and networks, separated by commas."""
+
 _YES = frozenset({"1", "true", "yes", "on"})
 
 
@@ -36,12 +39,15 @@ class Stores:
         output_profile: AWS profile of the store with the results.
         model_profile: AWS profile of the store with the model.
         no_sign_request: read the images without credentials, as public buckets allow.
+        allow_hosts: hosts that URLs of images may lead to although their addresses are not public:
+            names, addresses, or networks such as 10.1.0.0/16.
     """
 
     source_profile: str | None = None
     output_profile: str | None = None
     model_profile: str | None = None
     no_sign_request: bool = False
+    allow_hosts: tuple[str, ...] = ()
 
 
 class Access(NamedTuple):
@@ -90,14 +96,16 @@ def chosen(config: Any) -> Iterator[None]:
     for fields, profile in ((_OUTPUTS, stores.output_profile), (_MODELS, stores.model_profile)):
         named = (getattr(config, field, None) for field in fields)
         table += [(uri, profile, False) for value in named for uri in _remote(value)]
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = json.dumps(table)
+    told = {VARIABLE: json.dumps(table), HOSTS_VARIABLE: ",".join(stores.allow_hosts)}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         yield
     finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _remote(value: Any) -> Iterator[str]:
@@ -110,7 +118,8 @@ def _remote(value: Any) -> Iterator[str]:
 
 def for_workers() -> dict[str, str]:
     """Variables of the environment that workers on other machines need to ask stores alike."""
-    return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
+    names = (VARIABLE, HOSTS_VARIABLE)
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def access(uri: str) -> Access:

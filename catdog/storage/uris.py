@@ -1,6 +1,7 @@
-"""What a URI is: `file:///absolute/path` or `s3://bucket/key`, raw.
+"""What a URI is: `file:///absolute/path` or `s3://bucket/key`, raw; or a URL of a web server.
 
-Nothing in it is percent-encoded, and `#`, `?` and `%` are plain characters. A file in an archive is
+Nothing in the first two is percent-encoded, and `#`, `?` and `%` are plain characters; URLs stay as
+they are given, and what they cannot hold is escaped for the request alone. A file in an archive is
 `zip://member::archive` or `tar://member::archive`, as fsspec has it. What fsspec cannot open in
 these forms, since `::` is in a name or `/` before it, is `catdog://member!file`, both percent-
 encoded; fsspec opens that where this package is installed (`odd_names`).
@@ -14,12 +15,13 @@ import os
 import re
 from urllib.parse import quote, unquote
 
-from catdog.errors import has_user
+from catdog.errors import has_user, without_secrets
 
-_SUPPORTED = ("file", "local", "s3", "s3a", "s3n")
+_SUPPORTED = ("file", "local", "s3", "s3a", "s3n", "http", "https")
 _ODD = "catdog://"
 _ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 _PRESIGNED = re.compile(r"(?i)[?&](?:x-amz-(?:signature|security-token|credential)|signature)=")
+_WEB_HOST = re.compile(r"(?:[^/?#\s\[\]:]+|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?(?:[/?#]|$)")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
 
 
@@ -50,7 +52,17 @@ def to_uri(path_or_uri: str) -> str:
         if not _BUCKET.fullmatch(bucket):
             raise ValueError("an s3:// URI names a bucket: s3://bucket/key")
         return f"s3://{bucket}/{key}"
-    raise ValueError(f"{scheme}:// is not supported; local paths, file:// and s3:// are")
+    if scheme in {"http", "https"}:
+        if without_secrets(path_or_uri) != path_or_uri:
+            raise ValueError(
+                "a URL in a list holds no signature or token; it would be written down"
+            )
+        if not _WEB_HOST.match(rest):
+            raise ValueError(f"a URL names a host: {scheme}://host/file")
+        return f"{scheme}://{rest}"
+    raise ValueError(
+        f"{scheme}:// is not supported; local paths, file://, s3://, https:// and http:// are"
+    )
 
 
 def lacks_slash(text: str) -> bool:
@@ -61,6 +73,11 @@ def lacks_slash(text: str) -> bool:
 def is_local(uri: str) -> bool:
     """Whether the canonical URI is of a local file."""
     return uri.startswith("file://")
+
+
+def is_web(uri: str) -> bool:
+    """Whether the canonical URI is a URL of a web server."""
+    return uri.startswith(("https://", "http://"))
 
 
 def local_path(uri: str) -> str:

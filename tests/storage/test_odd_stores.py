@@ -83,7 +83,7 @@ def test_a_listing_without_end_ends(odd_store, pages, monkeypatch):
     monkeypatch.setattr(storage.s3, "_EMPTY_PAGES", 20)
     odd_store.page = pages(itertools.count())
     with pytest.raises(OSError, match="does not come to an end"):
-        list(storage.s3_pages("s3://bucket/x/"))
+        list(storage.remote_pages("s3://bucket/x/"))
     assert len(odd_store.seen) <= 22
 
 
@@ -93,7 +93,7 @@ def test_who_asks_may_pay(odd_store, monkeypatch, payer):
     odd_store.page = lambda _: PAGE.format(token="", keys=contents("1.jpg"))
     if payer:
         monkeypatch.setenv("AWS_REQUEST_PAYER", payer)
-    assert next(storage.s3_pages("s3://bucket/x/"))[0] == [("1.jpg", 1, "1-")]
+    assert next(storage.remote_pages("s3://bucket/x/"))[0] == [("1.jpg", 1, "1-")]
     assert odd_store.seen[0].get("x-amz-request-payer") == payer
 
 

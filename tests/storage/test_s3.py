@@ -206,13 +206,13 @@ def test_listing_over_several_pages(s3, monkeypatch):
 def requests(monkeypatch):
     """The ranges that are asked for, as they happen: (offset, length)."""
     made: list[tuple[int, int]] = []
-    real = storage.s3_range
+    real = storage.remote_range
 
     def noted(uri: str, offset: int, length: int) -> tuple[bytes, int]:
         made.append((offset, length))
         return real(uri, offset, length)
 
-    monkeypatch.setattr(storage, "s3_range", noted)
+    monkeypatch.setattr(storage, "remote_range", noted)
     return made
 
 
