@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +23,9 @@ class Observer:
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
         """So many of all images are done, the rejected among them."""
 
+    def shard(self, shard: int, images: int, rejected: int, seconds: float) -> None:
+        """A shard is done: its number, its images, those of them rejected, and a worker's seconds."""
+
     def retried(self, shards: int, cause: str) -> None:
         """So many shards were lost until now and are done again; the cause is the latest one's."""
 
@@ -32,20 +38,21 @@ class Observer:
         """An epoch ended; `row` has the columns of `metrics.csv`."""
 
 
-class _Forgiving(Observer):
-    """Hands on what happens; an observer that raises is told of in the log, once, and left out."""
+class _Several(Observer):
+    """Hands on what happens; a guest that raises is told of in the log, once, and left out."""
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer: Observer | None = observer
+    def __init__(self, hosts: Sequence[Observer], guests: Sequence[Observer]) -> None:
+        self._hosts, self._guests = hosts, list(guests)
 
     def _tell(self, event: str, *arguments: Any, **named: Any) -> None:
-        if self._observer is None:
-            return
-        try:
-            getattr(self._observer, event)(*arguments, **named)
-        except Exception:
-            logger.exception("the observer failed; the job goes on without it")
-            self._observer = None
+        for host in self._hosts:
+            getattr(host, event)(*arguments, **named)
+        for guest in list(self._guests):
+            try:
+                getattr(guest, event)(*arguments, **named)
+            except Exception:
+                logger.exception("the observer failed; the job goes on without it")
+                self._guests.remove(guest)
 
     def phase(self, text: str) -> None:
         self._tell("phase", text)
@@ -55,6 +62,9 @@ class _Forgiving(Observer):
 
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
         self._tell("progress", done, total, rejected, images_per_s)
+
+    def shard(self, shard: int, images: int, rejected: int, seconds: float) -> None:
+        self._tell("shard", shard, images, rejected, seconds)
 
     def retried(self, shards: int, cause: str) -> None:
         self._tell("retried", shards, cause)
@@ -70,4 +80,9 @@ class _Forgiving(Observer):
 
 def forgiving(observer: Observer | None) -> Observer:
     """An observer whose exceptions stop no job."""
-    return Observer() if observer is None else _Forgiving(observer)
+    return Observer() if observer is None else _Several([], [observer])
+
+
+def both(host: Observer, guest: Observer) -> Observer:
+    """Two observers in one; exceptions of the guest stop no job."""
+    return _Several([host], [guest])

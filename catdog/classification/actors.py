@@ -99,6 +99,7 @@ class _Scorer:
             work, rows, labels=self.metadata.labels, run=self._assignment.run, timing=timing
         )
         told = Told(
+            shard=work.shard,
             rows=part.counts.images,
             rejected=sum(part.counts.errors.values()),
             images=rows.num_rows if ours else 0,
@@ -117,6 +118,7 @@ def _done_before(assignment: Assignment, shard: int) -> Told:
         raise CatdogError(f"the file of shard {shard} has just gone; run the same command again")
     now = time.time()
     return Told(
+        shard=shard,
         rows=part.counts.images,
         rejected=sum(part.counts.errors.values()),
         images=part.fresh if part.run == assignment.run else 0,

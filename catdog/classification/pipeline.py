@@ -128,6 +128,9 @@ def _work(
                 tally.add(told)
                 done += told.rows
                 rejected += told.rejected
+                observer.shard(
+                    told.shard, told.rows, told.rejected, told.ended_at - told.started_at
+                )
                 observer.progress(done, total, rejected, tally.images_per_s)
         watch.finish()
     finally:

@@ -67,6 +67,7 @@ class Told:
     """A shard that is done. Its fields are columns on the way through Ray Data.
 
     Attributes:
+        shard: its number.
         rows: images of the shard.
         rejected: those of them with an error.
         images: those that this run classified; 0 where another driver did.
@@ -76,6 +77,7 @@ class Told:
         ended_at: Unix time in seconds.
     """
 
+    shard: int
     rows: int
     rejected: int
     images: int

@@ -48,6 +48,19 @@ class Summarised(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Logged(Summarised):
+    """What every command has that logs its events.
+
+    Attributes:
+        log_file: append one line per event to this local file: shards, counts, seconds, UTC times.
+        log_format: of those lines: `text`, or `json` with one object a line.
+    """
+
+    log_file: str | None = None
+    log_format: Literal["text", "json"] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo(DemoConfig, Summarised):
     """The whole story on drawn pictures: train, classify an archive, measure, look.
 
@@ -56,7 +69,7 @@ class Demo(DemoConfig, Summarised):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(TrainConfig, Summarised):
+class Train(TrainConfig, Logged):
     """Train a CNN on labelled images, data-parallel over the workers.
 
     Example: catdog train photos/ --output runs/first --test 0.1
@@ -64,7 +77,7 @@ class Train(TrainConfig, Summarised):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classify(ClassifyConfig, Summarised):
+class Classify(ClassifyConfig, Logged):
     """Classify images in bulk into Parquet. Run it again to go on where it stopped.
 
     Example: catdog classify s3://bucket/archive.zip more/ --model runs/first --output results
@@ -79,7 +92,7 @@ class Classify(ClassifyConfig, Summarised):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(EvaluateConfig, Summarised):
+class Evaluate(EvaluateConfig, Logged):
     """Measure a model on labelled images: accuracy, confusion, calibration, mistakes.
 
     Example: catdog evaluate photos/ --model runs/first --part test --output evaluation

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from catdog import storage, submission, terminal
 from catdog.classification import ClassifyConfig
 from catdog.cli import arguments as asked
-from catdog.cli import completion, ending, parsing, summaries, watching
+from catdog.cli import completion, ending, event_log, parsing, summaries, watching
 from catdog.demo import DemoConfig
 from catdog.diagnosis import DoctorConfig
 from catdog.errors import CatdogError, UserInputError, being_read, full_disk
 from catdog.evaluation import EvaluateConfig
 from catdog.exchange import ExportConfig, PackageConfig
 from catdog.model import folders
+from catdog.observer import both
 from catdog.reporting import ReportConfig, ReportSummary
 from catdog.similarity import DuplicatesConfig, LeaksConfig, SimilarConfig
 from catdog.submission import SubmitConfig
@@ -39,7 +40,12 @@ Config = TypeVar("Config")
 def _train(command: asked.Train) -> int:
     from catdog import training
 
-    return _watched(command, TrainConfig, training.train, summaries.print_trained)
+    with event_log.opened(command, "train") as log:
+        with terminal.progress("catdog-train") as progress:
+            result = training.train(_plain(TrainConfig, command), both(progress, log))
+        log.event("summary", **event_log.summary(result))
+        _show(command, result, summaries.print_trained)
+    return 0
 
 
 def _classify(command: asked.Classify) -> int:
@@ -54,11 +60,13 @@ def _classify_once(command: asked.Classify) -> int:
     from catdog import classification
 
     config = _plain(ClassifyConfig, command)
-    with terminal.progress("catdog-classify") as progress:
-        summary = classification.classify(config, progress)
-        page = None if command.no_report else _page(summary.output, progress)
-    _show(command, summary, summaries.print_classified, page)
-    _refuse_rejected(summary.rejected, summary.planned, config.max_rejected)
+    with event_log.opened(command, "classify") as log:
+        with terminal.progress("catdog-classify") as progress:
+            summary = classification.classify(config, both(progress, log))
+            page = None if command.no_report else _page(summary.output, progress)
+        log.event("summary", **event_log.summary(summary))
+        _show(command, summary, summaries.print_classified, page)
+        _refuse_rejected(summary.rejected, summary.planned, config.max_rejected)
     return 0
 
 
@@ -66,11 +74,13 @@ def _evaluate(command: asked.Evaluate) -> int:
     from catdog import evaluation
 
     config = _plain(EvaluateConfig, command)
-    with terminal.progress("catdog-evaluate") as progress:
-        result = evaluation.evaluate(config, progress)
-        page = None if command.no_report else _page(result.output, progress)
-    _show(command, result, summaries.print_evaluated, page)
-    _refuse_rejected(result.rejected, result.images + result.rejected, config.max_rejected)
+    with event_log.opened(command, "evaluate") as log:
+        with terminal.progress("catdog-evaluate") as progress:
+            result = evaluation.evaluate(config, both(progress, log))
+            page = None if command.no_report else _page(result.output, progress)
+        log.event("summary", **event_log.summary(result))
+        _show(command, result, summaries.print_evaluated, page)
+        _refuse_rejected(result.rejected, result.images + result.rejected, config.max_rejected)
     return 0
 
 
@@ -265,32 +275,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             storage.chosen(command),
         ):
             return _RUN[type(command)](command)
-    except UserInputError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        _tell(verb, error, debug="--debug" in arguments)
+        return ending.exit_code(error)
+
+
+def _tell(verb: str, error: BaseException, *, debug: bool) -> None:
+    """One line of why a command ends."""
+    if isinstance(error, CatdogError):
         terminal.error_line(verb, str(error))
-        return 2
-    except CatdogError as error:
-        terminal.error_line(verb, str(error))
-        return 1
-    except OSError as error:
+    elif isinstance(error, OSError):
         # A folder that may not be written, a store that refuses, a full disk.
         terminal.error_line(verb, _what_and_where(error))
-        return 1
-    except KeyboardInterrupt:
+    elif isinstance(error, KeyboardInterrupt):
         terminal.error_line(verb, "interrupted; run the same command again to go on")
-        return 130
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and not f"{error.name}".startswith("catdog"):
-            terminal.error_line(
-                verb, f"this Python has no {error.name}; `pip install catdog-ray` brings it"
-            )
-            return 1
-        _tell_of_fault(verb, error, debug="--debug" in arguments)
-        return 70
+    elif ending.is_missing_package(error):
+        name = getattr(error, "name", "")
+        terminal.error_line(verb, f"this Python has no {name}; `pip install catdog-ray` brings it")
+    else:
+        _tell_of_fault(verb, error, debug=debug)
 
 
-def _tell_of_fault(verb: str, error: Exception, *, debug: bool) -> None:
+def _tell_of_fault(verb: str, error: BaseException, *, debug: bool) -> None:
     """One line of what nobody foresaw, with the input that was being read where that is known."""
-    log = terminal.keep_traceback(error, terminal.log_file(f"catdog-{verb}".rstrip("-")))
+    log = getattr(error, "kept_in", None) or terminal.keep_traceback(
+        error, terminal.log_file(f"catdog-{verb}".rstrip("-"))
+    )
     where = "".join(f" while reading {name}" for name in being_read(error))
     what = " ".join(f"{type(error).__name__}: {error}".split())
     if debug:

@@ -8,13 +8,14 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from catdog.errors import Terminated
+from catdog.errors import CatdogError, Terminated, UserInputError
 from catdog.runtime import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXIT_CODE = 128 + signal.SIGTERM
+FAULT = 70
 # Kubernetes kills what is still there after 30 s.
 _ENDS_WITHIN_S = 15.0
 
@@ -56,6 +57,24 @@ def on_sigterm(message: str) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         os.close(terminal)
+
+
+def exit_code(error: BaseException) -> int:
+    """What a command exits with that ends by an exception."""
+    if isinstance(error, UserInputError):
+        return 2
+    if isinstance(error, Terminated):
+        return EXIT_CODE
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, CatdogError | OSError) or is_missing_package(error):
+        return 1
+    return FAULT
+
+
+def is_missing_package(error: BaseException) -> bool:
+    """Whether this Python lacks a package of somebody else's."""
+    return isinstance(error, ModuleNotFoundError) and not f"{error.name}".startswith("catdog")
 
 
 def how_to_go_on(verb: str) -> str:

@@ -32,6 +32,7 @@ from catdog.evaluation.metrics import (
 from catdog.model.folders import ModelMetadata
 from catdog.pixels import Preprocessing
 from catdog.results import plans
+from tests import logs
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +132,28 @@ def test_command_writes_json_plots_and_a_page(tiny_run, drawings, tmp_path, capf
     (tmp_path / "in" / "cat" / "empty.jpg").touch()
     out = tmp_path / "out"
     command = ["evaluate", str(tmp_path / "in"), "--model", tiny_run.output, "--output", str(out)]
-    assert cli.main([*command, "--no-report", "--json"]) == 0
+    log = tmp_path / "log.jsonl"
+    logged = [*command, "--log-file", str(log), "--log-format", "json"]
+    assert cli.main([*logged, "--no-report", "--json"]) == 0
     said = json.loads(capfd.readouterr().out)
     assert said == json.loads((out / "metrics.json").read_text())
     assert (said["images"], said["rejected"]) == (160, 1)
     assert not (out / "report.html").exists()
-    assert cli.main([*command, "--max-rejected", "0"]) == 1
+    assert cli.main([*logged, "--max-rejected", "0"]) == 1
     printed = capfd.readouterr()
     assert "1 of 161 images were rejected (1%), more than --max-rejected 0%" in printed.err
     assert "95% interval" in printed.out
     assert (out / "report.html").as_uri() in printed.out
     assert (out / "plots.png").stat().st_size > 10_000
+    first, second = logs.jobs(log)
+    shards = [each for each in first if each["event"] == "shard"]
+    assert sum(each["images"] for each in shards) == 161
+    assert sum(each["rejected"] for each in shards) == 1
+    (summary,) = [each for each in first if each["event"] == "summary"]
+    assert (summary["images"], summary["rejected"]) == (160, 1)
+    assert first[-1]["exit_code"] == 0
+    assert second[-1]["exit_code"] == 1
+    assert "1 of 161 images were rejected" in second[-1]["message"]
 
 
 def entries(labels, errors):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog import terminal
-from catdog.cli import commands
+from catdog.cli import commands, event_log
 from catdog.errors import CatdogError, UserInputError, without_secrets
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images
 
@@ -148,6 +148,10 @@ def test_logs_and_screen_have_no_secret(tmp_path, text, capsys):
     except OSError as error:
         log = terminal.keep_traceback(error, tmp_path / "log")
         terminal.error_line("classify", f"a fault while reading {text}: {error}")
+        with (tmp_path / "events").open("w") as file:
+            event_log.EventLog(file, "classify", as_json=True).ended(70, error)
     assert "Traceback" in log.read_text()
     assert not leaked(log.read_text())
+    assert "Traceback" in (tmp_path / "events").read_text()
+    assert not leaked((tmp_path / "events").read_text())
     assert not leaked(capsys.readouterr().err)

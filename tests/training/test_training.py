@@ -31,6 +31,7 @@ from catdog.training import job as training
 from catdog.training.job import TrainConfig, train
 from catdog.training.network import Network
 from catdog.training.step import TrainingStep
+from tests import logs
 from tests.conftest import free_ports
 from tests.jobs import training_workers
 
@@ -432,8 +433,13 @@ def test_a_killed_command_is_gone_on_with_and_a_rival_refused(drawings, tmp_path
         assert "Traceback" not in rival.stderr
     first.kill()
     first.wait()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    logged = [*command, "--log-file", str(tmp_path / "log"), "--log-format", "json"]
+    done = subprocess.run(logged, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["decoded_images_per_s"] > 0
     assert len(result["history"]) == 1
+    (events,) = logs.jobs(tmp_path / "log")
+    (epoch,) = [each for each in events if each["event"] == "epoch"]
+    assert epoch["val_loss"] == pytest.approx(result["best"]["val_loss"], abs=1e-4)
+    assert events[-1]["exit_code"] == 0
