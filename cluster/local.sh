@@ -9,16 +9,17 @@
 #   --port N             of the head, where nodes and drivers connect (6380)
 #   --dashboard-port N   of the dashboard and the job server (8265)
 #   --store-mb N         object store of each node, in megabytes (200)
+#   --prometheus-port N  a Prometheus over the metrics of all nodes, on this port (none)
 set -euo pipefail
 
-workers=2 cpus=1 port=6380 dashboard_port=8265 store_mb=200
+workers=2 cpus=1 port=6380 dashboard_port=8265 store_mb=200 prometheus_port=
 
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"; }
 
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage && exit 0 ;;
-    --workers | --cpus | --port | --dashboard-port | --store-mb)
+    --workers | --cpus | --port | --dashboard-port | --store-mb | --prometheus-port)
       case "${2:-}" in '' | *[!0-9]*) echo "cluster/local.sh: $1 needs a number" >&2 && exit 2 ;; esac
       name=${1#--} && printf -v "${name//-/_}" '%s' "$2"
       shift 2
@@ -31,6 +32,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${CATDOG_BIN:-$root/.venv/bin}
 if [ ! -x "$bin/ray" ]; then
   echo "cluster/local.sh: $bin/ray is missing; run \`make install\` first" >&2
+  exit 2
+fi
+
+if [ -n "$prometheus_port" ] && ! command -v prometheus >/dev/null; then
+  echo "cluster/local.sh: prometheus is not in PATH; \`apt-get install prometheus\` brings it" >&2
   exit 2
 fi
 
@@ -133,6 +139,19 @@ for ((i = 1; i <= workers; i++)); do
   wait_for_nodes "$((i + 1))" || failed "worker $i does not start"
 done
 
+if [ -n "$prometheus_port" ]; then
+  # The head keeps a list of the nodes and their ports for it.
+  cat >"$folder/prometheus.yml" <<YAML
+global: {scrape_interval: 5s}
+scrape_configs:
+  - job_name: ray
+    file_sd_configs: [{files: ["$folder/ray/prom_metrics_service_discovery.json"], refresh_interval: 5s}]
+YAML
+  setsid prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/prometheus" \
+    --web.listen-address="127.0.0.1:$prometheus_port" >"$folder/prometheus.log" 2>&1 </dev/null &
+  pids+=($!)
+fi
+
 cat <<E2
 ready. In another terminal:
 
@@ -141,6 +160,9 @@ ready. In another terminal:
 
 The dashboard is at http://127.0.0.1:$dashboard_port and asks for the token in that file.
 E2
+if [ -n "$prometheus_port" ]; then
+  echo "Prometheus is at http://127.0.0.1:$prometheus_port; cluster/grafana.json is a Grafana board over it."
+fi
 # A node that dies is no reason to end the others: that is what a cluster is for. The head is.
 wait "${pids[0]}" || true
 failed "the head ended"

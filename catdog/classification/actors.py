@@ -62,7 +62,7 @@ class _Scorer:
             gpu=arithmetic.device == "gpu",
             embeddings=assignment.embeddings,
         )
-        self._metrics = _Metrics()
+        self.metrics = _Metrics()
 
     def room_for(self, images: int) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
         """Scores and embeddings of so many images, which are still to be filled in."""
@@ -107,7 +107,7 @@ class _Scorer:
             write_s=time.monotonic() - started,
             ended_at=time.time(),
         )
-        self._metrics.count(part_files.count_rows(rows), told)
+        self.metrics.count(part_files.count_rows(rows), told)
         return told
 
 
@@ -160,7 +160,7 @@ class ClassifyShards:
             return _done_before(self._assignment, shard)
         entries = work.entries
         scores, embeddings = self._scorer.room_for(entries.num_rows)
-        outcomes = []
+        outcomes, waiting = [], 0
         read_s = decode_s = predict_s = first_at = 0.0
         bytes_read = 0
         for batch in self._decoder.decode(entries):
@@ -171,10 +171,12 @@ class ClassifyShards:
             predict_s += time.monotonic() - started
             first_at = first_at or time.time()
             outcomes.append(batch.outcomes)
+            waiting += batch.waiting
             self._pulse.add(batch.outcomes.num_rows)
             read_s += batch.read_s
             decode_s += batch.decode_s
             bytes_read += batch.bytes_read
+        self._scorer.metrics.queue(waiting / max(1, len(outcomes)))
         outcome = pa.Table.from_batches(outcomes, OUTCOME_SCHEMA)
         first_at = first_at or time.time()
         costs = Costs(started_at, read_s, decode_s, predict_s, first_at, bytes_read)
@@ -263,15 +265,23 @@ class ScoreShard:
 
 
 class _Metrics:
-    """Prometheus counters through Ray's metrics, on each node's metrics port."""
+    """What a worker tells Prometheus, through Ray's metrics on each node's metrics port."""
 
     def __init__(self) -> None:
-        from ray.util.metrics import Counter
+        from ray.util.metrics import Counter, Gauge
 
         self._classified = Counter("catdog_classified_images", "Images with a label.", ("label",))
         self._rejected = Counter("catdog_rejected_images", "Images with an error.", ("error",))
         self._bytes = Counter("catdog_read_bytes", "Bytes of encoded images that were read.")
         self._seconds = Counter("catdog_stage_seconds", "Seconds spent by stage.", ("stage",))
+        self._waiting = Gauge(
+            "catdog_waiting_batches",
+            "Decoded batches that waited for the scorer, at most 2: the mean of the last shard.",
+        )
+
+    def queue(self, batches: float) -> None:
+        """So many decoded batches waited for the scorer, on average."""
+        self._waiting.set(batches)
 
     def count(self, done: part_files.PartCounts, told: Told) -> None:
         """Add a finished shard."""

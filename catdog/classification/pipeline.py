@@ -121,6 +121,7 @@ def _work(
     batches = _stages(assignment, config, model, found, todo, board, observer, gpu=gpu)
     over_nodes = nodes.NodeWatch(1, gpus=1) if gpu else nodes.NodeWatch(1, cpus=1)
     watch = pulse.Watch(board, over_nodes, show, observer.retried)
+    board.show.remote(total, done)
     try:
         for batch in nodes.watched(batches, watch.check):
             for row in batch.to_pylist():
@@ -132,6 +133,7 @@ def _work(
                     told.shard, told.rows, told.rejected, told.ended_at - told.started_at
                 )
                 observer.progress(done, total, rejected, tally.images_per_s)
+                board.show.remote(total, done)
         watch.finish()
     finally:
         tally.retried += watch.retried

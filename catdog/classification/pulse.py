@@ -82,6 +82,23 @@ class Board:
         self._begun: dict[int, Beat] = {}
         self._silent: set[str] = set()
         self._retried: Counter[str] = Counter()
+        self._metrics: _Metrics | None = None
+        self._planned = self._finished = 0
+
+    def show(self, planned: int, finished: int) -> None:
+        """Tell Prometheus from here on: of so many images, those of finished shards are so many."""
+        self._planned, self._finished = planned, finished
+        self._metrics = self._metrics or _Metrics()
+        self._export()
+
+    def _export(self) -> None:
+        if self._metrics is not None:
+            done = min(self._planned, self._finished + self._unfinished())
+            self._metrics.show(self._planned, done, self._retried)
+
+    def _unfinished(self) -> int:
+        """Images that are done of shards that are not."""
+        return sum(each.beat.images for each in self._workers.values())
 
     def beat(self, beat: Beat, handle: list[Any]) -> None:
         """A worker is there."""
@@ -115,8 +132,34 @@ class Board:
         for name in silent:
             del self._workers[name]
         self._silent.update(silent)
-        images = sum(each.beat.images for each in self._workers.values())
-        return State(images, dict(self._retried), [each.handle for each in silent.values()])
+        self._export()
+        return State(
+            self._unfinished(), dict(self._retried), [each.handle for each in silent.values()]
+        )
+
+
+class _Metrics:
+    """What a job tells Prometheus of itself, through Ray's metrics on the driver's node."""
+
+    def __init__(self) -> None:
+        from ray.util import metrics
+
+        self._planned = metrics.Gauge("catdog_planned_images", "Images in the plan.")
+        self._done = metrics.Gauge("catdog_done_images", "Images that are done.")
+        self._left = metrics.Gauge("catdog_left_images", "Images that are still to be done.")
+        self._retried = metrics.Counter(
+            "catdog_retried_shards", "Shards that were lost and began again.", ("cause",)
+        )
+        self._told: Counter[str] = Counter()
+
+    def show(self, planned: int, done: int, retried: Counter[str]) -> None:
+        """Set all of them."""
+        self._planned.set(planned)
+        self._done.set(done)
+        self._left.set(planned - done)
+        for cause, shards in (retried - self._told).items():
+            self._retried.inc(shards, {"cause": cause})
+        self._told = Counter(retried)
 
 
 def start_board() -> Any:

@@ -50,6 +50,7 @@ class DecodedBatch:
         read_s: seconds that decoding waited for bytes.
         decode_s: seconds of decoding.
         bytes_read: of encoded images.
+        waiting: further batches that were decoded when this one was taken.
     """
 
     start: int
@@ -60,6 +61,7 @@ class DecodedBatch:
     read_s: float
     decode_s: float
     bytes_read: int
+    waiting: int
 
 
 class SlotState(NamedTuple):
@@ -173,6 +175,16 @@ class Memory:
             read_s=state.read_s,
             decode_s=state.decode_s,
             bytes_read=state.bytes_read,
+            waiting=self._waiting(stop, len(entries)),
+        )
+
+    def _waiting(self, start: int, entries: int) -> int:
+        """Slots that are filled with what comes from entry `start` on."""
+        states = (self.slot(slot) for slot in range(SLOTS))
+        return sum(
+            start <= each.position
+            and each.finished == min(self._batch_size, entries - each.position)
+            for each in states
         )
 
 

@@ -132,7 +132,47 @@ def test_pods_are_complete(path):
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
         assert "ray stop" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
         assert container["envFrom"] == [{"secretRef": {"name": "catdog-s3", "optional": True}}]
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        # With a read-only root, what is written lies on volumes; those of a pod are all mounted.
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        assert mounts == {"tmp": "/tmp", "home": "/home/ray"}
+        assert [each["name"] for each in pod["volumes"]] == list(mounts)
+        assert all(each["emptyDir"] == {} for each in pod["volumes"])
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_only_the_head_may_ask_kubernetes(path):
+    """The autoscaler beside it does; a worker has no token of a service account."""
+    head, *workers = pods(load(path))
+    assert "automountServiceAccountToken" not in head
+    assert all(pod["automountServiceAccountToken"] is False for pod in workers)
+
+
+def test_the_waiting_cluster_keeps_its_state():
+    """Its head's state lies on a volume; without work it costs no more."""
+    options = cluster_spec(load(CLUSTER / "raycluster.yaml"))["gcsFaultToleranceOptions"]
+    assert options["backend"] == "rocksdb"
+    assert options["storage"]["deletionPolicy"] == "DeleteWithCluster"
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_jobs_can_be_queued(path):
+    """What docs/cluster.md says to change for Kueue is valid, and the job cleans up by itself."""
+    manifest = load(path)
+    spec = manifest["spec"]
+    assert spec["shutdownAfterJobFinishes"] is True  # Kueue asks for it
+    assert spec["ttlSecondsAfterFinished"] > 0
+    manifest["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "user-queue"}
+    spec["suspend"] = True
+    spec["rayClusterSpec"]["enableInTreeAutoscaling"] = False
+    (pool,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    pool["replicas"] = pool["minReplicas"] = pool["maxReplicas"]
+    jsonschema.Draft7Validator(schema_of("RayJob")).validate(manifest)
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
@@ -304,7 +344,7 @@ def test_local_script_is_careful():
         line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")
     ]
     assert not any(re.search(r"\bray\"? stop|pkill|killall", line) for line in commands)
-    for arguments in (["--bogus"], ["--workers"], ["--workers", "two"]):
+    for arguments in (["--bogus"], ["--workers"], ["--workers", "two"], ["--prometheus-port", "p"]):
         refused = subprocess.run(
             [str(script), *arguments], capture_output=True, text=True, check=False
         )
