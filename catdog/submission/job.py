@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import sys
 import time
 import uuid
@@ -27,7 +26,7 @@ import tyro.conf
 from catdog import scratch, terminal
 from catdog.errors import CatdogError, UserInputError
 from catdog.runtime import embedded
-from catdog.submission import dependencies
+from catdog.submission import dependencies, package
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ _SECOND_CTRL_C_S = 5.0
 # The head's agent, which starts jobs, is there some seconds after the job server.
 _AGENT_WITHIN_S = 60.0
 # Above it something that is not code has slipped into the package.
-_MAX_UPLOAD_BYTES = 100 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +139,9 @@ def submit(config: SubmitConfig, *, tensorflow: bool = True) -> int:
     environment = os.environ if config.send_aws_credentials else {}
     job = plan_job(config.command, environment, install=config.install, tensorflow=tensorflow)
     with scratch.temporary_folder() as folder:
-        files, size = stage(folder)
+        files, size = package.stage(folder)
         if config.dry_run:
-            _print_dry_run(config, job, files, size)
+            _print_dry_run(config, job, folder, files, size)
             return 0
         address = _address(config)
         client = _connect(address)
@@ -189,24 +187,6 @@ def plan_job(
         },
         dependencies=dependencies.runtime_env(identifier, tensorflow=tensorflow) if install else {},
     )
-
-
-def stage(folder: Path) -> tuple[int, int]:
-    """Copy the package, and nothing else, to `folder`; returns the number of files and bytes.
-
-    Raises:
-        CatdogError: the package is larger than code can be.
-    """
-    package = Path(__file__).parents[1]
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-    shutil.copytree(package, folder / package.name, ignore=ignored)
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    if sum(sizes) > _MAX_UPLOAD_BYTES:
-        raise CatdogError(
-            f"{package} holds {sum(sizes) / 2**20:,.0f} MiB; more than code and models, and more "
-            "than a job may send"
-        )
-    return len(sizes), sum(sizes)
 
 
 def _address(config: SubmitConfig) -> str:
@@ -488,11 +468,12 @@ def _is_json_object(line: str) -> bool:
         return False
 
 
-def _print_dry_run(config: SubmitConfig, job: Job, files: int, size: int) -> None:
+def _print_dry_run(config: SubmitConfig, job: Job, folder: Path, files: int, size: int) -> None:
     rows = [
         ("address", config.address or os.environ.get(ADDRESS_VARIABLE) or "not named yet"),
         ("entrypoint", job.entrypoint),
         ("sends", f"the package catdog {__version__}: {files} files, {size / 1000:,.0f} kB"),
+        *(("", f"  {line}") for line in package.listing(folder)),
         # Names only: values are secrets.
         ("environment", ", ".join(sorted(job.environment)) or "nothing of this machine's"),
         ("installs", job.dependencies["uv"]["packages"][0] if job.dependencies else "nothing"),

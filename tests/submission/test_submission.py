@@ -23,7 +23,7 @@ from types import SimpleNamespace
 import pytest
 
 from catdog.cli.commands import main
-from catdog.submission import dependencies
+from catdog.submission import dependencies, package
 from catdog.submission import job as submission
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,11 @@ def test_dry_run_shows_all_and_needs_no_cluster(capsys):
     )
     assert "--dry-run" not in shown
     assert "http://no-such-host:8265" in shown
+    sizes = dict(re.findall(r"^ +(catdog/\w+/): \d+ files, ([\d,.]+) kB$", shown, re.MULTILINE))
+    assert {"catdog/classification/", "catdog/weights/"} <= sizes.keys()
+    (total,) = re.findall(r"^sends .*: \d+ files, ([\d,]+) kB$", shown, re.MULTILINE)
+    in_folders = sum(float(size.replace(",", "")) for size in sizes.values())
+    assert in_folders <= float(total.replace(",", "")) + 1
 
 
 def test_own_flags_may_stand_anywhere():
@@ -125,7 +130,7 @@ def test_the_locks_that_travel_agree_with_the_projects(name):
 
 def test_the_sent_package_has_its_locks(tmp_path):
     """They are where the job's runtime environment looks for them."""
-    submission.stage(tmp_path)
+    package.stage(tmp_path)
     for tensorflow in (False, True):
         line, _ = dependencies.runtime_env("job", tensorflow=tensorflow)["uv"]["packages"]
         place = line.removeprefix("-r ").replace(
@@ -148,7 +153,7 @@ def test_a_python_without_dependencies_says_so(tmp_path):
 
 def test_sends_the_package_alone(tmp_path):
     """The working directory is the package: no data, results, .git, .venv or caches."""
-    files, size = submission.stage(tmp_path)
+    files, size = package.stage(tmp_path)
     sent = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert files == len(sent)
     assert size == sum((tmp_path / path).stat().st_size for path in sent)
@@ -159,6 +164,29 @@ def test_sends_the_package_alone(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "catdog", "--version"], cwd=tmp_path, check=True, capture_output=True
     )
+
+
+def test_what_lies_beside_the_code_stays_here(tmp_path, monkeypatch):
+    """Secrets, keys, repositories and data that somebody keeps within the package are not sent.
+
+    And all that belongs to it is.
+    """
+    copy = tmp_path / "installed" / "catdog"
+    shutil.copytree(package.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    strangers = [".env", ".aws/credentials", ".git/config", "id_rsa", "keys/server.pem", "a.key"]
+    strangers += ["data/cat.jpg", "part-0.parquet", "notes.txt", "credentials.json", "secret"]
+    strangers += ["weights/token.txt", "weights/.netrc", "training/.env.local"]
+    for name in strangers:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text(SECRET)
+    (copy / "linked").symlink_to(tmp_path)
+    monkeypatch.setattr(package, "PACKAGE", copy)
+    package.stage(tmp_path / "sent")
+    sent = [path for path in (tmp_path / "sent").rglob("*") if path.is_file()]
+    assert not any(SECRET in path.read_text(errors="replace") for path in sent)
+    ours = {path.relative_to(copy.parent) for path in copy.rglob("*") if path.is_file()}
+    ours -= {Path("catdog") / name for name in strangers}
+    assert {path.relative_to(tmp_path / "sent") for path in sent} == ours
 
 
 @pytest.mark.parametrize(
