@@ -18,6 +18,7 @@ from catdog.demo import drawings
 from catdog.errors import UserInputError, naming_full_disk
 from catdog.model import folders, inference
 from catdog.pixels import DecodeLimits, decode
+from catdog.runtime import tensorflow_quirks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,8 @@ def export(config: ExportConfig) -> Exported:
         tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made,
     ):
         folder = Path(made)
-        run = _FORMATS[config.format](model, folder)
+        with tensorflow_quirks.without_generated_files():
+            run = _FORMATS[config.format](model, folder)
         (folder / _DESCRIPTION).write_text(_description(model))
         pixels = _pictures(model)
         ours = inference.load_predictor(model, precision="float32")(pixels)
@@ -130,8 +132,6 @@ def _pictures(model: folders.Model) -> NDArray[np.uint8]:
 
 
 def _keras(model: folders.Model) -> Any:
-    from catdog.runtime import tensorflow_quirks
-
     tensorflow_quirks.import_keras(1)
     network = model.keras_model()
     # Keras refuses to convert a sequential model to ONNX that was never called.

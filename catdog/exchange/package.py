@@ -14,6 +14,7 @@ from catdog import prediction, scratch, storage
 from catdog.errors import UserInputError
 from catdog.model import folders
 from catdog.pixels import Preprocessing
+from catdog.runtime import tensorflow_quirks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,14 +124,13 @@ def _read(config: PackageConfig) -> Any:
 def _from_keras(place: Path) -> Any:
     import openvino
 
-    from catdog.runtime import tensorflow_quirks
-
     keras = tensorflow_quirks.import_keras(1)
     # Safe mode refuses Lambda layers: a stranger's model must not run code.
     network = keras.saving.load_model(place, compile=False, safe_mode=True)
     with scratch.temporary_folder() as folder:
         xml = folder / "model.xml"
-        network.export(str(xml), format="openvino", verbose=False)
+        with tensorflow_quirks.without_generated_files():
+            network.export(str(xml), format="openvino", verbose=False)
         return openvino.Core().read_model(xml.read_bytes(), xml.with_suffix(".bin").read_bytes())
 
 

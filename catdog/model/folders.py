@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from catdog import scratch, storage
 from catdog.errors import CatdogError, UserInputError
 from catdog.pixels import Preprocessing
+from catdog.runtime import tensorflow_quirks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -216,7 +217,7 @@ def export(model: Any) -> dict[str, bytes]:
 
     Runs where the model was trained; the model's dtype policy is to be float32.
     """
-    with scratch.temporary_folder() as folder:
+    with scratch.temporary_folder() as folder, tensorflow_quirks.without_generated_files():
         model.save(folder / KERAS_FILE)
         xml, binary = (folder / name for name in OPENVINO_FILES)
         model.export(str(xml), format="openvino", verbose=False)

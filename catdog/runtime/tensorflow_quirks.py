@@ -123,6 +123,23 @@ def traced(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return one
 
 
+@contextlib.contextmanager
+def without_generated_files() -> Iterator[None]:
+    """Remove the files of code that TensorFlow has generated, at the end of the block.
+
+    Keras' exports rewrite functions into files among the temporary ones. TensorFlow removes them as
+    the interpreter exits, which workers and commands do not wait for.
+    """
+    try:
+        yield
+    finally:
+        for name, module in list(sys.modules.items()):
+            path = getattr(module, "__file__", None)
+            if name.startswith("__autograph_generated_file") and path:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)  # noqa: PTH108 - a path of somebody else's
+
+
 def compiled(function: Callable[..., Any], *, assigns: bool = False) -> Callable[..., Any]:
     """Have XLA make one pass of a chain of elementwise operations, on CPUs.
 
