@@ -26,7 +26,7 @@ import pytest
 
 from catdog import storage
 from catdog.cli import commands as cli
-from catdog.cli import parsing
+from catdog.cli import parsing, summaries
 from catdog.cli.arguments import COMMANDS
 from tests.jobs import catdog
 
@@ -338,6 +338,8 @@ def test_demo_leaves_what_its_page_says(reader):
     table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "demo.md").read_text(), re.MULTILINE)
     for name in itertools.chain.from_iterable(re.findall(r"`([^`]+)`", row) for row in table):
         assert name.startswith("--") or (demo / name).exists(), name
+    for command in summaries.next_commands("demo"):
+        reader.call(shlex.split(command)[1:])
     measured = json.loads((demo / "metrics.json").read_text())
     summary = json.loads((demo / "results" / "_summary.json").read_text())
     assert (measured["images"], measured["rejected"]) == (20, 10)

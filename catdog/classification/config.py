@@ -24,34 +24,36 @@ class ClassifyConfig:
     Attributes:
         images: images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
             (.parquet, .csv, .tsv, .jsonl); local or S3.
-        output: folder of the results; local or S3.
+        output: folder for the results; local or S3.
         model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
             that comes with the package.
         workers: classifying actors; by default one per GPU of the cluster, else one per CPU.
-        batch_size: images scored at once; on CPUs small batches stay in the caches.
-        precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
-        engine: what runs the network; `auto` takes OpenVINO on CPUs and TensorFlow on GPUs.
-        min_probability: below it the label becomes `uncertain`.
-        thresholds: a file `thresholds.json` that `catdog evaluate` wrote for this model: the
-            probability below which each class's label becomes `uncertain`; local or S3.
-        top: add columns with the labels and probabilities of so many best classes.
-        scores: `no` leaves the column with the scores of every class out, which is wide where there
-            are many classes; wants `--top`.
-        embeddings: add the column `embedding`: what the network knows of an image before it decides,
-            for `catdog similar` and `catdog duplicates`.
-        max_rejected: exit code 1 if a larger fraction of the images was rejected.
-        part: classify only the images of this part of the model's data, by the rule that split them
-            for its training.
+        batch_size: images per forward pass; small batches stay in the CPU cache.
+        precision: number format of the arithmetic; `auto` is bfloat16 where the CPU supports it
+            and float16 on GPUs.
+        engine: library that runs the network; `auto` is OpenVINO on CPUs and TensorFlow on GPUs.
+        min_probability: label images below this probability `uncertain`.
+        thresholds: a `thresholds.json` that `catdog evaluate` wrote for this model, with a
+            probability per class below which the label becomes `uncertain`; local or S3.
+        top: add columns with the labels and probabilities of the K best classes.
+        scores: `no` leaves out the column with the scores of all classes, which is wide if there
+            are many; needs `--top`.
+        embeddings: add the column `embedding`: the network's features of each image, for `catdog
+            similar` and `catdog duplicates`.
+        max_rejected: exit with code 1 if a larger fraction of the images is rejected.
+        part: classify only the images of this part of the model's data, split by the rule of its
+            training.
         retry_rejected: try the rejected images of a finished job again.
-        no_new: keep to the images that the results know; without it, a rerun lists the inputs again
-            and does what is new or changed.
-        drop_gone: take the rows of images out that the inputs no longer hold.
+        no_new: keep to the images that the results know. Without it, a rerun lists the inputs
+            again and classifies what is new or changed.
+        drop_gone: remove the rows of images that the inputs no longer hold.
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
         columns: of tables.
         stores: how the stores of images, results and model are asked.
-        address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
-        wait_s: how long to wait where other jobs have all CPUs (or GPUs) of the cluster, in seconds.
+        address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is
+            started.
+        wait_s: seconds to wait while other jobs use all CPUs (or GPUs) of the cluster.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]

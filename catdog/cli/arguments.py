@@ -83,8 +83,8 @@ class Classify(ClassifyConfig, Logged):
     Example: catdog classify s3://bucket/archive.zip more/ --model runs/first --output results
 
     Attributes:
-        no_report: write no page to look at into the results folder at the end.
-        watch: do it again so many seconds after each end, until Ctrl-C or SIGTERM.
+        no_report: write no HTML page into the results folder at the end.
+        watch: run again this many seconds after each end, until Ctrl-C or SIGTERM.
     """
 
     no_report: bool = False
@@ -98,7 +98,7 @@ class Evaluate(EvaluateConfig, Logged):
     Example: catdog evaluate photos/ --model runs/first --part test --output evaluation
 
     Attributes:
-        no_report: write no page to look at.
+        no_report: write no HTML page.
     """
 
     no_report: bool = False

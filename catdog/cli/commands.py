@@ -91,6 +91,8 @@ def _demo(command: asked.Demo) -> int:
         result = demo.run(_plain(DemoConfig, command), progress)
         page = _page(result.evaluated.output, progress)
     _show(command, result, summaries.print_demo, page)
+    if not command.json:
+        summaries.print_next(command.output)
     return 0
 
 

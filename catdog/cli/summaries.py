@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from catdog import terminal
+
+_TO_LOOK_AT = ("drawings/cat/cat.0.jpg", "drawings")  # of what a demo makes
 
 if TYPE_CHECKING:
     from catdog.classification import ClassifySummary
@@ -202,6 +206,25 @@ def print_demo(result: DemoResult) -> None:
         "rejected", [(name, f"{error}: {text}") for name, error, text in result.rejected]
     )
     print_evaluated(result.evaluated)
+
+
+def print_next(output: str) -> None:
+    """Commands to try next on what a demo has made."""
+    sys.stdout.write("\n  try next\n")
+    for command in next_commands(output):
+        terminal.command_line(command)
+
+
+def next_commands(output: str) -> tuple[str, str, str]:
+    """The commands of `print_next`."""
+    demo = PurePosixPath(output)
+    run, embedded = shlex.quote(str(demo / "run")), shlex.quote(str(demo / "embedded"))
+    picture, drawings = (shlex.quote(str(demo / name)) for name in _TO_LOOK_AT)
+    return (
+        f"catdog predict {picture} --model {run}",
+        f"catdog classify {drawings} --model {run} --embeddings --output {embedded}",
+        f"catdog duplicates {embedded}",
+    )
 
 
 def print_predicted(image: str, answer: Prediction, *, as_json: bool) -> None:

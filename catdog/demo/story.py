@@ -28,12 +28,12 @@ class DemoConfig:
     """How large the demonstration is.
 
     Attributes:
-        output: a new local folder for everything that the demonstration makes.
-        drawings: drawn pictures to train on.
-        unseen: drawn pictures to classify.
-        epochs: passes over the pictures.
-        seed: of drawings and training.
-        workers: training workers, and classifying ones.
+        output: new local folder for everything that the demo makes.
+        drawings: number of drawn pictures to train on.
+        unseen: number of drawn pictures to classify.
+        epochs: passes over the training pictures.
+        seed: seed of the drawings and the training.
+        workers: number of training workers, and of classifying workers.
     """
 
     output: str = "demo"

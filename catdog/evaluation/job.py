@@ -52,9 +52,9 @@ class EvaluateConfig(ClassifyConfig):
         min_probability: stays 0: evaluation looks at every threshold.
         thresholds: stays away, for the same reason.
         scores: stays `yes`: evaluation looks at every score.
-        precision_at: share of right labels to find thresholds for, of the model and each class;
-            `classify --thresholds` takes the file `thresholds.json` that is written.
-        mistakes: how many of the most confident mistakes are listed.
+        precision_at: fraction of right labels to find thresholds for, of the model and of each
+            class; they are written to `thresholds.json` for `classify --thresholds`.
+        mistakes: number of most confident mistakes to list.
     """
 
     min_probability: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0

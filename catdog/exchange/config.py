@@ -19,22 +19,24 @@ class PackageConfig:
     """Which model to make a model folder of, and what its numbers mean.
 
     Attributes:
-        model_file: a `.keras`, `.onnx` or OpenVINO `.xml` file, or a TensorFlow SavedModel's folder.
+        model_file: a `.keras`, `.onnx` or OpenVINO `.xml` file, or the folder of a TensorFlow
+            SavedModel.
         output: the model folder to write; local or S3.
-        labels: the classes in the order of the network's scores; or one `.txt` file with a label a
-            line. Of a network with one score, the second label's.
-        height: of the network's input, in pixels.
-        width: likewise.
-        resize: how an image becomes that size: `stretch`, `crop` (the middle) or `pad`.
-        preset: what the network's input holds: `pixels` 0 to 255, `unit` 0 to 1, `symmetric` -1 to 1,
-            `imagenet` (unit, less the mean of ImageNet's colours, by their deviation), `caffe` (0 to
-            255, blue first, less the mean).
-        mean: of red, green and blue from 0 to 1, taken off before dividing by `std`; in place of a preset.
-        std: of red, green and blue from 0 to 1.
-        logits: the network gives logits; softmax, or sigmoid of one score, makes probabilities of them.
-        check: a JSON Lines file with `image`, a path relative to the file, and `scores` of each of
-            them, as whoever made the model gets them: what differs by more than `tolerance` is refused.
-        tolerance: largest difference of a score.
+        labels: the classes in the order of the network's scores, or one `.txt` file with a label
+            per line. A network with one score gives that of the second label.
+        height: height of the network's input in pixels.
+        width: width of the network's input in pixels.
+        resize: how to fit an image to the input: `stretch` it, `crop` the middle, or `pad` it.
+        preset: range of the network's input: `pixels` 0 to 255, `unit` 0 to 1, `symmetric` -1 to
+            1, `imagenet` (unit, minus the mean of ImageNet's colours, divided by their deviation),
+            `caffe` (0 to 255, blue first, minus the mean).
+        mean: mean of red, green and blue, from 0 to 1, to subtract before dividing by `std`;
+            instead of a preset.
+        std: standard deviation of red, green and blue, from 0 to 1.
+        logits: the network gives logits: apply softmax, or sigmoid to a single score.
+        check: a JSON Lines file with the `scores` that the model's makers get for each `image` (a
+            path relative to the file); a difference above `tolerance` is refused.
+        tolerance: largest permitted difference of a score.
     """
 
     model_file: tyro.conf.Positional[str]
@@ -85,9 +87,9 @@ class ExportConfig:
     Attributes:
         model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
             that comes with the package.
-        format: `onnx`, `openvino`, `tflite` or `saved-model`. All take uint8 RGB pixels (n, height,
-            width, 3) and give a probability for each class, or of the second of two.
-        output: the folder to write; local. `catdog.json` in it says labels and preprocessing.
+        format: `onnx`, `openvino`, `tflite` or `saved-model`. Each takes uint8 RGB pixels (n,
+            height, width, 3) and gives the probability of each class, or of the second of two.
+        output: local folder to write. Its `catdog.json` names labels and preprocessing.
     """
 
     format: Format

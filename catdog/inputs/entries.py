@@ -39,16 +39,16 @@ class SourceLimits:
     """How much an input may cost, however hostile it is."""
 
     max_bytes: int = 128 << 20
-    """Largest encoded image in bytes; larger ones are rejected as `too-large`, unread if possible."""
+    """Largest encoded image in bytes; a larger one is rejected as `too-large`, if possible unread."""
 
     max_archive_members: int = 50_000_000
-    """Members of one archive; what comes after them is lost, with one row `too-large`."""
+    """Largest number of members of an archive; the rest becomes one row `too-large`."""
 
     max_expansion: int = 200
-    """How many times its own size a `.tar.gz` may expand to (beyond its first GiB)."""
+    """Largest expansion of a `.tar.gz`, as a multiple of its size (beyond its first GiB)."""
 
     bytes_in_flight: int = 256 << 20
-    """Bytes read ahead of the consumer, together; one image may exceed it alone."""
+    """Bytes of encoded images to read ahead; a single larger image is still read."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Columns:
     """Column of a table with labels; by default `label`."""
 
     label_from: str | None = None
-    """Where the samples of WebDataset archives have their labels: `cls` or `txt`, the text in the
-    member of that extension beside an image; `json:KEY`, a value in the one called `.json`."""
+    """Source of the labels of WebDataset samples: `cls` or `txt` is the text of the member with that
+    extension, `json:KEY` a value of the `.json` member."""
 
     def __post_init__(self) -> None:
         extension, colon, key = (self.label_from or "cls").partition(":")

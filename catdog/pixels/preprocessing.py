@@ -26,15 +26,14 @@ class DecodeLimits:
     """What decoding one image may cost; an image beyond is rejected, the job goes on."""
 
     max_pixels: int = 120_000_000
-    """Most pixels of an image (width x height as its header says), checked before decoding.
-    Beyond the largest common cameras' pictures (108 million)."""
+    """Largest image in pixels (width x height in its header), checked before decoding. Common cameras
+    make at most 108 million."""
 
     timeout_s: float = 30.0
-    """Most seconds that decoding one image may take, reading it not included. Enforced by
-    ending the process that decodes."""
+    """Seconds to decode one image, after it was read. Then the decoding process is ended."""
 
     memory_bytes: int = 2816 * 1024**2
-    """Most memory that decoding may take. Enforced in the process that decodes.
+    """Memory to decode one image, in bytes, enforced on the decoding process.
     Measured at the peak, in bytes a pixel: JPEG 3 to 8, PNG and TIFF 4 to 13, HEIC 8, WebP 16, JPEG 2000 19
     to 24: the default suffices for the largest image permitted."""
 

@@ -20,8 +20,8 @@ class PredictConfig:
         images: image files, URIs of images, or members of archives as results name them.
         model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
             that comes with the package.
-        precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it.
-        engine: what runs the network; `auto` takes OpenVINO.
+        precision: number format of the arithmetic; `auto` is bfloat16 where the CPU supports it.
+        engine: library that runs the network; `auto` is OpenVINO.
         stores: how the stores of images, results and model are asked.
     """
 

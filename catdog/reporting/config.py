@@ -22,10 +22,10 @@ class ReportConfig:
 
     Attributes:
         results: folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
-        output: the HTML file; by default `_report.html` in the folder of results, `report.html` in
-            that of an evaluation.
-        thumbnails: most pictures of a label.
-        against: folder of other results of the same images, to show what changed since.
+        output: the HTML file to write; by default `_report.html` in the folder of results, or
+            `report.html` in that of an evaluation.
+        thumbnails: largest number of pictures per label.
+        against: folder of other results of the same images; the page shows what changed since.
         stores: how the stores of images, results and model are asked.
     """
 

@@ -16,8 +16,8 @@ class DuplicatesConfig:
 
     Attributes:
         results: folders that `catdog classify --embeddings` wrote; local or S3.
-        output: the page, an HTML file; by default `_duplicates.html` in the first folder. The table
-            lies beside it, with the ending .csv.
+        output: the HTML page to write; by default `_duplicates.html` in the first folder. The
+            table is written beside it, as .csv.
         stores: how the stores of images, results and model are asked.
     """
 
@@ -37,10 +37,10 @@ class SimilarConfig:
     Attributes:
         results: a folder that `catdog classify --embeddings` wrote; local or S3.
         images: image files, URIs of images, or members of archives as results name them.
-        count: how many pictures are shown for each image.
-        model: the model that made the results, where it lies elsewhere today.
-        output: the page, an HTML file; by default `_similar.html` in the folder. The table lies
-            beside it, with the ending .csv.
+        count: number of pictures to show per image.
+        model: the model that made the results, if it has moved since.
+        output: the HTML page to write; by default `_similar.html` in the folder. The table is
+            written beside it, as .csv.
         stores: how the stores of images, results and model are asked.
     """
 
@@ -64,9 +64,9 @@ class LeaksConfig:
 
     Attributes:
         train_results: a folder that `catdog classify --embeddings` wrote for the training images.
-        test_results: the same for the test images, with the same model.
-        output: the page, an HTML file; by default `_leaks.html` in the second folder. The table
-            lies beside it, with the ending .csv.
+        test_results: a folder that it wrote for the test images, with the same model.
+        output: the HTML page to write; by default `_leaks.html` in the second folder. The table is
+            written beside it, as .csv.
         stores: how the stores of images, results and model are asked.
     """
 

@@ -61,11 +61,11 @@ class SubmitConfig:
     """What to run on which cluster.
 
     Attributes:
-        command: a command and its arguments, as without `submit`.
+        command: a command with its arguments, as without `submit`.
         address: URL of the cluster's job server, such as http://head:8265; by default
             `RAY_API_SERVER_ADDRESS`.
         attach: follow this job, submitted earlier, instead of submitting one.
-        dry_run: show what would be sent, and send nothing.
+        dry_run: show what would be sent, with its size, and send nothing.
         install: have each node install the locked dependencies, once: for a cluster that has Ray
             alone, such as the image rayproject/ray.
         send_aws_credentials: send this machine's `AWS_*` variables to the job. Everybody who has

