@@ -92,7 +92,7 @@ class ClassifyConfig:
         if self.top is not None and self.top < 1:
             raise UserInputError("--top must be at least 1")
         if self.scores == "no" and self.top is None:
-            raise UserInputError("--scores no: wants --top, how many classes are told instead")
+            raise UserInputError("--scores no: needs --top, the number of best classes to write")
         if self.thresholds is not None and self.min_probability:
             raise UserInputError("--thresholds and --min-probability exclude each other")
         if self.wait_s < 0:

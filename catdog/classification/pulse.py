@@ -6,6 +6,7 @@ others run nobody can change them. A shard that begins a second time was lost.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -94,7 +95,8 @@ class Board:
     def _export(self) -> None:
         if self._metrics is not None:
             done = min(self._planned, self._finished + self._unfinished())
-            self._metrics.show(self._planned, done, self._retried)
+            with contextlib.suppress(Exception):  # the job does not depend on it
+                self._metrics.show(self._planned, done, self._retried)
 
     def _unfinished(self) -> int:
         """Images that are done of shards that are not."""

@@ -145,7 +145,7 @@ def _check_labelled(entries: pa.RecordBatch, labels: tuple[str, ...]) -> pa.Reco
         first = entries.filter(wrong).slice(0, 1).to_pylist()[0]
         said = "has no label" if first["label"] is None else f"is labelled {first['label']!r}"
         raise UserInputError(
-            f"{first['uri']} {said}; the model knows {', '.join(labels)}: evaluation wants one "
+            f"{first['uri']} {said}; the model knows {', '.join(labels)}: evaluation needs one "
             "folder for each of them, or a table with a label column"
         )
     return entries

@@ -64,7 +64,7 @@ def export(config: ExportConfig) -> Exported:
     for name in _EXTRAS.get(config.format, ()):
         if importlib.util.find_spec(name) is None:
             raise UserInputError(
-                f"--format {config.format}: wants packages that are not installed; "
+                f"--format {config.format}: needs packages that are not installed; "
                 "run `pip install 'catdog-ray[export]'`"
             )
     with storage.blamed_on(f"--model {config.model}"):

@@ -183,7 +183,7 @@ def _colours_last(network: Any, config: PackageConfig) -> bool:
     """Whether the input is (n, height, width, 3), and not (n, 3, height, width)."""
     if len(network.inputs) != 1:
         raise UserInputError(
-            f"{config.model_file}: has {len(network.inputs)} inputs; one is wanted"
+            f"{config.model_file}: has {len(network.inputs)} inputs; it must have one"
         )
     shape = network.inputs[0].get_partial_shape()
     sizes = [each.get_length() if each.is_static else None for each in shape]
@@ -242,7 +242,7 @@ def _check(config: PackageConfig, model: folders.Model) -> tuple[int, float | No
     if not largest <= config.tolerance:
         raise UserInputError(
             f"{flag}: scores differ by {largest:.3g}, more than --tolerance {config.tolerance:g} "
-            f"({worst} found): resize, preset, mean and std, order of labels or logits are others"
+            f"({worst} found): check resize, preset, mean and std, the order of labels, and logits"
         )
     return count, largest
 

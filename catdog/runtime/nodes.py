@@ -236,7 +236,7 @@ def wait_until_free(
         waited = time.monotonic() - begun
         if waited > timeout_s:
             raise CatdogError(
-                f"{said}: other jobs of the cluster have the rest; waited for {timeout_s:.0f} s "
+                f"{said}: other jobs use the rest of the cluster; waited for {timeout_s:.0f} s "
                 "(--wait-s)"
             )
         if said != told and waited > _SETTLED_AFTER_S:

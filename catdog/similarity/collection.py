@@ -91,7 +91,7 @@ def read(names: Sequence[str], flag: str = "RESULTS") -> Collection:
     for name, model in zip(names, models, strict=True):
         if model != models[0]:
             raise UserInputError(
-                f"{flag} {name}: is of another model than {names[0]}; embeddings of two models "
+                f"{flag} {name}: was made by another model than {names[0]}; embeddings of two models "
                 "cannot be compared"
             )
     columns: list[pa.Table] = []
@@ -133,7 +133,7 @@ def join(one: Collection, other: Collection) -> Collection:
     """
     if one.model != other.model:
         raise UserInputError(
-            f"{other.names[0]}: is of another model than {one.names[0]}; embeddings of two models "
+            f"{other.names[0]}: was made by another model than {one.names[0]}; embeddings of two models "
             "cannot be compared"
         )
     moved = other.places + np.array([len(one.plans), 0, 0], np.int32)

@@ -140,7 +140,7 @@ def _recorded(config: TrainConfig, config_uri: str) -> dict[str, Any]:
 
 def _given_up(config: TrainConfig) -> CatdogError:
     return CatdogError(
-        f"--output {config.output}: the command that had begun in it has just given up; "
+        f"--output {config.output}: another command in this folder has just given up; "
         "run this one again"
     )
 
@@ -157,7 +157,7 @@ def _refuse_another(config: TrainConfig, config_uri: str) -> None:
         )
         raise UserInputError(
             f"--output {config.output}: holds another run: {flags}; name another folder, "
-            "or add --restart to begin anew"
+            "or add --restart to start over"
         )
 
 

@@ -172,7 +172,7 @@ def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str) -> None:
     unlabelled = found.codes == found.names[None]
     if unlabelled.all():
         raise UserInputError(
-            f"{shown}: no labels; training wants one folder per class "
+            f"{shown}: no labels; training needs one folder per class "
             "(or archives of such folders, or a table with a label column)"
         )
     first = entries.values(np.flatnonzero(unlabelled)[:1], "name")[0]
@@ -181,7 +181,7 @@ def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str) -> None:
 
 def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:
     if len(labels) < 2:
-        raise UserInputError(f"{shown}: {len(labels)} class found, training wants two or more")
+        raise UserInputError(f"{shown}: {len(labels)} class found, training needs two or more")
     alike: dict[str, str] = {}
     for label in labels:
         other = alike.setdefault(unicodedata.normalize("NFC", label).casefold(), label)
