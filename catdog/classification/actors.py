@@ -91,6 +91,7 @@ class _Scorer:
             model=self.metadata.fingerprint,
             top=self._assignment.top,
             all_scores=self._assignment.all_scores,
+            decoded=self._assignment.decode_limits.truncated == "decode",
         )
         timing = dataclasses.asdict(costs) | {"ended_at": time.time()}
         for untold in ("first_at", "bytes_read"):

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.pixels import colours, formats, whole_pixels
@@ -48,12 +48,14 @@ class DecodedImage:
         width: columns of the original, after orientation.
         height: rows of the original, after orientation.
         format: Pillow's name, `JPEG` for one.
+        decoded: share of the picture that the file had, 1 for all of it.
     """
 
     pixels: npt.NDArray[np.uint8]
     width: int
     height: int
     format: str
+    decoded: float = 1.0
 
 
 def decode(
@@ -86,14 +88,17 @@ def decode(
         data = whole_pixels.essential_png(data)
     with _pillow_settings(limits) as caught:
         try:
+            if whole_pixels.ends_in_zeros(data):
+                raise formats.cut(str(formats.signature(data)), "zeros take the place of its end")
             return _decoded(data, preprocessing, limits, out, caught)
         except ImageRejected as rejected:
             if rejected.code != ErrorCode.TRUNCATED:
                 raise
-            whole = whole_pixels.with_end_mark(data)
-            if whole is None:
+            found = whole_pixels.salvaged(data)
+            if found is None or (found.share < 1 and limits.truncated != "decode"):
                 raise
-        return _decoded(whole, preprocessing, limits, out, caught)
+        decoded = _decoded(found.data, preprocessing, limits, out, caught)
+        return replace(decoded, decoded=found.share)
 
 
 def _decoded(
@@ -128,6 +133,7 @@ def _pillow_settings(limits: DecodeLimits) -> Iterator[list[warnings.WarningMess
       frames, tiles, icons), and raises above twice its value: our limit, in Pillow's places.
     - `WARN_POSSIBLE_FORMATS`: why a recognised file did not open comes only as a warning.
     - AVIF's decoder would start a thread for each core: the cores are shared out one level above.
+    - `LOAD_TRUNCATED_IMAGES`: what is cut is an error.
     - Warnings are kept from the log: of a million images thousands have odd metadata.
     """
     # Every one restored: other code in the process may use Pillow too.
@@ -135,17 +141,19 @@ def _pillow_settings(limits: DecodeLimits) -> Iterator[list[warnings.WarningMess
         Image.MAX_IMAGE_PIXELS,
         Image.WARN_POSSIBLE_FORMATS,
         AvifImagePlugin.DEFAULT_MAX_THREADS,
+        ImageFile.LOAD_TRUNCATED_IMAGES,
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
         Image.WARN_POSSIBLE_FORMATS = True
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
             yield caught
         finally:
             Image.MAX_IMAGE_PIXELS, Image.WARN_POSSIBLE_FORMATS = before[:2]
-            AvifImagePlugin.DEFAULT_MAX_THREADS = before[2]
+            AvifImagePlugin.DEFAULT_MAX_THREADS, ImageFile.LOAD_TRUNCATED_IMAGES = before[2:]
 
 
 def _decode_opened(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Resize = Literal["stretch", "crop", "pad"]
+Truncated = Literal["reject", "decode"]
 
 PIXELS_VERSION = 1
 """Raised when bytes that were read right would give other pixels: models trained before are then
@@ -37,7 +38,13 @@ class DecodeLimits:
     Measured at the peak, in bytes a pixel: JPEG 3 to 8, PNG and TIFF 4 to 13, HEIC 8, WebP 16, JPEG 2000 19
     to 24: the default suffices for the largest image permitted."""
 
+    truncated: Truncated = "reject"
+    """`decode` takes of a JPEG or PNG that is cut or damaged what could be decoded, in place of a
+    row `truncated`; the column `decoded` has the share."""
+
     def __post_init__(self) -> None:
+        if self.truncated not in get_args(Truncated):
+            raise UserInputError(f"--truncated {self.truncated}: must be reject or decode")
         for name in ("max_pixels", "timeout_s", "memory_bytes"):
             if not getattr(self, name) > 0:
                 raise UserInputError(

@@ -29,6 +29,7 @@ OUTCOME_SCHEMA = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("error", pa.string()),
         pa.field("error_detail", pa.string()),
+        pa.field("decoded", pa.float32()),
     ]
 )
 """What became of an image: the columns that the result has of the same names."""
@@ -84,7 +85,8 @@ class Memory:
 
     _DECODING = struct.Struct("<qdq")
     _SLOT = struct.Struct("<qqqddq")  # SlotState
-    _ROW = struct.Struct("<qii16s16s464s")  # size or -1, width, height, format, error, detail
+    # Size or -1, width, height, decoded share, format, error, detail.
+    _ROW = struct.Struct("<qiif16s16s460s")
     _LINE = 64  # bytes from one of the first two to the next
 
     def __init__(self, descriptor: int, preprocessing: Preprocessing, batch_size: int) -> None:
@@ -135,9 +137,10 @@ class Memory:
     ) -> None:
         """Notes what became of a slot's image number `index`; `size` is -1 where unknown."""
         if isinstance(outcome, ImageRejected):
-            values = (0, 0, b"", outcome.code.value.encode(), outcome.detail.encode())
+            values = (0, 0, 0.0, b"", outcome.code.value.encode(), outcome.detail.encode())
         else:
-            values = (outcome.width, outcome.height, outcome.format.encode(), b"", b"")
+            share = outcome.decoded
+            values = (outcome.width, outcome.height, share, outcome.format.encode(), b"", b"")
         at = self._rows_at(slot, self._batch_size) + index * self._ROW.size
         self._ROW.pack_into(self._bytes, at, size, *values)
 
@@ -150,7 +153,7 @@ class Memory:
             self._ROW.unpack_from(self._bytes, at + index * self._ROW.size)
             for index in range(state.finished)
         ]
-        texts = [[_text(value) for value in row[3:]] for row in rows]
+        texts = [[_text(value) for value in row[4:]] for row in rows]
         decoded = [error is None for _, error, _ in texts]
         planned = entries["size"].slice(start, state.finished).to_pylist()
         outcomes = pa.RecordBatch.from_pydict(
@@ -163,6 +166,7 @@ class Memory:
                 ],
                 "error": [error for _, error, _ in texts],
                 "error_detail": [detail for _, _, detail in texts],
+                "decoded": [row[3] if ok else None for row, ok in zip(rows, decoded, strict=True)],
             },
             schema=OUTCOME_SCHEMA,
         )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 UNCERTAIN = "uncertain"  # the label of an image whose best probability is below the wanted one
 TOP_LABELS, TOP_PROBABILITIES = "top_labels", "top_probabilities"  # columns, where asked for
+DECODED = "decoded"  # a column: which share of a cut picture was there
 EMBEDDING = "embedding"  # a column, and the key of what it holds in the schema metadata
 TIMING_KEY = "timing"  # of a part file's schema metadata, like the next ones
 _LABELS_KEY = "labels"
@@ -65,6 +66,7 @@ def build_rows(
     model: str,
     top: int = 0,
     all_scores: bool = True,
+    decoded: bool = False,
 ) -> pa.Table:
     """The result rows of images.
 
@@ -79,6 +81,7 @@ def build_rows(
         top: how many classes the columns `top_labels` and `top_probabilities` name; 0 for no such
             columns.
         all_scores: whether there is a column `scores`.
+        decoded: whether there is a column `decoded`, which `outcome` has too.
     """
     rejected = outcome["error"].is_valid().to_numpy()
     best = scores.argmax(axis=1)
@@ -105,6 +108,8 @@ def build_rows(
         best_scores = np.take_along_axis(scores, order, axis=1)
         rows = rows.append_column(TOP_LABELS, _lists(names[order], rejected))
         rows = rows.append_column(TOP_PROBABILITIES, _lists(best_scores, rejected))
+    if decoded:
+        rows = rows.append_column(DECODED, outcome[DECODED].cast(pa.float32()))
     if not all_scores:
         rows = rows.drop_columns(["scores"])
     return rows if embeddings is None else _with_embeddings(rows, embeddings, rejected)

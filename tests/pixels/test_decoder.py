@@ -168,6 +168,7 @@ def test_pixels_are_those_of_decode(photos):
                 "size": path.stat().st_size,
                 "error": None,
                 "error_detail": None,
+                "decoded": 1.0,
             }
 
 

@@ -39,9 +39,9 @@ def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
                 if isinstance(data, ImageRejected):
                     raise data
                 decoded = decode(data, square, DecodeLimits())
-                size = (decoded.width, decoded.height, decoded.format, len(data), None, None)
+                size = (decoded.width, decoded.height, decoded.format, len(data), None, None, 1)
             except ImageRejected as rejected:
-                size = (None, None, None, None, rejected.code.value, rejected.detail)
+                size = (None, None, None, None, rejected.code.value, rejected.detail, None)
             outcomes.append(dict(zip(OUTCOME_SCHEMA.names, size, strict=True)))
         rows = part_files.build_rows(
             entries["uri"],

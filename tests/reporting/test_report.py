@@ -612,7 +612,7 @@ def test_memory_and_page_hardly_grow_with_the_rows(tmp_path):
     """Of 131,072 rows 100,000 can be searched: some MB of memory, and of page."""
     labels = np.resize(LABELS, 2048)
     best = 0.5 + np.random.default_rng(0).random((2048, 1), np.float32) / 2
-    outcome = (40, 30, "JPEG", 900, None, None)
+    outcome = (40, 30, "JPEG", 900, None, None, 1)
     outcomes = pa.Table.from_pylist(
         [dict(zip(OUTCOME_SCHEMA.names, outcome, strict=True))] * 2048, OUTCOME_SCHEMA
     )

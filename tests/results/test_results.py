@@ -190,6 +190,21 @@ def test_best_classes_and_thresholds_of_each(plan):
     assert told[2] is None
 
 
+def test_shares_of_cut_pictures_are_a_column_where_asked_for(plan):
+    """Of what was decoded the share, null where rejected; else there is no such column."""
+    outcome = pa.Table.from_pylist([{"decoded": 0.5}, {"error": "empty"}], OUTCOME_SCHEMA)
+    uris = pa.chunked_array([["a", "b"]])
+    asked = {"labels": LABELS, "min_probability": 0.0, "model": "m"}
+    for decoded in (True, False):
+        rows = part_files.build_rows(
+            uris, outcome, np.ones((2, 2), np.float32), decoded=decoded, **asked
+        )
+        assert ("decoded" in rows.column_names) == decoded
+    rows = part_files.build_rows(uris, outcome, np.ones((2, 2), np.float32), decoded=True, **asked)
+    assert rows["decoded"].to_pylist() == [0.5, None]
+    assert rows.schema.field("decoded").type == pa.float32()
+
+
 def test_embeddings_are_a_column_that_says_what_it_holds(plan, tmp_path):
     """Float16 vectors of one size, null where rejected; kept where rows are replaced."""
     vectors = np.array([[1, 0, 0], [0, 0.5, 0]], np.float16)
