@@ -39,8 +39,8 @@ class DecodeLimits:
     to 24: the default suffices for the largest image permitted."""
 
     truncated: Truncated = "reject"
-    """`decode` takes of a JPEG or PNG that is cut or damaged what could be decoded, in place of a
-    row `truncated`; the column `decoded` has the share."""
+    """What becomes of a JPEG or PNG that is cut or damaged: `reject`, a row `truncated`; `decode`,
+    what could be decoded is classified, and the column `decoded` has the share."""
 
     def __post_init__(self) -> None:
         if self.truncated not in get_args(Truncated):
