@@ -382,8 +382,7 @@ class _Driver:
         )
         where = ""
         if config.part is not None:
-            recipe = model.metadata.training["recipe"]
-            validation, test = recipe["validation"], recipe["test"]
+            validation, test = model.metadata.parts
             batches = _of_part(batches, config.part, validation, test)
             where = f" in the {config.part} part (--validation {validation:g} --test {test:g})"
         if check is not None:

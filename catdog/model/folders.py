@@ -60,6 +60,20 @@ class ModelMetadata:
     training: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def parts(self) -> tuple[float, float]:
+        """The fractions of its data that training kept for validation and for the test.
+
+        Raises:
+            CatdogError: the model does not tell.
+        """
+        recipe = self.training.get("recipe")
+        told = recipe if isinstance(recipe, dict) else {}
+        fractions = tuple(told.get(name) for name in ("validation", "test"))
+        if not all(isinstance(each, int | float) and 0 <= each < 1 for each in fractions):
+            raise CatdogError("the model does not tell how its data was divided")
+        return float(fractions[0]), float(fractions[1])
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over everything that decides a score: weights, preprocessing, labels."""
@@ -94,15 +108,18 @@ class ModelMetadata:
                 raise CatdogError(
                     f"the model's format version is {version}; this catdog reads {FORMAT_VERSION}"
                 )
+            if not all(isinstance(label, str) for label in content["labels"]):
+                raise TypeError("a label is no text")
             metadata = cls(
-                labels=tuple(str(label) for label in content["labels"]),
+                labels=tuple(content["labels"]),
                 preprocessing=Preprocessing.from_json_dict(content["preprocessing"]),
                 architecture=str(content["architecture"]),
                 files={str(name): str(digest) for name, digest in content["files"].items()},
                 training=dict(content["training"]),
             )
             recorded = content["fingerprint"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            "".join(metadata.labels).encode()  # else no row can hold them
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CatdogError(f"{METADATA_FILE} is damaged: {error!r}") from error
         whole = {KERAS_FILE} <= metadata.files.keys() or {*OPENVINO_FILES} <= metadata.files.keys()
         if len(metadata.labels) < 2 or not whole:
