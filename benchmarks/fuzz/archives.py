@@ -66,7 +66,10 @@ def zip_file(chance: random.Random, sound: bytes) -> bytes:
             info = zipfile.ZipInfo(name)
             info.compress_type = kind
             if chance.random() < 0.3:  # unused until a size or an offset says that it counts
-                info.extra = struct.pack("<HHQQQ", 1, 24, len(sound), len(sound), 0)
+                wide = (len(sound), len(sound), 0)
+                if chance.random() < 0.5:
+                    wide = tuple(number(chance) % 2**64 for _ in wide)
+                info.extra = struct.pack("<HHQQQ", 1, 24, *wide)
             elif chance.random() < 0.2:
                 info.extra = struct.pack("<HHBI", 0x7075, 9, 1, 0) + b"a.jp"
             with archive.open(info, "w", force_zip64=chance.random() < 0.5) as member:
@@ -77,12 +80,13 @@ def zip_file(chance: random.Random, sound: bytes) -> bytes:
     if chance.random() < 0.4:
         _add_zip64_end(data, chance)
     for _ in range(chance.choice((1, 1, 2, 4))):
-        signature = chance.choice(list(_ZIP_NUMBERS))
+        signature = chance.choice((b"PK\1\2", *_ZIP_NUMBERS))
         places = [found.start() for found in re.finditer(re.escape(signature), data)]
         if places:
             offset, size = chance.choice(_ZIP_NUMBERS[signature])
             at = chance.choice(places) + offset
-            data[at : at + size] = field(chance, size)
+            # All ones have the number of zip64 count.
+            data[at : at + size] = b"\xff" * size if chance.random() < 0.3 else field(chance, size)
     if chance.random() < 0.1:
         data[:0] = chance.randbytes(chance.choice((1, 40, 5000)))  # a program before it
     return _rarely_damaged(bytes(data), chance)

@@ -13,17 +13,20 @@ from PIL import Image
 
 from benchmarks.fuzz import folders
 from catdog import inputs
-from catdog.errors import CatdogError, ImageRejected
+from catdog.classification import rounds
+from catdog.errors import CatdogError, ImageRejected, UserInputError
 from catdog.model import folders as models
+from catdog.observer import Observer
 from catdog.pixels import DecodeLimits, Decoder, Preprocessing
 from catdog.reporting import part_reader
-from catdog.observer import Observer
 from catdog.results import Folder, changes, drafts, ledger, part_files, plans
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from catdog.pixels import DecodedBatch
+    from catdog.results import Draft, PartCounts, Plan, Survey
 
 # Smaller than in a job, so that more cases fit into a minute; the code behind them is the same.
 SOURCES = inputs.SourceLimits(max_bytes=1 << 20, max_archive_members=1000, bytes_in_flight=16 << 20)
@@ -172,37 +175,62 @@ class Doors:
             path.write_bytes(data)
         results = Folder(folder.as_uri())
         try:
-            return self._rerun(results)
+            plan, summary, did = rounds.run(results, _Steps(results), grow=True)
+            found = part_files.survey(plan, folders.MODEL)
+            record = ledger.read_json(results, ledger.RUN_FILE) or {}
+            reader = part_reader.PartReader(plan, record)
+            tally = part_reader.count_parts(reader, plan.images, Observer())
         except CatdogError:
             return "refused"
+        # Where a summary tells that all is done, nobody looks at each file again.
+        assert found.done.all() or not did, "every shard is done"
+        assert found.counts.images == plan.images or not did, "a row for each image"
+        assert tally.images <= plan.images
+        assert summary["generation"] == plan.generation
+        return "done again" if did else "sound"
 
-    def _rerun(self, results: Folder) -> str:
-        question = ledger.read_question(results)
-        plan = plans.read(results)
-        if question is None or plan is None:
-            return "begins anew"
-        ledger.read_summary(plan)
-        found = part_files.survey(plan, folders.MODEL)
-        todo = found.todo(plan.shard_images)
-        plan.tasks(todo, 2)
+
+class _Steps:
+    """What a driver does, without Ray and a network."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def draft(self, plan: Plan | None) -> Draft | None:
+        """Of the images that the sound results have."""
+        listed = [folders.entries(0, 140)]
+        if plan is None:
+            return drafts.draft(self._folder, listed)
+        compared = changes.Changes(plan, listed)
+        try:
+            if not compared.counts.new + compared.counts.changed + compared.counts.gone:
+                return None
+            revised = compared.revised([], drop_gone=True)
+            return drafts.draft(self._folder, compared.new_entries(), before=plan, revised=revised)
+        finally:
+            compared.close()
+
+    def question(self) -> dict[str, Any]:
+        """As the sound results have it."""
+        return folders.QUESTION
+
+    def about(self) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
+
+    def refuse_another(self, recorded: Mapping[str, Any]) -> None:
+        """Of another model."""
+        if recorded != folders.QUESTION:
+            raise UserInputError("another job's")
+
+    def work(self, plan: Plan, found: Survey, todo: Sequence[int]) -> None:
+        """All shards, one after the other."""
         for shard in todo:
             work = part_files.begin(plan, shard, present=bool(found.present[shard]))
             if work is not None:
-                outcomes = [folders.OUTCOME] * work.entries.num_rows
-                rows = folders.rows_of(work.entries, outcomes)
+                rows = folders.rows_of(work.entries, [folders.OUTCOME] * work.entries.num_rows)
                 part_files.finish(work, rows, labels=folders.LABELS, run="b")
-        found = part_files.survey(plan, folders.MODEL)
-        assert found.done.all(), "what is damaged is done again"
-        assert found.counts.images == plan.images
-        for shard in range(plan.shards):
-            part_files.read_part(plan, shard)
-        listed = [plan.read_shard(0).select(inputs.PLAN_SCHEMA.names).to_batches()[0]]
-        compared = changes.Changes(plan, listed)
-        try:
-            list(compared.new_entries())
-            list(compared.revised([], drop_gone=True))
-        finally:
-            compared.close()
-        record = ledger.read_json(results, ledger.RUN_FILE) or {}
-        part_reader.count_parts(part_reader.PartReader(plan, record), plan.images, Observer())
-        return "done again" if todo else "sound"
+
+    def summary(self, plan: Plan, counts: PartCounts) -> dict[str, Any]:
+        """How many there are."""
+        return {"planned": plan.images, "classified": sum(counts.labels.values())}

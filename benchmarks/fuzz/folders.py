@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LABELS = ("cat", "dog")
 MODEL = "f" * 64
 OUTCOME: dict[str, Any] = {"width": 4, "height": 3, "format": "JPEG", "size": 9}
+QUESTION = {"model": MODEL, "min_probability": 0.0}
 _TRAINING = {"recipe": {"validation": 0.1, "test": 0.1}, "best": {"val_accuracy": 0.9}}
 
 
@@ -86,24 +87,25 @@ def _sound_results() -> dict[str, bytes]:
     same = mock.patch("secrets.token_hex", lambda size: f"{next(numbers):0{2 * size}x}")
     with tempfile.TemporaryDirectory() as place, same:
         folder = Folder(Path(place).as_uri())
-        ledger.begin(folder, {"model": MODEL, "min_probability": 0.0}, {"started_at": "2026"})
-        first = drafts.draft(folder, [_entries(0, 100)], planned_at="2026", counts={"new": 100})
-        assert first.commit("job")
+        ledger.begin(folder, QUESTION, {"started_at": "2026"})
+        first = drafts.draft(folder, [entries(0, 100)], planned_at="2026", counts={"new": 100})
+        assert first.commit(ledger.identity(QUESTION))
         _finish(folder)
         plan = plans.read(folder)
         assert plan is not None
         again = (0, plan.read_shard(0))
-        second = drafts.draft(folder, [_entries(100, 40)], before=plan, revised=[again])
-        assert second.commit("job")
+        second = drafts.draft(folder, [entries(100, 40)], before=plan, revised=[again])
+        assert second.commit(plan.job)
         _finish(folder)
         plan = plans.read(folder)
         assert plan is not None
-        ledger.publish(plan, {"planned": 140})
+        ledger.publish(plan, {"planned": 140, "classified": 140})
         paths = [path for path in Path(place).rglob("*") if path.is_file()]
         return {str(path.relative_to(place)): path.read_bytes() for path in sorted(paths)}
 
 
-def _entries(start: int, count: int) -> pa.RecordBatch:
+def entries(start: int, count: int) -> pa.RecordBatch:
+    """Images of a listing."""
     rows = [
         {"uri": f"file:///x/{at}.jpg", "name": f"cat/{at}.jpg", "label": "cat", "codec": "file"}
         for at in range(start, start + count)
@@ -130,10 +132,7 @@ def results_folder(chance: random.Random) -> dict[str, bytes]:
     parts = [name for name in files if name.startswith("part-")]
     for _ in range(chance.choice((1, 1, 2))):
         place = chance.randrange(6)
-        if place < 4:
-            name = kinds[place]
-        else:
-            name = (plan_files, parts)[place - 4][chance.randrange(2)]
+        name = [*kinds, chance.choice(plan_files), chance.choice(parts)][place]
         if chance.random() < 0.05 or not files.get(name):
             files.pop(name, None)
         elif name.endswith(".json") and chance.random() < 0.8:

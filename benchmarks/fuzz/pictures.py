@@ -200,19 +200,6 @@ def _mend_checksums(data: bytes) -> bytes:
 # ------------------------------------------------------------------------------------------------
 # The second decoder
 
-_OTHERS: dict[str, Callable[[bytes], Any]] = {
-    "JPEG": imagecodecs.jpeg8_decode,
-    "PNG": imagecodecs.png_decode,
-    "WEBP": imagecodecs.webp_decode,
-    "AVIF": imagecodecs.avif_decode,
-    "JPEG2000": imagecodecs.jpeg2k_decode,
-    "QOI": imagecodecs.qoi_decode,
-    "BMP": imagecodecs.bmp_decode,
-    "TIFF": lambda data: _first_page(data),
-}
-_FAR = 12.0
-"""Levels on average between two pictures that are not the same; scaling explains some."""
-
 
 def _first_page(data: bytes) -> Any:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -223,6 +210,20 @@ def _first_page(data: bytes) -> Any:
         if page.planarconfig == 2 and values.ndim == 3:
             values = np.moveaxis(values, 0, -1)
         return values if page.photometric in (0, 1, 2) else None
+
+
+_OTHERS: dict[str, Callable[[bytes], Any]] = {
+    "JPEG": imagecodecs.jpeg8_decode,
+    "PNG": imagecodecs.png_decode,
+    "WEBP": imagecodecs.webp_decode,
+    "AVIF": imagecodecs.avif_decode,
+    "JPEG2000": imagecodecs.jpeg2k_decode,
+    "QOI": imagecodecs.qoi_decode,
+    "BMP": imagecodecs.bmp_decode,
+    "TIFF": _first_page,
+}
+_FAR = 12.0
+"""Levels on average between two pictures that are not the same; scaling explains some."""
 
 
 def other_picture(data: bytes, format_: str, pixels: Any) -> float | None:

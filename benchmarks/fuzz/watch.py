@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import threading
 import time
@@ -58,7 +57,7 @@ class Watch:
 
 def _count(folder: str) -> int:
     with contextlib.suppress(OSError):
-        return len(os.listdir(folder))
+        return sum(1 for _ in Path(folder).iterdir())
     return 0
 
 

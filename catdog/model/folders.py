@@ -68,11 +68,15 @@ class ModelMetadata:
             CatdogError: the model does not tell.
         """
         recipe = self.training.get("recipe")
-        told = recipe if isinstance(recipe, dict) else {}
-        fractions = tuple(told.get(name) for name in ("validation", "test"))
-        if not all(isinstance(each, int | float) and 0 <= each < 1 for each in fractions):
+        validation, test = (
+            recipe.get(name) if isinstance(recipe, dict) else None
+            for name in ("validation", "test")
+        )
+        if not isinstance(validation, int | float) or not isinstance(test, int | float):
             raise CatdogError("the model does not tell how its data was divided")
-        return float(fractions[0]), float(fractions[1])
+        if not (0 <= validation < 1 and 0 <= test < 1):
+            raise CatdogError("the model does not tell how its data was divided")
+        return float(validation), float(test)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -20,7 +20,7 @@ from catdog.errors import CatdogError, ErrorCode, UserInputError
 from catdog.reporting.candidates import CANDIDATE, Best
 from catdog.reporting.config import MAX_THUMBNAILS
 from catdog.reporting.counting import Part, Tally, Timing, bar_edges, thresholds
-from catdog.results import part_files
+from catdog.results import damage, ledger, part_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +101,8 @@ class PartReader:
         self.shards = shards
         self._plan_lock = threading.Lock()  # one reader of a Parquet file is not for many threads
         labels = self._labels(shards)
-        minimum = float(run.get("question", {}).get("min_probability", 0.0))
+        with damage.named(f"{plan.output}/{ledger.RUN_FILE}"):
+            minimum = float(run.get("question", {}).get("min_probability", 0.0))
         thumbnails = min(thumbnails, MAX_THUMBNAILS)
         self.tally = Tally(
             labels=labels,
@@ -122,8 +123,11 @@ class PartReader:
     def _labels(self, shards: Sequence[int]) -> tuple[str, ...]:
         for shard in shards:
             table = self._table(shard, ["label"])
-            if table is not None and (labels := part_files.labels_of(table.schema)):
-                return labels
+            if table is None:
+                continue
+            with damage.named(f"{self.plan.output}/{self.plan.part_name(shard)}"):
+                if labels := part_files.labels_of(table.schema):
+                    return labels
         raise UserInputError(f"RESULTS {self.plan.output}: no image is done yet")
 
     def _find_truth(self, shards: Sequence[int], labels: tuple[str, ...]) -> str | None:
@@ -147,7 +151,7 @@ class PartReader:
         """Columns of a part file; None where it is not whole, and so was never written."""
         try:
             table = part_files.read_part(self.plan, shard, columns)
-        except (pa.ArrowInvalid, FileNotFoundError):
+        except (damage.DamagedError, FileNotFoundError):
             return None
         except OSError as error:
             if storage.is_local(self.plan.output):
@@ -259,13 +263,15 @@ class PartReader:
     def _timings(self, shard: int, table: pa.Table) -> list[Timing]:
         told = (table.schema.metadata or {}).get(part_files.TIMING_KEY.encode())
         if told is not None:
-            content: dict[str, float] = json.loads(told)
+            with damage.named(f"{self.plan.output}/{self.plan.part_name(shard)}"):
+                content = {name: float(each) for name, each in json.loads(told).items()}
+                started, ended = content["started_at"], content["ended_at"]
             stages = {
                 name.removesuffix("_s"): seconds
                 for name, seconds in content.items()
                 if name.endswith("_s")
             }
-            return [Timing(table.num_rows, content["started_at"], content["ended_at"], stages)]
+            return [Timing(table.num_rows, started, ended, stages)]
         if not storage.is_local(self.plan.output):
             return []
         name = self.plan.part_name(shard)

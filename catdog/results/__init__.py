@@ -5,7 +5,7 @@ Parquet file. `ledger` keeps whose results they are, `changes` finds what a late
 besides. docs/protocol.md tells every file and step. Neither Ray nor TensorFlow is loaded here.
 """
 
-from catdog.results import changes, drafts, ledger, part_files, plans
+from catdog.results import changes, damage, drafts, ledger, part_files, plans
 from catdog.results.drafts import Draft
 from catdog.results.folder import Folder
 from catdog.results.part_files import PartCounts, Survey, Work
@@ -19,6 +19,7 @@ __all__ = [
     "Survey",
     "Work",
     "changes",
+    "damage",
     "drafts",
     "ledger",
     "part_files",

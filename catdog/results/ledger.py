@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from catdog.errors import CatdogError
-from catdog.results import plans
+from catdog.results import damage, plans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,11 +37,11 @@ def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
 
 
 def _object(folder: Folder, name: str, data: bytes) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(data)
-    except ValueError as error:
-        raise CatdogError(f"{folder.uri}/{name} is damaged: {error}") from error
-    return content
+    with damage.named(f"{folder.uri}/{name}"):
+        content = json.loads(data)
+        if not isinstance(content, dict):
+            raise TypeError("it is no JSON object")
+        return content
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
@@ -55,8 +55,11 @@ def read_question(folder: Folder) -> dict[str, Any] | None:
     record = read_json(folder, RUN_FILE)
     if record is None:
         return None
-    question: dict[str, Any] = record[_QUESTION]
-    return question
+    with damage.named(f"{folder.uri}/{RUN_FILE}"):
+        question = record[_QUESTION]
+        if not isinstance(question, dict):
+            raise TypeError("its question is no JSON object")
+        return question
 
 
 def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,15 +87,30 @@ def withdraw(folder: Folder, before: int) -> dict[str, Any] | None:
         if found is None:
             return None
         summary = _object(folder, SUMMARY_FILE, found[0])
+        with damage.named(f"{folder.uri}/{SUMMARY_FILE}"):
+            if type(summary[_GENERATION]) is not int:
+                raise TypeError("its generation is no number")
         if summary[_GENERATION] >= before:
             return summary
         folder.remove(SUMMARY_FILE, found[1])
 
 
 def read_summary(plan: Plan) -> dict[str, Any] | None:
-    """The summary of a plan's latest generation; an earlier one's is taken away."""
+    """The summary of a plan's latest generation; an earlier one's is taken away.
+
+    Raises:
+        DamagedError: it tells of a generation that nobody planned; a driver would wait for it for ever.
+    """
     summary = withdraw(plan.folder, plan.generation)
-    return summary if summary is not None and summary[_GENERATION] == plan.generation else None
+    if summary is None or summary[_GENERATION] == plan.generation:
+        return summary
+    latest = plans.read(plan.folder)  # another driver may have gone on
+    if latest is None or latest.generation < summary[_GENERATION]:
+        raise damage.DamagedError(
+            f"{plan.output}/{SUMMARY_FILE} is damaged: it is of generation {summary[_GENERATION]}, "
+            f"and the plan has {plan.generation}"
+        )
+    return None
 
 
 def publish(plan: Plan, summary: Mapping[str, Any]) -> None:

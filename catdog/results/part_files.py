@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog.errors import CatdogError
+from catdog.results import damage
 from catdog.results.digests import digest
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _with_embeddings(
 def labels_of(schema: pa.Schema) -> tuple[str, ...]:
     """The classes in the order of the column `scores`, from a result file's schema."""
     metadata = schema.metadata or {}
-    return tuple(json.loads(metadata.get(_LABELS_KEY.encode(), b"[]")))
+    return tuple(str(label) for label in json.loads(metadata.get(_LABELS_KEY.encode(), b"[]")))
 
 
 @dataclass(frozen=True)
@@ -214,18 +215,19 @@ def read_footer(file: Any) -> Part | None:
     try:
         metadata = pq.read_metadata(file)
         stamp = json.loads((metadata.metadata or {})[_STAMP_KEY.encode()])
-        counts = PartCounts(metadata.num_rows, Counter(stamp["labels"]), Counter(stamp["errors"]))
-        return Part(
-            stamp["revision"],
-            stamp["run"],
-            stamp["fresh"],
-            stamp["uris"],
+        labels, errors = Counter(stamp["labels"]), Counter(stamp["errors"])
+        part = Part(
+            int(stamp["revision"]),
+            str(stamp["run"]),
+            int(stamp["fresh"]),
+            str(stamp["uris"]),
             tuple(stamp["models"]),
-            counts,
+            PartCounts(metadata.num_rows, labels, errors),
         )
-    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError):
-        return None
-    except (AttributeError, RecursionError):  # of what the stamp holds in JSON
+        counts = (*labels.values(), *errors.values())
+        sound = all(type(each) is int and each >= 0 for each in counts)
+        return part if sound and all(isinstance(each, str) for each in part.models) else None
+    except (*damage.ERRORS, OSError):
         return None
 
 
@@ -239,9 +241,14 @@ def look(plan: Plan, shard: int) -> Part | None:
 
 
 def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a finished shard; of `columns`, those that the results have."""
-    with plan.folder.open(plan.part_name(shard)) as file:
-        wanted = list(columns) if columns is not None else None
+    """The rows of a finished shard; of `columns`, those that the results have.
+
+    Raises:
+        DamagedError: a page is damaged; the footer alone is looked at before.
+    """
+    name = plan.part_name(shard)
+    wanted = list(columns) if columns is not None else None
+    with plan.folder.open(name) as file, damage.named(f"{plan.output}/{name}"):
         return pq.ParquetFile(file).read(columns=wanted, use_threads=False)
 
 
@@ -291,7 +298,12 @@ def begin(plan: Plan, shard: int, *, present: bool) -> Work | None:
         return None
     if part is None or part.revision != plan.revision_before(shard):
         return Work(plan, shard, entries, None, version)
-    rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    try:
+        rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        if digest(rows, ["uri"]) != part.uris:
+            raise ValueError("its rows are not those that its footer names")
+    except (*damage.ERRORS, OSError):
+        return Work(plan, shard, entries, None, version)  # all are classified again
     places = pc.index_in(entries["uri"], value_set=rows["uri"].combine_chunks())
     fresh = pc.or_(entries["fresh"], places.is_null())
     places = pc.if_else(fresh, -1, places).to_numpy().astype(np.int64)

@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 
 from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import PLAN_SCHEMA
+from catdog.results import damage
 from catdog.results.folder import Folder
 
 if TYPE_CHECKING:
@@ -188,14 +190,21 @@ class Plan:
     def read_shard(self, shard: int) -> pa.Table:
         """The entries of a shard, with the columns of `ENTRIES_SCHEMA`."""
         number, group = self._place(shard)
-        name, row_group = self.generations[number - 1].file_of(group)
-        return open_plan_file(self.folder, name).read_row_group(row_group, use_threads=False)
+        generation = self.generations[number - 1]
+        name, row_group = generation.file_of(group)
+        file = open_plan_file(self.folder, name)
+        with damage.named(f"{self.output}/{PLAN_FOLDER}/{name}"):
+            entries = file.read_row_group(row_group, use_threads=False)
+            if entries.schema != ENTRIES_SCHEMA or entries.num_rows != generation.images[group]:
+                raise ValueError("its entries are not those of the plan")
+        return entries
 
     def uris_digest(self, shard: int) -> str:
         """`digest` of a shard's URIs."""
         number, group = self._place(shard)
         name, row_group = self.generations[number - 1].file_of(group)
-        return _digests(self.folder, name)[row_group]
+        with damage.named(f"{self.output}/{PLAN_FOLDER}/{name}"):
+            return _digests(self.folder, name)[row_group]
 
     def tasks(self, todo: Sequence[int], workers: int) -> list[list[int]]:
         """The shards of `todo` in that order, as what one worker takes at a time.
@@ -229,7 +238,8 @@ def open_plan_file(folder: Folder, name: str) -> pq.ParquetFile:
     content = folder.read(f"{PLAN_FOLDER}/{name}")
     if content is None:
         raise CatdogError(f"{folder.uri}/{PLAN_FOLDER}/{name} is gone: the plan is not whole")
-    return pq.ParquetFile(pa.BufferReader(content[0]))
+    with damage.named(f"{folder.uri}/{PLAN_FOLDER}/{name}"):
+        return pq.ParquetFile(pa.BufferReader(content[0]))
 
 
 # The driver goes through all shards in their order.
@@ -267,7 +277,7 @@ def read(folder: Folder | str) -> Plan | None:
     names = set(folder.names(PLAN_FOLDER))
     generations: list[Generation] = []
     while index_name(len(generations) + 1).rpartition("/")[2] in names:
-        generations.append(_read_generation(folder, len(generations) + 1))
+        generations.append(_read_generation(folder, generations))
     if not generations:
         if _OLD_INDEX in names:
             raise UserInputError(
@@ -280,14 +290,39 @@ def read(folder: Folder | str) -> Plan | None:
     return Plan(folder, tuple(generations))
 
 
-def _read_generation(folder: Folder, number: int) -> Generation:
+def _read_generation(folder: Folder, before: Sequence[Generation]) -> Generation:
+    number = len(before) + 1
     name = index_name(number)
     content = folder.read(name)
-    try:
+    with damage.named(f"{folder.uri}/{name}"):
         fields: dict[str, Any] = json.loads(content[0] if content is not None else b"")
         for name_of in ("inputs", "images", "revised"):
             fields[name_of] = tuple(fields[name_of])
         fields["streams"] = tuple((int(first), int(count)) for first, count in fields["streams"])
-        return Generation(**fields)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CatdogError(f"{folder.uri}/{name} is damaged: {error!r}") from error
+        generation = Generation(**fields)
+        _check(generation, number, sum(each.new_shards for each in before))
+        return generation
+
+
+def _check(generation: Generation, number: int, shards: int) -> None:
+    """Raises ValueError or TypeError where the numbers do not fit each other.
+
+    Args:
+        generation: as it was read.
+        number: that it is to have.
+        shards: of the generations before.
+    """
+    numbers = (*generation.images, *generation.revised, *generation.counts.values())
+    if not all(type(each) is int and 0 <= each < 1 << 63 for each in numbers):
+        raise ValueError("a number is none")
+    texts = (generation.job, generation.identifier, *generation.inputs, generation.planned_at)
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError("a text is none")
+    "".join(texts).encode()  # raises where one cannot be written anywhere
+    if generation.number != number or generation.first_shard != shards:
+        raise ValueError("it does not follow the generation before")
+    revised = generation.revised
+    if len(set(revised)) < len(revised) or max(revised, default=-1) >= shards:
+        raise ValueError("it does shards again that are none")
+    if generation.new_shards < 0 or not re.fullmatch(r"[0-9a-f]{1,64}", generation.token):
+        raise ValueError("its shards or their files are none")

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks import fuzz
 from catdog import inputs as sources
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.pixels import DecodeLimits, Decoder, Preprocessing, decode
@@ -218,14 +217,3 @@ def test_too_little_memory_is_too_large():
         [sys.executable, "-c", code], input=large, capture_output=True, check=True
     )
     assert answer.stdout.strip() == b"too-large", answer.stderr
-
-
-def test_some_fuzzing(tmp_path):
-    """A few hundred cases of `benchmarks/fuzz.py`, in the process that decodes in a job."""
-    with fuzz.Fuzzing(seed=11, scratch=tmp_path, keep=None) as fuzzing:
-        fuzzing.run_batch(200)
-    assert fuzzing.defects == []
-    assert fuzzing.outcomes.total() == 200
-    codes = {code.value for code in ErrorCode}
-    assert sum(fuzzing.outcomes[code] for code in codes) < 200, "some are decoded"
-    assert fuzz.make_case(11, 5) == fuzz.make_case(11, 5)

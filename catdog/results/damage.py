@@ -1,0 +1,45 @@
+"""What reading a damaged file of a job raises: Arrow's errors, and what unlikely JSON leads to."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from catdog.errors import CatdogError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ERRORS = (
+    pa.ArrowException,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+class DamagedError(CatdogError):
+    """A file of the job is not what the job wrote."""
+
+
+@contextlib.contextmanager
+def named(file: str) -> Iterator[None]:
+    """Has what a damaged file raises say which file it is.
+
+    Args:
+        file: its URI.
+
+    Raises:
+        DamagedError: in place of what tells of damage. What a disk or a store says stays as it is.
+    """
+    try:
+        yield
+    except (*ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # Arrow's own have none
+        raise DamagedError(f"{file} is damaged: {error!r:.200}") from error
