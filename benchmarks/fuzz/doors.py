@@ -18,7 +18,7 @@ from catdog.errors import CatdogError, ImageRejected, UserInputError
 from catdog.model import folders as models
 from catdog.observer import Observer
 from catdog.pixels import DecodeLimits, Decoder, Preprocessing
-from catdog.reporting import part_reader
+from catdog.reporting import PartReader, count_parts
 from catdog.results import Folder, changes, drafts, ledger, part_files, plans
 
 if TYPE_CHECKING:
@@ -178,8 +178,8 @@ class Doors:
             plan, summary, did = rounds.run(results, _Steps(results), grow=True)
             found = part_files.survey(plan, folders.MODEL)
             record = ledger.read_json(results, ledger.RUN_FILE) or {}
-            reader = part_reader.PartReader(plan, record)
-            tally = part_reader.count_parts(reader, plan.images, Observer())
+            reader = PartReader(plan, record)
+            tally = count_parts(reader, plan.images, Observer())
         except CatdogError:
             return "refused"
         # Where a summary tells that all is done, nobody looks at each file again.

@@ -2,5 +2,6 @@
 
 from catdog.reporting.config import ReportConfig, ReportSummary
 from catdog.reporting.page import write
+from catdog.reporting.part_reader import PartReader, count_parts
 
-__all__ = ["ReportConfig", "ReportSummary", "write"]
+__all__ = ["PartReader", "ReportConfig", "ReportSummary", "count_parts", "write"]

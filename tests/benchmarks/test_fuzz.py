@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.fuzz import running, thrift
 from catdog.inputs.archives import zip as zips
-from catdog.results import plans
+from catdog.results import damage
 
 SEED = 7
 CASES = dict.fromkeys(running.KINDS, 25) | {"picture": 100, "model": 100}
@@ -44,8 +44,8 @@ def test_numbers_that_are_not_bounded_are_found(monkeypatch):
 
 
 def test_exceptions_that_are_not_documented_are_found(monkeypatch):
-    """Of a damaged plan."""
-    monkeypatch.setattr(plans, "CatdogError", RuntimeError)
+    """Of a job's own files."""
+    monkeypatch.setattr(damage, "DamagedError", RuntimeError)
     assert found("results", range(12)).defects
 
 
