@@ -63,6 +63,8 @@ class Progress(Observer):
             refresh_per_second=8,
             transient=True,
             get_renderable=self._live_line,
+            redirect_stdout=False,  # libraries print to the log, not above the line
+            redirect_stderr=False,
         )
         with live if self._console.is_terminal else contextlib.nullcontext():
             try:

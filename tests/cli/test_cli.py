@@ -375,9 +375,13 @@ def test_piped_output_is_plain():
 
 
 def test_terminal_shows_the_time_left():
-    """At a terminal one line lives: how much is done, and for how long it will go on."""
+    """At a terminal one line lives: how much is done, and for how long it will go on.
+
+    What libraries print is not among it.
+    """
     shown = at_a_terminal(SHOW.replace("print(", "__import__('time').sleep(0.5); print("))
     assert "30 of 120 images (25%), 2 rejected, 15 images/s, 6.0s left" in shown
+    assert "chatter" not in shown
     assert "\x1b[31mred" not in shown
 
 

@@ -210,7 +210,7 @@ def test_what_lies_beside_the_code_stays_here(tmp_path, monkeypatch):
             "--weights x.keras",
         ),
         (["train", f"s3://key:{SECRET}@bkt/i", "--output", "s3://bkt/o"], "credentials"),
-        (["train", f"https://me:{SECRET}@h/i", "--output", "s3://bkt/o"], "not supported"),
+        (["train", f"https://me:{SECRET}@h/i", "--output", "s3://bkt/o"], "credentials"),
         (CLASSIFY, "--address"),
         ([*CLASSIFY, "--address", "ray://head:10001"], "ray://head:10001"),
         ([*CLASSIFY, "--address"], "--address"),
