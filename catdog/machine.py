@@ -37,6 +37,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def has_gpu() -> bool:
+    """Whether the system has a driver of NVIDIA's or AMD's at work."""
+    return any(next(Path("/dev").glob(name), None) for name in ("nvidia[0-9]*", "kfd"))
+
+
 def memory() -> int:
     """Bytes of memory of the whole machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,7 +1,7 @@
 """Classification as stages of a Ray Data job: numbers of shards in, part files out.
 
-On CPUs one actor does a shard from bytes to Parquet (`ClassifyShards`): decoding goes on in its
-child process while it scores the batch before. On GPUs the stages are apart (`DecodeShards`, then
+On CPUs one actor does a shard from bytes to Parquet (`ClassifyShards`, by its `Lane`): decoding goes
+on in its child process while it scores the batch before. On GPUs the stages are apart (`DecodeShards`, then
 `ScoreShard`), so that a GPU never waits for a JPEG and CPU nodes can help.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,41 +28,41 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from catdog.classification.telling import Assignment
+    from catdog.model import Arithmetic
     from catdog.results import Work
 
 # What to do, a row each: the shard's number, and whether the folder had a file of it.
 TASK_SCHEMA = pa.schema([("shard", pa.int64()), ("present", pa.bool_())])
 
 
-class _Scorer:
-    """Scores pixels and writes the shards' rows."""
+class Scorer:
+    """Scores pixels and writes the shards' rows.
 
-    def __init__(self, model: Any, assignment: Assignment) -> None:
-        import ray
+    Args:
+        loaded: the model.
+        assignment: what to do.
+        threads: that scoring may use.
+        metrics: of this process; None for none.
+    """
 
-        loaded: folders.Model = ray.get(model) if isinstance(model, ray.ObjectRef) else model
+    def __init__(
+        self,
+        loaded: folders.Model,
+        assignment: Assignment,
+        threads: int,
+        metrics: Metrics | None,
+    ) -> None:
         arithmetic = assignment.arithmetic
-        if (
-            arithmetic.engine == "openvino"  # it computes in float32 then, without a word
-            and arithmetic.precision == "bfloat16"
-            and not tensorflow_quirks.cpu_has_bfloat16()
-        ):
-            raise CatdogError(
-                f"node {ray.util.get_node_ip_address()} cannot compute in bfloat16, in which the "
-                "job began; take it out of the cluster, or name another --output folder and "
-                "--precision float32"
-            )
-        self._assignment = assignment
+        self._assignment, self.metrics = assignment, metrics
         self.metadata = loaded.metadata
         self.predict = inference.load_predictor(
             loaded,
             engine=arithmetic.engine,  # type: ignore[arg-type]
             precision=arithmetic.precision,  # type: ignore[arg-type]
-            threads=nodes.worker_cpus(),
+            threads=threads,
             gpu=arithmetic.device == "gpu",
             embeddings=assignment.embeddings,
         )
-        self.metrics = _Metrics()
 
     def room_for(self, images: int) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
         """Scores and embeddings of so many images, which are still to be filled in."""
@@ -108,8 +108,29 @@ class _Scorer:
             write_s=time.monotonic() - started,
             ended_at=time.time(),
         )
-        self.metrics.count(part_files.count_rows(rows), told)
+        if self.metrics is not None:
+            self.metrics.count(part_files.count_rows(rows), told)
         return told
+
+
+def _scorer_of_actor(model: Any, assignment: Assignment) -> Scorer:
+    """With the CPUs of the actor that calls; `model` may lie in the object store."""
+    import ray
+
+    if not arithmetic_is_possible(assignment.arithmetic):
+        raise CatdogError(
+            f"node {ray.util.get_node_ip_address()} cannot compute in bfloat16, in which the "
+            "job began; take it out of the cluster, or name another --output folder and "
+            "--precision float32"
+        )
+    loaded = ray.get(model) if isinstance(model, ray.ObjectRef) else model
+    return Scorer(loaded, assignment, nodes.worker_cpus(), Metrics())
+
+
+def arithmetic_is_possible(arithmetic: Arithmetic) -> bool:
+    """Whether this machine computes so; OpenVINO takes float32 for bfloat16 without a word."""
+    wanted = (arithmetic.engine, arithmetic.precision)
+    return wanted != ("openvino", "bfloat16") or tensorflow_quirks.cpu_has_bfloat16()
 
 
 def _done_before(assignment: Assignment, shard: int) -> Told:
@@ -133,26 +154,37 @@ def _as_table(told: Iterable[Told]) -> pa.Table:
     return pa.Table.from_pylist([dataclasses.asdict(each) for each in told])
 
 
-class ClassifyShards:
-    """Everything from a shard's number to its part file, on one CPU."""
+class Signs(Protocol):
+    """Is told what a lane is at; `Pulse` for one."""
 
-    def __init__(self, model: Any, assignment: Assignment, board: Any) -> None:
-        self._assignment = assignment
-        self._scorer = _Scorer(model, assignment)
-        self._decoder = Decoder(
-            self._scorer.metadata.preprocessing,
-            assignment.decode_limits,
-            assignment.source_limits,
-            assignment.batch_size,
-        )
-        self._decoder.__enter__()
-        self._pulse = Pulse(board)
+    def begin(self, shard: int) -> None:
+        """A shard begins."""
 
-    def __call__(self, tasks: pa.Table) -> pa.Table:
-        """Classify the shards of a table with `TASK_SCHEMA`; a row of `Told` for each."""
-        return _as_table(self._classify(**task) for task in tasks.to_pylist())
+    def add(self, images: int) -> None:
+        """So many more images of it are done."""
 
-    def _classify(self, shard: int, *, present: bool) -> Told:
+    def end(self) -> None:
+        """The shard is finished."""
+
+
+class Lane:
+    """A child process that decodes and a scorer: everything from a shard's number to its part file.
+
+    Args:
+        scorer: scores and writes.
+        decoder: entered; see `decoder_for`.
+        assignment: what to do.
+        pulse: is told how far it is.
+    """
+
+    def __init__(
+        self, scorer: Scorer, decoder: Decoder, assignment: Assignment, pulse: Signs
+    ) -> None:
+        self._scorer, self._decoder = scorer, decoder
+        self._assignment, self._pulse = assignment, pulse
+
+    def classify(self, shard: int, *, present: bool) -> Told:
+        """Do a shard; `present` says whether the folder had a file of it."""
         started_at = time.time()
         self._pulse.begin(shard)
         work = part_files.begin(self._assignment.plan, shard, present=present)
@@ -177,13 +209,37 @@ class ClassifyShards:
             read_s += batch.read_s
             decode_s += batch.decode_s
             bytes_read += batch.bytes_read
-        self._scorer.metrics.queue(waiting / max(1, len(outcomes)))
+        if self._scorer.metrics is not None:
+            self._scorer.metrics.queue(waiting / max(1, len(outcomes)))
         outcome = pa.Table.from_batches(outcomes, OUTCOME_SCHEMA)
         first_at = first_at or time.time()
         costs = Costs(started_at, read_s, decode_s, predict_s, first_at, bytes_read)
         told = self._scorer.finish(work, outcome, scores, embeddings, costs)
         self._pulse.end()
         return told
+
+
+def decoder_for(metadata: folders.ModelMetadata, assignment: Assignment) -> Decoder:
+    """What decodes for a lane, not entered yet."""
+    return Decoder(
+        metadata.preprocessing,
+        assignment.decode_limits,
+        assignment.source_limits,
+        assignment.batch_size,
+    )
+
+
+class ClassifyShards:
+    """A lane on one CPU."""
+
+    def __init__(self, model: Any, assignment: Assignment, board: Any) -> None:
+        scorer = _scorer_of_actor(model, assignment)
+        decoder = decoder_for(scorer.metadata, assignment)
+        self._lane = Lane(scorer, decoder.__enter__(), assignment, Pulse(board))
+
+    def __call__(self, tasks: pa.Table) -> pa.Table:
+        """Classify the shards of a table with `TASK_SCHEMA`; a row of `Told` for each."""
+        return _as_table(self._lane.classify(**task) for task in tasks.to_pylist())
 
 
 class DecodeShards:
@@ -221,7 +277,7 @@ class ScoreShard:
 
     def __init__(self, model: Any, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._scorer = _Scorer(model, assignment)
+        self._scorer = _scorer_of_actor(model, assignment)
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Score and write the one shard of a table that `DecodeShards` made; a row of `Told`."""
@@ -265,7 +321,7 @@ class ScoreShard:
         return scores, embeddings
 
 
-class _Metrics:
+class Metrics:
     """What a worker tells Prometheus, through Ray's metrics on each node's metrics port."""
 
     def __init__(self) -> None:

@@ -23,14 +23,14 @@ import numpy as np
 import pyarrow as pa
 
 from catdog import inputs, storage
-from catdog.classification import pipeline, rounds
+from catdog.classification import in_process, pipeline, rounds
 from catdog.classification.telling import Assignment
 from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import Part, Skips, splits
 from catdog.model import Arithmetic, folders, inference
 from catdog.observer import Observer
 from catdog.results import Folder, changes, drafts, ledger, part_files, plans
-from catdog.runtime import nodes, ray_quirks
+from catdog.runtime import nodes, ray_quirks, tensorflow_quirks
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class ClassifySummary:
         stages_s: seconds of all workers by stage: read, decode, predict, write.
         bytes_read: by this run.
         precision: what the workers compute in, the same in every run.
+        executor: where this run classified: `ray`, or `process` for the driver's own; None where
+            nothing was to do.
         retried_shards: shards of this run that were lost and done again, by the cause.
         already_complete: the job was finished before; this run did nothing.
         new: images that this run found and the results did not know.
@@ -92,6 +94,7 @@ class ClassifySummary:
     stages_s: dict[str, float]
     bytes_read: int
     precision: str
+    executor: str | None = None
     retried_shards: dict[str, int] = field(default_factory=dict)
     already_complete: bool = False
     new: int = 0
@@ -158,6 +161,8 @@ class _Driver:
         self._folder = Folder("")
         self._arithmetic: Arithmetic | None = None  # the job's own, once there is one
         self._connected = False
+        self._listed_bytes = 0
+        self._executor: str | None = None
 
     def look_at(self, folder: Folder) -> None:
         """Refuse a folder that is not for this job, before anything is done.
@@ -197,20 +202,24 @@ class _Driver:
             # A misspelt input is known at once; Ray need not start for it.
             concurrent.futures.wait([planning], timeout=_PLAN_FIRST_S)
             if planning.done():
-                planning.result()
+                images = sum(planning.result().generation.images)
+                if self._few(images, self._listed_bytes):
+                    return planning.result()
             self._connect()
             return planning.result()
 
     def question(self) -> Mapping[str, Any]:
         """What decides the answers: `auto` is what the cluster at the first start makes of it."""
-        self._connect()
-        nodes.wait_for_room(1, cpus=1, on_wait=self._observer.phase)
+        gpu, bfloat16 = False, tensorflow_quirks.cpu_has_bfloat16()
+        if self._connected:
+            nodes.wait_for_room(1, cpus=1, on_wait=self._observer.phase)
+            gpu, bfloat16 = nodes.cluster_resources()[1] > 0, not nodes.without_bfloat16()
         arithmetic = inference.choose_arithmetic(
             self._model,
             engine=self._config.engine,
             precision=self._config.precision,
-            gpu=nodes.cluster_resources()[1] > 0,
-            bfloat16=not nodes.without_bfloat16(),
+            gpu=gpu,
+            bfloat16=bfloat16,
         )
         return self._asked(arithmetic)
 
@@ -240,11 +249,9 @@ class _Driver:
         self._arithmetic = kept
 
     def work(self, plan: Plan, found: Survey, todo: Sequence[int]) -> None:
-        """Have shards done by Ray's workers."""
+        """Have shards done, by Ray's workers where they are many."""
         arithmetic, config = self._arithmetic, self._config
         assert arithmetic is not None  # noqa: S101 - the record was looked at before
-        self._connect()
-        _refuse_unable(arithmetic)
         assignment = Assignment(
             plan=plan,
             run=self._run,
@@ -257,6 +264,13 @@ class _Driver:
             decode_limits=config.decode_limits,
             source_limits=config.source_limits,
         )
+        if arithmetic.device == "cpu" and not self._connected and self._are_few(plan, todo):
+            self._executor = "process"
+            in_process.run(assignment, self._model, found, todo, self._observer, self._tally)
+            return
+        self._executor = "ray"
+        self._connect()
+        _refuse_unable(arithmetic)
         pipeline.run(assignment, config, self._model, found, todo, self._observer, self._tally)
 
     def summary(self, plan: Plan, counts: PartCounts) -> Mapping[str, Any]:
@@ -301,6 +315,7 @@ class _Driver:
             "first_image_s": began,
             "stages_s": {stage: round(value, 2) for stage, value in tally.stages_s.items()},
             "bytes_read": tally.bytes_read,
+            "executor": self._executor,
             "retried_shards": dict(tally.retried),
             "new": self._counts.new,
             "changed": self._counts.changed,
@@ -313,6 +328,17 @@ class _Driver:
         asked = self._config.question(fingerprint, arithmetic, self._least)
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return plain
+
+    def _few(self, images: int, size: int) -> bool:
+        """Whether so many images of so many bytes are done before Ray would have started."""
+        small = images <= in_process.MAX_IMAGES and size <= in_process.MAX_BYTES
+        return small and in_process.may_run(self._config)
+
+    def _are_few(self, plan: Plan, todo: Sequence[int]) -> bool:
+        images = sum(plan.shard_images[shard] for shard in todo)
+        return self._few(images, 0) and self._few(
+            images, sum(in_process.size_of(plan.read_shard(shard)) for shard in todo)
+        )
 
     def _connect(self) -> None:
         if not self._connected:
@@ -387,7 +413,13 @@ class _Driver:
             where = f" in the {config.part} part (--validation {validation:g} --test {test:g})"
         if check is not None:
             batches = (check(batch, model.metadata.labels) for batch in batches)
-        return batches, where
+        return self._measured(batches), where
+
+    def _measured(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        self._listed_bytes = 0
+        for batch in batches:
+            self._listed_bytes += in_process.size_of(batch)
+            yield batch
 
     def _rejected(self, plan: Plan) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         """The shards with rejected images, and which of their images those are."""

@@ -228,10 +228,12 @@ def test_classifying_on_one_cpu_of_many(tmp_path, drawings, start):
     place = tmp_path / "t"
     place.mkdir()
     one = str(min(os.sched_getaffinity(0)))
-    many = [str(path) for path in drawings.rglob("*.jpg")] * 200
-    (tmp_path / "list.txt").write_text("\n".join(many))
+    (tmp_path / "many").mkdir()
+    for path in drawings.rglob("*.jpg"):
+        for number in range(20):  # more than are classified without Ray
+            (tmp_path / "many" / f"{path.stem}-{number}.jpg").hardlink_to(path)
     job = start(
-        *("classify", tmp_path / "list.txt", "--output", tmp_path / "results", "--no-report"),
+        *("classify", tmp_path / "many", "--output", tmp_path / "results", "--no-report"),
         prefix=("taskset", "-c", one),
         environment={"TMPDIR": str(place)},
     )
