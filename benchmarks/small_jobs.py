@@ -25,7 +25,7 @@ from typing import Any
 IMAGES = (30, 300, 1000, 2000, 4000, 8000)
 _RAY = "import ray; ray.init(include_dashboard=False, logging_level='ERROR')"
 _WITHOUT_LIMITS = (
-    "import sys; from catdog.classification import in_process as here; from catdog.cli import main; "
+    "import sys; from catdog.classification import in_process as here; from catdog.cli.commands import main; "
     "here.MAX_IMAGES = here.MAX_BYTES = 10**12; sys.exit(main())"
 )
 
