@@ -38,6 +38,11 @@ def size_of(entries: pa.Table | pa.RecordBatch) -> int:
     return int(pc.sum(sizes).as_py() or 0)
 
 
+def are_few(images: int, size: int) -> bool:
+    """Whether so many images of so many bytes are."""
+    return images <= MAX_IMAGES and size <= MAX_BYTES
+
+
 def may_run(config: ClassifyConfig) -> bool:
     """Whether nothing asks for Ray: an address, a number of workers, a cluster at hand, a GPU."""
     asked = config.address or os.environ.get("RAY_ADDRESS") or config.workers

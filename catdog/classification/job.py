@@ -15,6 +15,7 @@ import itertools
 import json
 import platform
 import secrets
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     Check = Callable[[pa.RecordBatch, tuple[str, ...]], pa.RecordBatch]
 
 _MAX_SHARD_BYTES = 96 * 2**20
-_PLAN_FIRST_S = 0.5
+_PLAN_FIRST_S, _PLAN_FIRST_BY_RAY_S = 5.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class _Driver:
         self._folder = Folder("")
         self._arithmetic: Arithmetic | None = None  # the job's own, once there is one
         self._connected = False
-        self._listed_bytes = 0
+        self._listed_bytes, self._size_known = 0, threading.Event()
         self._executor: str | None = None
 
     def look_at(self, folder: Folder) -> None:
@@ -199,8 +200,10 @@ class _Driver:
         # has the thread, since Ray's processes end with the thread that started them.
         with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
             planning = pool.submit(self._first_draft)
-            # A misspelt input is known at once; Ray need not start for it.
-            concurrent.futures.wait([planning], timeout=_PLAN_FIRST_S)
+            # Ray need not start for a misspelt input, nor for few images.
+            planning.add_done_callback(lambda _: self._size_known.set())
+            here = in_process.may_run(self._config)
+            self._size_known.wait(_PLAN_FIRST_S if here else _PLAN_FIRST_BY_RAY_S)
             if planning.done():
                 images = sum(planning.result().generation.images)
                 if self._few(images, self._listed_bytes):
@@ -331,8 +334,7 @@ class _Driver:
 
     def _few(self, images: int, size: int) -> bool:
         """Whether so many images of so many bytes are done before Ray would have started."""
-        small = images <= in_process.MAX_IMAGES and size <= in_process.MAX_BYTES
-        return small and in_process.may_run(self._config)
+        return in_process.are_few(images, size) and in_process.may_run(self._config)
 
     def _are_few(self, plan: Plan, todo: Sequence[int]) -> bool:
         images = sum(plan.shard_images[shard] for shard in todo)
@@ -416,9 +418,12 @@ class _Driver:
         return self._measured(batches), where
 
     def _measured(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        self._listed_bytes = 0
+        images = self._listed_bytes = 0
         for batch in batches:
+            images += batch.num_rows
             self._listed_bytes += in_process.size_of(batch)
+            if not in_process.are_few(images, self._listed_bytes):
+                self._size_known.set()  # before all of them are listed
             yield batch
 
     def _rejected(self, plan: Plan) -> Iterator[tuple[int, NDArray[np.bool_]]]:

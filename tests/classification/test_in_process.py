@@ -75,7 +75,7 @@ def test_kills_between_write_and_commit(config, tmp_path):
         driver = catdog(
             *arguments, "--json", "--no-report", "--max-rejected", "1", environment=environment
         )
-        told, errors = driver.communicate(timeout=60)
+        told, errors = driver.communicate(timeout=240)
         assert driver.returncode in (0, -signal.SIGKILL), errors
         ends.append(driver.returncode)
     assert ends == [-signal.SIGKILL] * len(FAULTS) + [0]
