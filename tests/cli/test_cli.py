@@ -152,7 +152,7 @@ WRONG = [
     (f"{JOB} --timeout-s 0", "--timeout-s 0.0: must be more than 0"),
     ("classify no-such --output o --model model", "no-such: there is no such file"),
     ("classify empty --output o --model model", "empty: no images in it"),
-    ("classify ftp://x/y --output o --model model", "IMAGES ftp://x/y", "s3:// are"),
+    ("classify ftp://x/y --output o --model model", "IMAGES ftp://x/y", "http:// are"),
     ("classify s3:// --output o --model model", "IMAGES s3://", "names a bucket"),
     ("classify flat --output used --model model", "--output used", "name another one"),
     ("classify flat --output file --model model", "--output file: is a file; name a folder"),
