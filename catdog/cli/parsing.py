@@ -34,6 +34,7 @@ POSITIONAL = {
     "model_file": "MODEL",
     "shell": "{bash,zsh,fish}",
 }
+_METAVARS = POSITIONAL | {"allow_hosts": "HOST ..."}
 _OPTIONAL_VALUES = ConstructorRegistry()
 
 
@@ -112,8 +113,8 @@ def _describe(kind: type[Any]) -> None:
         factory: Any = field.default_factory
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):
             _describe(factory)  # its fields are flags, too
-        if field.name in POSITIONAL:
-            described = tyro.conf.arg(metavar=POSITIONAL[field.name], help_behavior_hint="")
+        if field.name in _METAVARS:
+            described = tyro.conf.arg(metavar=_METAVARS[field.name], help_behavior_hint="")
         elif field.default is None or field.default is False:
             described = tyro.conf.arg(help_behavior_hint="")
         else:

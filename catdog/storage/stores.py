@@ -39,8 +39,8 @@ class Stores:
         output_profile: AWS profile of the store with the results.
         model_profile: AWS profile of the store with the model.
         no_sign_request: read the images without credentials, as public buckets allow.
-        allow_hosts: hosts that URLs of images may lead to although their addresses are not public:
-            names, addresses, or networks such as 10.1.0.0/16.
+        allow_hosts: hosts that image URLs may lead to although their addresses are not public: names,
+            addresses, or networks such as 10.1.0.0/16.
     """
 
     source_profile: str | None = None
