@@ -17,6 +17,7 @@ from catdog.evaluation import EvaluateConfig
 from catdog.exchange import ExportConfig, PackageConfig
 from catdog.prediction import PredictConfig
 from catdog.reporting import ReportConfig
+from catdog.reviewing import ReviewConfig
 from catdog.similarity import DuplicatesConfig, LeaksConfig, SimilarConfig
 from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig
@@ -126,6 +127,14 @@ class Report(ReportConfig, Summarised):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Review(ReviewConfig, Summarised):
+    """The page from a server of this machine: results of any size, labels saved as they are made.
+
+    Example: catdog review results
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Duplicates(DuplicatesConfig, Summarised):
     """Pictures that are there more than once, equal or altered a little.
 
@@ -206,6 +215,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "report": Report,
+    "review": Review,
     "duplicates": Duplicates,
     "similar": Similar,
     "leaks": Leaks,

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the job failed or too many images were rejected; 2 the use
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,6 +28,7 @@ from catdog.exchange import ExportConfig, PackageConfig
 from catdog.model import folders
 from catdog.observer import both
 from catdog.reporting import ReportConfig, ReportSummary
+from catdog.reviewing import ReviewConfig
 from catdog.similarity import DuplicatesConfig, LeaksConfig, SimilarConfig
 from catdog.submission import SubmitConfig
 from catdog.training import TrainConfig
@@ -122,6 +124,18 @@ def _report(command: asked.Report) -> int:
     from catdog import reporting
 
     return _watched(command, ReportConfig, reporting.write, summaries.print_reported)
+
+
+def _review(command: asked.Review) -> int:
+    from catdog import reviewing
+
+    with contextlib.ExitStack() as stack:
+        with terminal.progress("catdog-review") as progress:
+            opened = stack.enter_context(reviewing.opened(_plain(ReviewConfig, command), progress))
+        _show(command, opened.summary, summaries.print_opened)
+        sys.stdout.flush()
+        opened.run()
+    return 0
 
 
 def _duplicates(command: asked.Duplicates) -> int:
@@ -253,6 +267,7 @@ _RUN: dict[type[Any], Callable[[Any], int]] = {
     asked.Evaluate: _evaluate,
     asked.Predict: _predict,
     asked.Report: _report,
+    asked.Review: _review,
     asked.Duplicates: _duplicates,
     asked.Similar: _similar,
     asked.Leaks: _leaks,
@@ -324,7 +339,13 @@ def _what_and_where(error: OSError) -> str:
 
 # What is no place but a name.
 _RESULTS = ("results", "train_results", "test_results")
-_PAGES = (asked.Report, asked.Duplicates, asked.Similar, asked.Leaks)  # whose output is a file
+_PAGES = (
+    asked.Report,
+    asked.Review,
+    asked.Duplicates,
+    asked.Similar,
+    asked.Leaks,
+)  # whose output is a file
 _NAMES = {"model": (folders.SHIPPED,), "weights": ("imagenet", "none")}
 
 

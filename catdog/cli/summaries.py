@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from catdog.exchange import Exported, Packaged
     from catdog.prediction import Prediction
     from catdog.reporting import ReportSummary
+    from catdog.reviewing import ReviewSummary
     from catdog.similarity import Copies, Likes
     from catdog.training import TrainResult
 
@@ -141,6 +142,19 @@ def print_reported(summary: ReportSummary) -> None:
         ("open", summary.output),
     ]
     terminal.table("report", rows)
+
+
+def print_opened(summary: ReviewSummary) -> None:
+    """The table of a page that is served from now on."""
+    rows: list[tuple[str, Any]] = [
+        ("images", f"{summary.images:,}"),
+        ("time", terminal.duration(summary.seconds)),
+        ("new labels", summary.labels),
+        ("marked", summary.marked),
+        ("open", summary.url),
+        ("end", "Ctrl-C"),
+    ]
+    terminal.table("review", rows)
 
 
 _SHOWN_GROUPS = 10

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catdog import evaluation, storage
@@ -32,7 +33,12 @@ from catdog.results import ledger, plans
 if TYPE_CHECKING:
     from catdog.evaluation import Evaluation
     from catdog.reporting.against import Other
+    from catdog.reporting.candidates import Place
+    from catdog.reporting.choice import Chosen
+    from catdog.reporting.comparison import Comparison
     from catdog.reporting.figures import Figures
+    from catdog.reporting.review import Review
+    from catdog.reporting.thumbnails import Picture
     from catdog.results import Plan
 
 REPORT_FILE = "_report.html"
@@ -41,19 +47,42 @@ EVALUATION_REPORT_FILE = "report.html"
 """Of an evaluation, whose folder is no dataset but holds one."""
 
 
-def write(config: ReportConfig, observer: Observer | None = None) -> ReportSummary:
-    """Read the results, write the page. Results of an unfinished job are shown as far as they go.
+@dataclass(frozen=True)
+class Findings:
+    """What results hold, with the rows that are shown; pictures are made of these.
+
+    Attributes:
+        plan: of the results.
+        run: what was asked of the job.
+        reader: of the part files.
+        figures: the numbers.
+        chosen: the rows that are shown.
+        other: what the results to compare with say of the same images.
+        comparison: with them.
+        found_at: URI of the folder that was named: of the results, or of an evaluation.
+        content: what the template shows beside single images.
+    """
+
+    plan: Plan
+    run: dict[str, Any]
+    reader: PartReader
+    figures: Figures
+    chosen: Chosen
+    other: Other | None
+    comparison: Comparison | None
+    found_at: str
+    content: dict[str, Any]
+
+
+def examine(config: ReportConfig, observer: Observer) -> Findings:
+    """Read all results once. Those of an unfinished job are taken as far as they go.
 
     Raises:
-        UserInputError: there are no results, or the page cannot be written there.
+        UserInputError: there are no results.
         CatdogError: a file of the results is damaged.
     """
-    started = time.monotonic()
-    observer = observer or Observer()
     uri = _uri("RESULTS", config.results)
     plan, evaluated = _find("RESULTS", config.results, uri)
-    name = REPORT_FILE if plan.output == uri else EVALUATION_REPORT_FILE
-    output = _uri("--output", config.output) if config.output else storage.join(uri, name)
     run = ledger.read_json(plan.folder, ledger.RUN_FILE) or {}
     summary = ledger.read_json(plan.folder, ledger.SUMMARY_FILE) or {}
     observer.phase("reading the results")
@@ -67,18 +96,58 @@ def write(config: ReportConfig, observer: Observer | None = None) -> ReportSumma
         other = _other(config.against, observer)
         comparison, changed = compare(reader, other)
         chosen = dataclasses.replace(chosen, changed=changed[: config.thumbnails])
-    described = read_rows(plan, chosen.described())
-    pictures = fetch_thumbnails(plan, run, chosen.pictured(), observer)
-    small = fetch_thumbnails(plan, run, chosen.small(), observer, SMALL)
-    found = review(reader, chosen.pool(), pictures | small, {*pictures}, other)
-    content = _content(plan, run, summary, figures) | {
-        "review": found,
-        "comparison": comparison,
-        "rejected": sections.rejected(figures, chosen, described),
-        **sections.galleries(figures, chosen, described, pictures),
+    content = _content(plan, run, summary, figures)
+    return Findings(plan, run, reader, figures, chosen, other, comparison, uri, content)
+
+
+def page_of(
+    found: Findings,
+    rows: dict[Place, dict[str, Any]],
+    pictures: dict[Place, Picture],
+    review: Review,
+    *,
+    served: bool,
+) -> str:
+    """The page as HTML.
+
+    Args:
+        found: what it shows.
+        rows: the result rows at the places of `found.chosen.described()`.
+        pictures: of the places of `found.chosen.pictured()`.
+        review: the rows that can be searched.
+        served: whether a server gives its pictures and rows; else they are in the page.
+    """
+    content = found.content | {
+        "review": review,
+        "served": served,
+        "comparison": found.comparison,
+        "rejected": sections.rejected(found.figures, found.chosen, rows),
+        **sections.galleries(found.figures, found.chosen, rows, pictures),
     }
-    scripts = ("threshold.js", "review.js")
-    html = render("report.html.j2", scripts, content).encode("utf-8", "replace")
+    rows_from = "rows_of_server.js" if served else "rows_in_page.js"
+    return render("report.html.j2", ("threshold.js", rows_from, "review.js"), content)
+
+
+def write(config: ReportConfig, observer: Observer | None = None) -> ReportSummary:
+    """Read the results, write the page. Results of an unfinished job are shown as far as they go.
+
+    Raises:
+        UserInputError: there are no results, or the page cannot be written there.
+        CatdogError: a file of the results is damaged.
+    """
+    started = time.monotonic()
+    observer = observer or Observer()
+    found = examine(config, observer)
+    plan, figures, chosen = found.plan, found.figures, found.chosen
+    name = REPORT_FILE if plan.output == found.found_at else EVALUATION_REPORT_FILE
+    output = (
+        _uri("--output", config.output) if config.output else storage.join(found.found_at, name)
+    )
+    described = read_rows(plan, chosen.described())
+    pictures = fetch_thumbnails(plan, found.run, chosen.pictured(), observer)
+    small = fetch_thumbnails(plan, found.run, chosen.small(), observer, SMALL)
+    searchable = review(found.reader, chosen.pool(), pictures | small, {*pictures}, found.other)
+    html = page_of(found, described, pictures, searchable, served=False).encode("utf-8", "replace")
     try:
         storage.write_atomic(output, html)
     except OSError as error:
@@ -90,12 +159,12 @@ def write(config: ReportConfig, observer: Observer | None = None) -> ReportSumma
         rejected=figures.rejected,
         accuracy=figures.truth.accuracy if figures.truth is not None else None,
         thumbnails=sum(
-            picture.data_uri is not None for picture in [*pictures.values(), *small.values()]
+            picture.source is not None for picture in [*pictures.values(), *small.values()]
         ),
-        searchable=found.rows,
+        searchable=searchable.rows,
         bytes=len(html),
         seconds=round(time.monotonic() - started, 2),
-        comparison=comparison,
+        comparison=found.comparison,
     )
 
 

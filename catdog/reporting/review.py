@@ -21,6 +21,8 @@ from catdog.reporting.part_reader import READ_THREADS, in_order, index
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from catdog.reporting.against import Other
     from catdog.reporting.candidates import Candidates, Place
     from catdog.reporting.part_reader import PartReader
@@ -36,13 +38,14 @@ class Review:
     """What can be searched.
 
     Attributes:
-        data: base64 of JSON that zlib compressed, columns by name.
+        data: base64 of JSON that zlib compressed, columns by name; or what the page of a server
+            knows of its rows before it asks for them.
         rows: how many rows that holds.
         of: how many there are.
         pictures: how many of the rows have one in the page.
     """
 
-    data: str
+    data: str | dict[str, Any]
     rows: int
     of: int
     pictures: int
@@ -105,9 +108,9 @@ def review(
         found[place]: f"{place[0]}-{place[1]}" for place in sorted(in_page & found.keys())
     }
     rows["pictures"] = {
-        found[place]: picture.data_uri
+        found[place]: picture.source
         for place, picture in sorted(pictures.items(), key=lambda pair: pair[0])
-        if picture.data_uri and place in found and place not in in_page
+        if picture.source and place in found and place not in in_page
     }
     held = len(rows["shown"]) + len(rows["pictures"])
     return Review(_packed(rows), len(columns.uri), reader.tally.images, held)
@@ -135,7 +138,7 @@ def _read(reader: PartReader) -> _Columns:
         columns.uri += answers.table["uri"].slice(0, count).to_pylist()
         columns.label += np.where(answers.good, answers.label, -1)[:count].tolist()
         columns.truth += answers.truth[:count].tolist()
-        columns.millionths += _millionths(answers.probability[:count])
+        columns.millionths += millionths(answers.probability[:count]).tolist()
         columns.error += index(answers.table["error"], codes)[:count].tolist()
     return columns
 
@@ -164,10 +167,11 @@ def _add(reader: PartReader, columns: _Columns, candidates: Candidates) -> None:
             columns.uri.append(uris[place[1]].as_py())
             columns.label.append(int(missing[place]["label"]))
             columns.truth.append(int(missing[place]["truth"]))
-            columns.millionths += _millionths(missing[place]["probability"][None])
+            columns.millionths += millionths(missing[place]["probability"][None]).tolist()
             columns.error.append(-1)
 
 
-def _millionths(probability: Any) -> list[int]:
-    millionths: list[int] = np.floor(probability.astype(np.float64) * 1e6).astype(int).tolist()
-    return millionths
+def millionths(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """int32 (n,): probabilities as the page has them, rounded down."""
+    whole: npt.NDArray[np.int32] = np.floor(probability.astype(np.float64) * 1e6).astype(np.int32)
+    return whole

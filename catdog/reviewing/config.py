@@ -1,0 +1,53 @@
+"""Which results to review, and where the page is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro.conf
+
+from catdog.errors import UserInputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewConfig:
+    """Which results to review, and where new labels go.
+
+    Attributes:
+        results: folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
+        output: the CSV of new labels, by default `_labels.csv` in the folder of results. Marked
+            images are listed beside it, in the name with `-marked.txt` for `.csv`. What is there
+            already is gone on with.
+        port: of 127.0.0.1; by default a free one.
+        against: folder of other results of the same images, to show what changed since.
+    """
+
+    results: tyro.conf.Positional[str]
+    output: str | None = None
+    port: int = 0
+    against: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 1 << 16:
+            raise UserInputError("--port must be 0 to 65535")
+        if self.output is not None and not self.output.endswith(".csv"):
+            raise UserInputError(f"--output {self.output}: its name must end with .csv")
+
+
+@dataclass(frozen=True)
+class ReviewSummary:
+    """What can be reviewed, and where.
+
+    Attributes:
+        url: of the page. Whoever has it can see the pictures and change the labels.
+        images: rows that the results hold.
+        labels: URI of the table of new labels.
+        marked: URI of the list of marked images.
+        seconds: that it took to read the results.
+    """
+
+    url: str
+    images: int
+    labels: str
+    marked: str
+    seconds: float
