@@ -62,6 +62,8 @@ ONLY_PARSED = {
     "--validation-steps 800": "takes hours; the README's command with other numbers",
     "catdog package net.onnx --labels cat dog --height 224 --width 224 --output runs/net": "wants a "
     "network of the reader's; tests/exchange has one",
+    "catdog review results": "serves until it is ended; tests/reporting/test_reviewing.py runs it",
+    "catdog review results --against results-first --port 8123": "likewise",
     "catdog export --model runs/first --format onnx --output exported": "tests/exchange runs it",
 }
 # A reader's first three commands, on which other pages build.

@@ -189,13 +189,15 @@ class Rows:
     def _rows(self, numbers: Any) -> list[dict[str, Any]]:
         wanted = pa.table({"id": numbers, "place": np.arange(len(numbers))})
         self._database.register("wanted", wanted)
-        found: pa.Table = self._database.execute(
+        found = self._database.execute(
             "select id, shard, row, uri, label, truth, millionths, error, other, changed, "
             "coalesce(given, -1) as given, coalesce(marked, false) as marked "
             "from wanted join rows using (id) left join marks using (id) order by place"
-        ).to_arrow_table()
+        )
+        names = [column[0] for column in found.description or ()]
+        shown = [self._shown(dict(zip(names, row, strict=True))) for row in found.fetchall()]
         self._database.unregister("wanted")
-        return [self._shown(row) for row in found.to_pylist()]
+        return shown
 
     def _shown(self, row: dict[str, Any]) -> dict[str, Any]:
         other = row.pop("other")

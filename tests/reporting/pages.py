@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from catdog.errors import ImageRejected
-from catdog.inputs import SourceLimits, read_images
+from catdog.inputs import SourceLimits, list_images, read_images
 from catdog.inputs import listing as sources
 from catdog.pixels import OUTCOME_SCHEMA, DecodeLimits, Preprocessing, decode
 from catdog.results import ledger, part_files
@@ -91,3 +95,59 @@ def until(browser, script):
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, 30, 0.02).until(lambda it: it.execute_script(script))
+
+
+def rows_of(results, columns=None):
+    """The rows of a results folder, each with its folder's name as `truth`."""
+    rows = pq.read_table(results, columns=columns).to_pylist()
+    return [row | {"truth": row["uri"].split("/")[-2]} for row in rows]
+
+
+def count(browser):
+    """How many images the page says it found."""
+    text = browser.find_element(By.ID, "review-count").text
+    found = re.match(r"([\d,]+) of ", text)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def eventually(holds):
+    """Wait until it does: the page answers with its next frame."""
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def expect(browser, number):
+    """Wait until so many images are found."""
+    eventually(lambda: count(browser) == number)
+    assert count(browser) == number, browser.find_element(By.ID, "review-count").text
+
+
+def probabilities(browser):
+    """Percents of the cards in view, in their order."""
+    texts = "return [...document.querySelectorAll('#rows .card b')].map((b) => b.textContent)"
+    return [float(text.split("%")[0]) for text in browser.execute_script(texts)]
+
+
+def cards(browser):
+    """Texts of the cards in view, in their order."""
+    return [card.text for card in browser.find_elements(By.CSS_SELECTOR, "#rows .card")]
+
+
+def click(browser, element):
+    """A click where the element is, not below the toolbar that stays in view."""
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
+    )
+    element.click()
+
+
+def choose(browser, field, text):
+    """Choose an option by its text."""
+    Select(browser.find_element(By.ID, f"filter-{field}")).select_by_visible_text(text)
+
+
+def planned(file):
+    """URI and label of what catdog takes from a table or list."""
+    batches = list_images([str(file)], SourceLimits())
+    return [(row["uri"], row["label"]) for batch in batches for row in batch.to_pylist()]

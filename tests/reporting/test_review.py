@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import re
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,60 +16,24 @@ from selenium.webdriver.support.ui import Select
 
 from catdog import reporting
 from catdog.errors import UserInputError
-from catdog.inputs import SourceLimits, list_images
 from catdog.reporting import ReportConfig
 from catdog.reporting import review as module
-from tests.reporting.pages import LABELS, classify, jpeg, score, until, visit
-
-
-def rows_of(results):
-    """The rows of a results folder, each with its folder's name as `truth`."""
-    rows = pq.read_table(results).to_pylist()
-    return [row | {"truth": row["uri"].split("/")[-2]} for row in rows]
-
-
-def count(browser):
-    """How many images the page says it found."""
-    text = browser.find_element(By.ID, "review-count").text
-    found = re.match(r"([\d,]+) of ", text)
-    return int(found[1].replace(",", "")) if found else 0
-
-
-def eventually(holds):
-    """Wait until it does: the page answers with its next frame."""
-    deadline = time.monotonic() + 10
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def expect(browser, number):
-    """Wait until so many images are found."""
-    eventually(lambda: count(browser) == number)
-    assert count(browser) == number
-
-
-def probabilities(browser):
-    """Percents of the cards in view, in their order."""
-    texts = "return [...document.querySelectorAll('#rows .card b')].map((b) => b.textContent)"
-    return [float(text.split("%")[0]) for text in browser.execute_script(texts)]
-
-
-def cards(browser):
-    """Texts of the cards in view, in their order."""
-    return [card.text for card in browser.find_elements(By.CSS_SELECTOR, "#rows .card")]
-
-
-def click(browser, element):
-    """A click where the element is, not below the toolbar that stays in view."""
-    browser.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
-    )
-    element.click()
-
-
-def choose(browser, field, text):
-    """Choose an option by its text."""
-    Select(browser.find_element(By.ID, f"filter-{field}")).select_by_visible_text(text)
+from tests.reporting.pages import (
+    LABELS,
+    cards,
+    choose,
+    classify,
+    click,
+    eventually,
+    expect,
+    jpeg,
+    planned,
+    probabilities,
+    rows_of,
+    score,
+    until,
+    visit,
+)
 
 
 def test_every_cell_of_the_matrix_opens_its_pictures(browser, page, pets):
@@ -194,12 +156,6 @@ def test_relabelled_and_marked_with_keys_saved_as_a_table(browser, page, pets, t
     assert [(row["uri"], row["label"]) for row in found] == [(listed[0], "dog"), (listed[3], "cat")]
     assert planned(table) == [(listed[0], "dog"), (listed[3], "cat")]
     assert [uri for uri, _ in planned(marked)] == [listed[1]]
-
-
-def planned(file):
-    """URI and label of what catdog takes from a table or list."""
-    batches = list_images([str(file)], SourceLimits())
-    return [(row["uri"], row["label"]) for batch in batches for row in batch.to_pylist()]
 
 
 def test_label_can_be_chosen_without_keys(browser, page):

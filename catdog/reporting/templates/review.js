@@ -66,9 +66,9 @@ const startReview = async () => {
     }
     if (row.picture) {
       const image = element("img");
-      image.src = row.picture;
       image.alt = "";
       face.append(image);
+      source.load(image, row.picture);
     }
     text.append(element("b", row.label >= 0
       ? `${percent(row.millionths / 1e6)} ${names[row.label]}`
@@ -153,6 +153,7 @@ const startReview = async () => {
     });
   };
   const go = (at) => {
+    measure();
     active = Math.max(0, Math.min(found.total - 1, at));
     const top = Math.floor(active / card.columns) * card.height;
     const scrolled = list.scrollTop * card.scale;

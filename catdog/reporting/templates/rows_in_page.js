@@ -121,6 +121,7 @@ const openRows = async () => {
     other: rows.other !== null,
     count: rows.uri.length,
     search,
+    load: (image, picture_) => { image.src = picture_; },
     change,
     tell,
   };

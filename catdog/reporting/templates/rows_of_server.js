@@ -67,6 +67,27 @@ const openRows = async () => {
       return undefined;
     }
   };
+  // A browser has six connections to a server: pictures that take long must leave some to rows and labels.
+  const seen = new Set();
+  const wanted = [];
+  let loading = 0;
+  const loadNext = () => {
+    while (loading < 3 && wanted.length) {
+      const [image, picture] = wanted.pop(); // the latest first
+      if (!image.isConnected) continue;
+      loading += 1;
+      image.onload = image.onerror = () => { loading -= 1; seen.add(picture); loadNext(); };
+      image.src = picture;
+    }
+  };
+  const load = (image, picture) => {
+    if (seen.has(picture)) { // the browser has it
+      image.src = picture;
+      return;
+    }
+    wanted.push([image, picture]);
+    if (wanted.length === 1) requestAnimationFrame(loadNext); // by then the image is in the page
+  };
   const change = ({ id, given, marked }) => {
     const body = JSON.stringify({ id, given, marked });
     // One after the other: the last key of a row decides.
@@ -79,5 +100,5 @@ const openRows = async () => {
       }
     });
   };
-  return { ...content, search, change, tell };
+  return { ...content, search, load, change, tell };
 };
