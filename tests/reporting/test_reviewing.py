@@ -237,6 +237,8 @@ def test_what_is_not_saved_is_said(browser, pets, tmp_path):
         assert "labels.csv" in browser.find_element(By.ID, "saved").text
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_against_and_screen_readers(browser, pets, tmp_path):
     """What changed opens, with what it was; axe-core knows no violation, nor does the console."""
     inputs = [str(pets.parent / "in")]
