@@ -664,5 +664,7 @@ def test_template_is_in_the_package():
         "pictures.html.j2",
         "report.html.j2",
         "review.js",
+        "rows_in_page.js",
+        "rows_of_server.js",
         "threshold.js",
     }
