@@ -38,6 +38,8 @@ def holds_images(kind: pa.DataType) -> bool:
     """Bytes, or what the library `datasets` writes for an image: its bytes and its path."""
     if pa.types.is_struct(kind):
         at = kind.get_field_index("bytes")
+        if at >= 0 and pa.types.is_null(kind.field(at).type):  # none of them is there
+            return has_path(kind)
         return at >= 0 and is_bytes(kind.field(at).type)
     return is_bytes(kind)
 

@@ -104,7 +104,8 @@ def member_uri(scheme: str, name: str, archive: str, *, by_name: bool = True) ->
         archive: its canonical URI.
         by_name: whether these find it, which a tar behind another one in the same file is not.
     """
-    if "::" in name or "::" in archive or name.startswith("/") or not by_name:
+    unseen = archive.lower().endswith(".tgz")  # fsspec does not take it for compressed
+    if "::" in name or "::" in archive or name.startswith("/") or unseen or not by_name:
         return _odd(name, archive)
     return f"{scheme}://{name}::{archive}"
 

@@ -1,0 +1,434 @@
+"""The tables of docs/inputs.md, run: each row has a small input, and becomes what it says there."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import tarfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catdog import storage
+from catdog.errors import ImageRejected, UserInputError
+from catdog.inputs import PLAN_SCHEMA, Columns, Skips, SourceLimits, list_images, read_images
+from catdog.storage import odd_names
+
+PAGE = Path(__file__).parents[2] / "docs" / "inputs.md"
+LIMITS = SourceLimits()
+fsspec.register_implementation("catdog", odd_names.OddNameFileSystem, clobber=True)
+JPEG = b"\xff\xd8 not decoded here"
+
+
+def rows_of_the_page():
+    """The first cell of each row of each table."""
+    found = []
+    for table in re.findall(r"\| --- .*\n((?:\|.*\n)+)", PAGE.read_text(encoding="utf-8")):
+        found += [re.split(r"(?<!\\) \| ", line[2:], maxsplit=1)[0] for line in table.splitlines()]
+    return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input, and what becomes of it.
+
+    Attributes:
+        row: the first cell of its row.
+        files: content by name, relative to a folder of its own.
+        given: what is named, relative to it.
+        becomes: label, or error, by name.
+        passed_over: how many of each kind.
+        columns: as `Columns`.
+        refused: what a refusal says, in place of all that.
+    """
+
+    row: str
+    files: dict
+    given: tuple
+    becomes: dict = field(default_factory=dict)
+    passed_over: dict = field(default_factory=dict)
+    columns: dict = field(default_factory=dict)
+    refused: str = ""
+
+
+def packed(kind, *names):
+    """An archive with files of these names."""
+    stream = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name in names:
+                archive.writestr(name, JPEG)
+    else:
+        with tarfile.open(fileobj=stream, mode=kind) as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = len(JPEG)
+                archive.addfile(info, io.BytesIO(JPEG))
+    return stream.getvalue()
+
+
+def samples():
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, data in {"0.jpg": JPEG, "0.cls": b"7", "1.jpg": JPEG, "1.cls": b"\xff"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def parquet(**columns):
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def named_classes():
+    sink = io.BytesIO()
+    told = b'{"info": {"features": {"label": {"names": ["cat", "dog"]}}}}'
+    table = pa.table({"bytes": [JPEG], "label": [1]}).replace_schema_metadata(
+        {b"huggingface": told}
+    )
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def two(table, data, given=None):
+    """A table beside the images `cat/0.jpg` and `dog/1.jpg`."""
+    return {"cat/0.jpg": JPEG, "dog/1.jpg": JPEG, table: data}, (given or table,)
+
+
+BOTH = {"cat/0.jpg": "cat", "dog/1.jpg": "dog"}
+CSV = "uri,label\ncat/0.jpg,cat\ndog/1.jpg,dog\n"
+LONG = "x" * 70_000
+NO_PHOTOS = {"cat/0.jpg": JPEG}
+
+CASES = [
+    Case("an image", {"photo.txt.webm": JPEG}, ("photo.txt.webm",), {"photo.txt.webm": None}),
+    Case(
+        "a folder, an S3 prefix",
+        {"cat/0": JPEG, "dog/deep/1.weird": JPEG, "dog/.2.jpg": JPEG, "list.txt": b"x"},
+        ("",),
+        {"cat/0": "cat", "dog/deep/1.weird": "dog"},
+        {"hidden": 1, ".txt": 1},
+    ),
+    Case(
+        "a glob, quoted: `'photos/2024-*/*.jpg'`",
+        {"photos/2024-1/0.jpg": JPEG, "photos/2024-1/0.png": JPEG, "photos/2023-1/0.jpg": JPEG},
+        ("photos/2024-*/*.jpg",),
+        {"2024-1/0.jpg": "2024-1"},
+    ),
+    Case(
+        "shards, quoted: `'shard-{000..999}.tar'`, `'{cat,dog}/'`",
+        {f"shard-{n:03}.tar": packed("w", f"{n}.jpg") for n in (8, 9, 10)},
+        ("shard-{008..010}.tar",),
+        {"8.jpg": None, "9.jpg": None, "10.jpg": None},
+    ),
+    Case(
+        "shards, quoted: `'shard-{000..999}.tar'`, `'{cat,dog}/'`",
+        {"cat/0.jpg": JPEG},
+        ("{cat,dog}/",),
+        refused="dog/: there is no such",
+    ),
+    *(
+        Case(
+            "`.tar`, `.tar.gz`, `.tgz`, `.zip`",
+            {name: packed(kind, "all/cat/0.jpg", "all/dog/1.jpg", "all/x.json")},
+            (name,),
+            BOTH,
+            {".json": 1},
+        )
+        for name, kind in [
+            ("a.tar", "w"),
+            ("a.tar.gz", "w:gz"),
+            ("a.tgz", "w:gz"),
+            ("a.zip", "zip"),
+        ]
+    ),
+    *(
+        Case(
+            "a name with `::` in it, one in an archive that begins with `/`, a tar behind another "
+            "one in the same file, a member of a `.tgz`",
+            {file: archive},
+            (file,),
+            dict.fromkeys(names),
+        )
+        for file, archive, names in [
+            ("a.tar", packed("w", "a::0.jpg"), ["a::0.jpg"]),
+            ("a.tar", packed("w", "/0.jpg"), ["0.jpg"]),
+            ("a.tar", packed("w", "0.jpg") + packed("w", "1.jpg"), ["0.jpg", "1.jpg"]),
+            ("a.TGZ", packed("w:gz", "0.jpg"), ["0.jpg"]),
+        ]
+    ),
+    Case("a list: `.txt`", *two("l.txt", b"cat/0.jpg\ndog/1.jpg\n"), BOTH),
+    *(
+        Case("a table: `.csv`, `.tsv`, `.jsonl` (`.ndjson`), `.parquet`", *two(name, data), BOTH)
+        for name, data in {
+            "t.csv": CSV.encode(),
+            "t.tsv": CSV.replace(",", "\t").encode(),
+            "t.jsonl": b'{"uri": "cat/0.jpg"}\n{"uri": "dog/1.jpg", "label": "dog"}\n',
+            "t.ndjson": b'{"uri": "cat/0.jpg"}\n{"uri": "dog/1.jpg"}\n',
+            "t.parquet": parquet(uri=["cat/0.jpg", "dog/1.jpg"]),
+        }.items()
+    ),
+    Case(
+        "WebDataset's shards (`.tar`, `.tar.gz`, `.zip`) with `--label-from cls`, `txt` or `json:KEY`",
+        {"s.tar": samples()},
+        ("s.tar",),
+        {"0.jpg": "7", "1.jpg": "unreadable"},
+        columns={"label_from": "cls"},
+    ),
+    Case(
+        "`metadata.csv`, `metadata.jsonl` in a folder, or in its `train/`, `val/`, `test/` "
+        "(Hugging Face's image folders)",
+        {"0.jpg": JPEG, "cat/1.jpg": JPEG, "metadata.csv": b"file_name,label\n0.jpg,lynx\n"},
+        ("",),
+        {"0.jpg": "lynx", "cat/1.jpg": "cat"},
+        {".csv": 1},
+    ),
+    *(
+        Case(row, NO_PHOTOS | dict.fromkeys(names, b"x"), ("",), {"cat/0.jpg": "cat"}, counts)
+        for row, names, counts in [
+            ("hidden", [".cat/0.jpg", "cat/._0.jpg"], {"hidden": 2}),
+            ("sidecars", ["cat/0.xmp", "cat/0.jpg.AAE", "cat/0.pp3"], {"sidecars": 3}),
+            ("system files", ["Thumbs.db", "cat/Icon\r", "Picasa.ini"], {"system files": 3}),
+            ("system folders", ["@eaDir/1.jpg", "cat/#recycle/2.jpg"], {"system folders": 2}),
+            (
+                "`.txt`, `.json`, `.mp4`, ...",
+                ["a.txt", "b.JSON", "c.mp4"],
+                {".txt": 1, ".json": 1, ".mp4": 1},
+            ),
+        ]
+    ),
+    Case(
+        "an entry",
+        {
+            "l.txt": b"cat/0.jpg\na.zip\ndog/\nzip://x/2.jpg::a.zip\n",
+            "cat/0.jpg": JPEG,
+            "dog/1.jpg": JPEG,
+            "a.zip": packed("zip", "x/2.jpg", "x/3.jpg"),
+        },
+        ("l.txt",),
+        {"cat/0.jpg": "cat", "1.jpg": None, "x/2.jpg": "x", "x/3.jpg": "x"},
+        {"named more than once": 1},
+    ),
+    Case(
+        "empty lines, and in lists lines from `#` on",
+        {"#1.jpg": JPEG, "l.txt": b"\n# of mine\n./#1.jpg\n"},
+        ("l.txt",),
+        {"#1.jpg": None},
+    ),
+    Case(
+        "spaces around a value, quotes around it",
+        {" 0.jpg": JPEG, "1.jpg": JPEG, "l.txt": b'" 0.jpg"\n  1.jpg \n'},
+        ("l.txt",),
+        {" 0.jpg": None, "1.jpg": None},
+    ),
+    *(
+        Case("commas, semicolons, tabs", *two("t.csv", CSV.replace(",", each).encode()), BOTH)
+        for each in ",;\t"
+    ),
+    *(
+        Case(
+            "UTF-8, with or without a byte order mark, UTF-16, UTF-32; gzip-compressed "
+            "(`.csv.gz`) or not",
+            *two(name, data),
+            BOTH,
+        )
+        for name, data in [
+            *(("t.csv", CSV.encode(each)) for each in ("utf-8-sig", "utf-16", "utf-32")),
+            ("t.csv.gz", gzip.compress(CSV.encode())),
+        ]
+    ),
+    *(
+        Case("the column of URIs", *two("t.csv", CSV.replace("uri", name).encode()), BOTH)
+        for name in (
+            "URL",
+            "path",
+            "file",
+            "file_name",
+            "filename",
+            "Image",
+            "image_path",
+            "s3_uri",
+        )
+    ),
+    Case(
+        "the column of URIs",
+        *two("t.csv", CSV.replace("uri", "photo").encode()),
+        BOTH,
+        columns={"uri_column": "photo"},
+    ),
+    Case(
+        "the column of labels",
+        *two("t.csv", b"uri,LABEL\ncat/0.jpg,lynx\n"),
+        {"cat/0.jpg": "lynx"},
+    ),
+    Case(
+        "the column of labels",
+        *two("t.csv", b"uri,kind\ncat/0.jpg,lynx\n"),
+        {"cat/0.jpg": "lynx"},
+        columns={"label_column": "kind"},
+    ),
+    *(
+        Case("none of these columns, or two", *two("t.csv", data), refused=said)
+        for data, said in [
+            (b"a,b\n1,2\n", "the columns a, b"),
+            (b"path,url\n1,2\n", "path and url"),
+        ]
+    ),
+    *(
+        Case(
+            "images in a Parquet table", {"t.parquet": data}, ("t.parquet",), becomes, columns=named
+        )
+        for data, becomes, named in [
+            (parquet(bytes=[JPEG]), {"0": None}, {}),
+            (parquet(image=[JPEG], name=["cat/0.jpg"]), {"cat/0.jpg": "cat"}, {}),
+            (parquet(image=[{"bytes": JPEG, "path": "0.jpg"}], label=["a"]), {"0.jpg": "a"}, {}),
+            (parquet(photo=[JPEG]), {"0": None}, {"uri_column": "photo"}),
+        ]
+    ),
+    Case(
+        "bytes and paths without any bytes",
+        *two("t.parquet", parquet(image=[{"bytes": None, "path": "cat/0.jpg"}])),
+        {"cat/0.jpg": "cat"},
+    ),
+    Case("labels as numbers", *two("t.csv", b"uri,label\ncat/0.jpg,3\n"), {"cat/0.jpg": "3"}),
+    Case("labels as numbers", {"t.parquet": named_classes()}, ("t.parquet",), {"0": "dog"}),
+    *(
+        Case(
+            "a value that is not UTF-8, a line above 65,536 letters, one without a URI, no JSON",
+            *two(name, data),
+            {"cat/0.jpg": "cat", **dict.fromkeys([name], "unreadable")},
+        )
+        for name, data in [
+            ("t.csv", b"uri,label\ncat/0.jpg,cat\ndog/1.jpg,\xff\n"),
+            ("t.csv", f"uri,label\ncat/0.jpg,cat\n{LONG}\n".encode()),
+            ("t.csv", b"uri,label\ncat/0.jpg,cat\n,dog\n"),
+            ("t.jsonl", b'{"uri": "cat/0.jpg"}\n{\n'),
+        ]
+    ),
+    Case(
+        "a quote that is not closed",
+        *two("t.csv", b'uri,label\ncat/0.jpg,cat\n"dog/1.jpg,dog\ndog/1.jpg,dog\n'),
+        {"cat/0.jpg": "cat", "t.csv": "unreadable"},
+    ),
+    Case(
+        "empty lines before the names of the columns, `sep=;` of Excel",
+        *two("t.csv", b"\nsep=;\nuri;label\ncat/0.jpg;cat\ndog/1.jpg;dog\n"),
+        BOTH,
+    ),
+    Case("a first line above 65,536 letters", *two("t.csv", LONG.encode()), refused="first line"),
+    Case(
+        "a text or gzip file that is cut",
+        *two("t.csv.gz", gzip.compress(CSV.encode())[:-4]),
+        BOTH | {"t.csv.gz": "truncated"},
+    ),
+    Case(
+        "a Windows path",
+        *two("l.txt", b"cat/0.jpg\nC:\\dog\\1.jpg\n"),
+        {"cat/0.jpg": "cat", "C:\\dog\\1.jpg": "unsupported"},
+    ),
+    Case(
+        "`file://`, `/`, `s3://bucket`, `s3:/...`",
+        *two("l.txt", b"cat/0.jpg\nfile://\n/\ns3://bucket\ns3:/b/0.jpg\n"),
+        {"cat/0.jpg": "cat"}
+        | dict.fromkeys(["file://", "/", "s3://bucket", "s3:/b/0.jpg"], "unsupported"),
+    ),
+    Case(
+        "credentials: `s3://KEY:SECRET@bucket/...`, `https://user:password@host/...`, signatures in "
+        "a query",
+        *two("l.txt", b"cat/0.jpg\ns3://KEY:SECRET@bucket/0.jpg\n"),
+        {"cat/0.jpg": "cat", "s3://***@bucket/0.jpg": "unsupported"},
+    ),
+]
+# Rows that want more than files, each with a test of its own below.
+OTHERS = {
+    "folder markers",
+    "socket, pipe or device",
+    "folder that is there already",
+    "a folder outside the list's own",
+    "`https://...`, `http://...`",
+}
+
+
+def become(given, columns=None):
+    """Label, or error once it was read, by name; and what was passed over."""
+    skips = Skips()
+    batches = list_images(given, LIMITS, Columns(**(columns or {})), skips)
+    table = pa.Table.from_batches(list(batches), PLAN_SCHEMA)
+    found = {}
+    for row, data in zip(table.to_pylist(), read_images(table, LIMITS, 2), strict=True):
+        rejected = isinstance(data, ImageRejected)
+        found[row["name"]] = data.code.value if rejected else row["label"]
+        if not rejected and not row["uri"].startswith("parquet:") and row["codec"] != "row":
+            with fsspec.open(row["uri"]) as file:
+                assert file.read() == data
+    assert len(found) == table.num_rows
+    return found, skips.counts()
+
+
+def draw(folder, files):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.row[:40])
+def test_a_row(case, tmp_path):
+    """The input becomes what the row says; every URI of it opens with fsspec."""
+    draw(tmp_path, case.files)
+    given = [f"{tmp_path}/{name}" for name in case.given]
+    if case.refused:
+        with pytest.raises(UserInputError, match=case.refused):
+            become(given, case.columns)
+        return
+    found, passed_over = become(given, case.columns)
+    assert found == case.becomes
+    assert passed_over == case.passed_over
+
+
+def test_every_row_has_an_input():
+    """And every input its row."""
+    page = rows_of_the_page()
+    assert len(page) == len(set(page))
+    assert {case.row for case in CASES} | OTHERS == set(page)
+
+
+def test_folder_markers(s3):
+    """Empty keys that stand for a folder are passed over."""
+    keys = {"cat_$folder$": b"", "dog": b"", "dog/1.jpg": JPEG, "cat/0.jpg": JPEG}
+    for key, data in keys.items():
+        storage.write_atomic(f"{s3}/{key}", data)
+    assert become([s3]) == (BOTH, {"folder markers": 2})
+
+
+def test_what_is_no_file(tmp_path):
+    """A pipe, and a link's second way to a folder, get no row."""
+    draw(tmp_path, NO_PHOTOS)
+    os.mkfifo(tmp_path / "cat" / "pipe")
+    (tmp_path / "kitten").symlink_to(tmp_path / "cat")
+    expected = {"socket, pipe or device": 1, "folder that is there already": 1}
+    assert become([str(tmp_path)]) == ({"cat/0.jpg": "cat"}, expected)
+
+
+def test_a_folder_outside_the_lists_own(tmp_path, caplog):
+    """It is read, and named in a warning."""
+    draw(tmp_path, {"cat/0.jpg": JPEG, "lists/l.txt": b"../cat/\n"})
+    found, _ = become([f"{tmp_path}/lists/l.txt"])
+    assert found == {"0.jpg": None}
+    assert f"{tmp_path}/cat" in caplog.text
+
+
+def test_an_address_of_this_machine(tmp_path):
+    """A list leads to no server here: a row `forbidden`, and no request."""
+    draw(tmp_path, {"l.txt": b"http://127.0.0.1:9/0.jpg\n"})
+    found, _ = become([f"{tmp_path}/l.txt"])
+    assert list(found.values()) == ["forbidden"]
