@@ -26,6 +26,7 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("codec", pa.string()),
     pa.field("error", pa.string()),
     pa.field("error_detail", pa.string()),
+    pa.field("given", pa.string()),  # what a list or table calls it, where that is not its URI
 ]
 PLAN_SCHEMA = pa.schema(_FIELDS)
 BATCH_ROWS = 10_000
@@ -88,6 +89,7 @@ class Row(NamedTuple):
     codec: str | None = "file"
     error: str | None = None
     error_detail: str | None = None
+    given: str | None = None
 
 
 # What an input turns into: rows, or work that gives rows and can be done ahead of its turn.
@@ -122,6 +124,13 @@ def file_row(
     """The row of a file by itself."""
     shown_uri = storage.openable(uri)
     return Row(shown_uri, name, label, None if shown_uri == uri else uri, size=size, stamp=stamp)
+
+
+def as_given(row: Row, text: str) -> Row:
+    """The row of what a list or table names by this text, which results show; never credentials."""
+    if text == row.uri or not is_text(text) or without_secrets(text) != text:
+        return row
+    return row._replace(given=text)
 
 
 def is_text(name: str) -> bool:

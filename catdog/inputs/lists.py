@@ -23,6 +23,7 @@ from catdog.inputs.entries import (
     Row,
     SourceLimits,
     Work,
+    as_given,
     error_row,
     file_row,
     is_text,
@@ -82,6 +83,8 @@ class EntryList:
                 work: Work | Row = error_row(uri, posixpath.basename(self.uri), entry.error)
             else:
                 work = self.reader.read(entry.text, folder, entry.label)
+                if isinstance(work, Row):
+                    work = as_given(work, entry.text)
             if isinstance(work, Row):
                 rows.append(work)
             if len(rows) >= BATCH_ROWS or (rows and not isinstance(work, Row)):

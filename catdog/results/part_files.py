@@ -52,8 +52,10 @@ SCHEMA = pa.schema(
         pa.field("error", pa.string()),
         pa.field("error_detail", pa.string()),
         pa.field("model", pa.string(), nullable=False),
+        pa.field("source_uri", pa.string()),
     ]
 )
+_SOURCE_URI = "source_uri"
 
 
 def build_rows(
@@ -69,7 +71,7 @@ def build_rows(
     all_scores: bool = True,
     decoded: bool = False,
 ) -> pa.Table:
-    """The result rows of images.
+    """The result rows of images, without what `finish` adds: what the user calls them.
 
     Args:
         uris: of the images.
@@ -102,8 +104,10 @@ def build_rows(
         {
             name: columns.get(name, outcome[name] if name in outcome.column_names else None)
             for name in SCHEMA.names
+            if name != _SOURCE_URI
         }
-    ).cast(SCHEMA)
+    )
+    rows = rows.cast(pa.schema([SCHEMA.field(name) for name in rows.column_names]))
     if top:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
         best_scores = np.take_along_axis(scores, order, axis=1)
@@ -243,13 +247,37 @@ def look(plan: Plan, shard: int) -> Part | None:
 def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a finished shard; of `columns`, those that the results have.
 
+    The column `uri` is what opens, whatever the user called the image.
+
     Raises:
         DamagedError: a page is damaged; the footer alone is looked at before.
     """
+    if columns is not None and "uri" in columns:
+        columns = [*columns, _SOURCE_URI]
     name = plan.part_name(shard)
     wanted = list(columns) if columns is not None else None
     with plan.folder.open(name) as file, damage.named(f"{plan.output}/{name}"):
-        return pq.ParquetFile(file).read(columns=wanted, use_threads=False)
+        return _opened(pq.ParquetFile(file).read(columns=wanted, use_threads=False))
+
+
+def _opened(rows: pa.Table) -> pa.Table:
+    """Rows of a file, their `uri` what opens: `source_uri` where the user called it otherwise."""
+    if _SOURCE_URI not in rows.column_names:
+        return rows
+    uris = pc.coalesce(rows[_SOURCE_URI], rows["uri"])
+    at = rows.column_names.index("uri")
+    return rows.set_column(at, SCHEMA.field("uri"), uris).drop_columns([_SOURCE_URI])
+
+
+def _as_given(rows: pa.Table, entries: pa.Table) -> pa.Table:
+    """Rows for a file, their `uri` what a list or table called the image."""
+    given, uris = entries["given"], rows["uri"]
+    sources = pc.if_else(given.is_valid(), uris, pa.scalar(None, pa.string()))
+    named = rows.set_column(
+        rows.column_names.index("uri"), SCHEMA.field("uri"), pc.coalesce(given, uris)
+    )
+    at = rows.column_names.index("model") + 1
+    return named.add_column(at, SCHEMA.field(_SOURCE_URI), sources)
 
 
 # --------------------------------------------------------------------------------------------
@@ -264,6 +292,7 @@ class Work:
         plan: the job's plan.
         shard: number of the shard.
         entries: to classify, with `plans.ENTRIES_SCHEMA`.
+        shard_entries: all of the shard.
         kept: the rows that stay, and for each entry of the shard its place in them, -1 where it is
             classified; None where all are.
         version: of the file that was read, None where there was none.
@@ -272,6 +301,7 @@ class Work:
     plan: Plan
     shard: int
     entries: pa.Table
+    shard_entries: pa.Table
     kept: tuple[pa.Table, NDArray[np.int64]] | None
     version: str | None
 
@@ -289,7 +319,7 @@ def begin(plan: Plan, shard: int, *, present: bool) -> Work | None:
     if present or plan.revision_before(shard):
         content = plan.folder.read(plan.part_name(shard))
     if content is None:
-        return Work(plan, shard, entries, None, None)
+        return Work(plan, shard, entries, entries, None, None)
     data, version = content
     part = read_footer(pa.BufferReader(data))
     if part is not None and (
@@ -297,17 +327,17 @@ def begin(plan: Plan, shard: int, *, present: bool) -> Work | None:
     ):
         return None
     if part is None or part.revision != plan.revision_before(shard):
-        return Work(plan, shard, entries, None, version)
+        return Work(plan, shard, entries, entries, None, version)
     try:
-        rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        rows = _opened(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False))
         if digest(rows, ["uri"]) != part.uris:
             raise ValueError("its rows are not those that its footer names")
     except (*damage.ERRORS, OSError):
-        return Work(plan, shard, entries, None, version)  # all are classified again
+        return Work(plan, shard, entries, entries, None, version)  # all are classified again
     places = pc.index_in(entries["uri"], value_set=rows["uri"].combine_chunks())
     fresh = pc.or_(entries["fresh"], places.is_null())
     places = pc.if_else(fresh, -1, places).to_numpy().astype(np.int64)
-    return Work(plan, shard, entries.filter(fresh), (rows, places), version)
+    return Work(plan, shard, entries.filter(fresh), entries, (rows, places), version)
 
 
 def finish(
@@ -347,7 +377,7 @@ def finish(
     )
     if fault := part.fault(plan, shard):
         raise CatdogError(f"what was classified for shard {shard} {fault}")
-    data = _serialized(whole, part, labels, timing)
+    data = _serialized(_as_given(whole, work.shard_entries), part, labels, timing)
     name = plan.part_name(shard)
     for _ in range(_TRIES):
         if version is None:
