@@ -78,7 +78,8 @@ def test_results_are_in_types_that_spark_reads():
     example = load("read_results.py")
     assert example["spark_schema"](part_files.SCHEMA) == (
         "uri string, label string, probability float, scores array<float>, width int, height int, "
-        "format string, size bigint, error string, error_detail string, model string"
+        "format string, size bigint, error string, error_detail string, model string, "
+        "source_uri string"
     )
     with pytest.raises(KeyError):
         example["spark_schema"](pa.schema([("count", pa.uint32())]))

@@ -52,6 +52,28 @@ def table_as(folder, name, data):
     return folder / name
 
 
+@pytest.mark.parametrize("kind", ["list.txt", "table.csv", "table.parquet"])
+def test_what_the_user_calls_an_image_is_kept(folder, kind):
+    """The text of a line or row stands beside the URI, where that is another one."""
+    name = next(iter(FILES))
+    texts = [
+        name,
+        f"./{name}2",
+        (folder / f"{name}3").as_uri(),
+        f"s3://a/?X-Amz-Signature=s/{name}",
+    ]
+    if kind == "table.parquet":
+        pq.write_table(pa.table({"uri": texts}), folder / kind)
+    else:
+        head = "uri\n" if kind == "table.csv" else ""
+        (folder / kind).write_text(head + "\n".join(texts) + "\n")
+    table = planned(folder / kind)
+    assert table["given"].to_pylist() == [*texts[:2], None, None]
+    assert table["uri"].to_pylist()[:3] == [
+        (folder / each).as_uri() for each in (name, f"{name}2", f"{name}3")
+    ]
+
+
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 
 

@@ -237,6 +237,37 @@ def test_rows_have_the_contracts_columns(plan, tmp_path):
     assert (bad["error"], bad["error_detail"]) == ("truncated", "cut off")
 
 
+def test_an_image_is_called_what_the_user_calls_it(tmp_path):
+    """`uri` is the text of a list or table; `source_uri`, and what readers in here get, opens."""
+    batch = entries(3)
+    given = pa.array([None, "b/1.jpg", None], pa.string())
+    batch = batch.set_column(
+        batch.schema.get_field_index("given"), PLAN_SCHEMA.field("given"), given
+    )
+    plan = write_plan(tmp_path.as_uri(), [batch])
+    write_part(plan, 0, rows_of(plan, 0, rejected={2}), LABELS)
+    file = pq.read_table(tmp_path / plan.part_name(0))
+    opens = [f"file:///x/{number}.jpg" for number in range(3)]
+    assert file["uri"].to_pylist() == [opens[0], "b/1.jpg", opens[2]]
+    assert file["source_uri"].to_pylist() == [None, opens[1], None]
+    assert part_files.read_part(plan, 0, ["uri", "error"])["uri"].to_pylist() == opens
+    assert part_files.read_part(plan, 0)["uri"].to_pylist() == opens
+    assert part_files.survey(plan).done.all()
+    # One is tried again: the rows that stay are called what they were.
+    marked = plan.read_shard(0)
+    fresh = pa.array([False, False, True])
+    marked = marked.set_column(marked.num_columns - 1, plans.ENTRIES_SCHEMA.field("fresh"), fresh)
+    again = drafts.draft(plan.folder, [], before=plan, revised=[(0, marked)])
+    assert again.commit(plan.job)
+    plan = plans.read(plan.folder)
+    work = part_files.begin(plan, 0, present=True)
+    assert work.entries["uri"].to_pylist() == opens[2:]
+    part_files.finish(work, rows_of(plan, 0).slice(2), labels=LABELS, run="")
+    file = pq.read_table(tmp_path / plan.part_name(0))
+    assert file["uri"].to_pylist() == [opens[0], "b/1.jpg", opens[2]]
+    assert file["error"].to_pylist() == [None, None, None]
+
+
 def test_label_below_the_wanted_probability_is_uncertain(plan):
     """The probability stays what it was; only the label says that it is too low."""
     table = plan.read_shard(0)
