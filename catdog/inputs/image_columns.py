@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog.errors import UserInputError
-from catdog.inputs import table_columns
+from catdog.inputs import parquet_footer, table_columns
 
 if TYPE_CHECKING:
     from catdog.inputs.entries import Columns
@@ -75,30 +75,23 @@ def image_column(schema: pa.Schema, columns: Columns, table: str) -> str | None:
     return default_column(schema)
 
 
-def is_elsewhere(file: Any, table: Any, column: str) -> bool:
+def is_elsewhere(file: BinaryIO, schema: pa.Schema, column: str) -> bool:
     """Whether a column of bytes and paths has no bytes at all: its images are where the paths lead.
 
-    The values tell, up to the first that is there. The statistics of a damaged table, which would
-    tell at once, end the process: pyarrow lets Parquet's exceptions out of them.
-
     Args:
-        file: the table's, open.
-        table: a ParquetFile of it.
+        file: a Parquet table.
+        schema: its columns.
         column: of images.
-    """
-    import pyarrow.parquet as pq
 
-    schema = table.schema_arrow
+    Raises:
+        parquet_footer.DamagedError: its footer is not one.
+    """
     if not has_path(schema.field(column).type):
         return False
-    # A reader of its own that takes a page at a time, and not all images of a row group.
-    pages = pq.ParquetFile(file, metadata=table.metadata, buffer_size=1 << 16, pre_buffer=False)
     leaf = leaf_of(schema, column)
-    for batch in pages.iter_batches(1 << 10, columns=[leaf], use_threads=False):
-        values = values_of(column, batch)
-        if values.null_count < len(values):
-            return False
-    return True
+    return all(
+        chunk.nulls == chunk.values for chunk in parquet_footer.chunks(file) if chunk.path == leaf
+    )
 
 
 def leaf_of(schema: pa.Schema, column: str) -> str:

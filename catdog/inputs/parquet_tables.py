@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from catdog import storage
 from catdog.errors import UserInputError, without_secrets
-from catdog.inputs import image_columns, table_columns, tables
+from catdog.inputs import image_columns, parquet_footer, table_columns, tables
 from catdog.inputs.entries import BATCH_ROWS, Columns, Row, SourceLimits, to_batch
 from catdog.inputs.lists import EntryList, EntryReader
 from catdog.inputs.names import label_of
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
     # A value of a column of text; an exception where it is damaged.
     _Text: TypeAlias = str | UnicodeError | None
+
+
+# Arrow raises any of these at names and numbers in a file that is damaged.
+_DAMAGE = (
+    *(pa.ArrowException, OverflowError, UnicodeError, KeyError, IndexError),
+    parquet_footer.DamagedError,
+)
 
 
 class ParquetTable:
@@ -59,13 +66,16 @@ class ParquetTable:
         try:
             with storage.open_input(self._uri, self._stamp) as file, pq.ParquetFile(file) as table:
                 column = image_columns.image_column(table.schema_arrow, self._columns, self._uri)
-                if column is not None and not image_columns.is_elsewhere(file, table, column):
+                if column is not None and not image_columns.is_elsewhere(
+                    file, table.schema_arrow, column
+                ):
                     yield from self._images(table, column)
                 else:
                     entries = self._entries(table, column)
                     yield from EntryList(self._uri, entries, self._reader).works()
-        except (pa.ArrowException, OverflowError, UnicodeError, KeyError, IndexError) as error:
-            # Arrow raises any of these at names and numbers in a file that is damaged.
+        except (*_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of a disk or a store; Arrow's own have none
             raise UserInputError(f"{self._uri}: it is no Parquet table, or damaged") from error
 
     def _entries(self, table: Any, images: str | None) -> Entries:

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.fuzz import thrift
+from catdog.inputs import parquet_footer
 from catdog.results import part_files
 
 LISTS = """
@@ -28,6 +30,8 @@ def look():
 FOOTERS = """
 import sys
 from pathlib import Path
+from benchmarks.fuzz import thrift
+from catdog.inputs import parquet_footer
 from catdog.results import part_files
 path = Path(sys.argv[1])
 
@@ -71,3 +75,48 @@ def test_no_damage_ends_the_process(tmp_path, table, program):
         [sys.executable, "-c", program + DAMAGE, path], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+@pytest.mark.parametrize("column", [IMAGE, pa.string()], ids=["images", "uris"])
+def test_a_page_is_not_believed(tmp_path, column):
+    """One that claims two gigabytes takes none of the driver's memory."""
+    values = [{"path": "a.jpg"}] if column == IMAGE else ["a.jpg"]
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"image": pa.array(values, column)}), stream, compression="none")
+    data = stream.getvalue()
+    size = thrift.numbers(data, 4)[2]  # its type, its length uncompressed, its length
+    claimed = b"\xfc\xff\xff\xff\x0f"
+    path = tmp_path / "a.parquet"
+    path.write_bytes(data[: size.start] + claimed + data[size.end :])
+    measured = (
+        "look()\nimport resource\n"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20"  # KiB
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", LISTS + measured, path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "flaw", [b"", b"\x19\xfc\xff\xff\xff\xff\x0f", b"\x1c" * 40, b"\x16" + b"\xff" * 12]
+)
+def test_footers_that_are_none(flaw):
+    """A list that is longer than the file, structures without end, a number without end."""
+    file = io.BytesIO(b"PAR1" + flaw + len(flaw).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(parquet_footer.DamagedError):
+        list(parquet_footer.chunks(file))
+
+
+def test_a_sound_footer():
+    """As pyarrow reads it."""
+    table = pa.table(
+        {"a": [1, None, 3], "b": pa.array([{"c": None}] * 3, pa.struct([("c", pa.int8())]))}
+    )
+    stream = io.BytesIO()
+    pq.write_table(table, stream, row_group_size=2)
+    found = [(chunk.path, chunk.values, chunk.nulls) for chunk in parquet_footer.chunks(stream)]
+    assert found == [("a", 2, 1), ("b.c", 2, 2), ("a", 1, 0), ("b.c", 1, 1)]

@@ -1,0 +1,140 @@
+"""What a Parquet footer claims of its columns, each number within bounds: for tables of strangers.
+
+pyarrow ends the process over some damaged footers when it is asked for a column's statistics. The values
+would tell as well, but a page takes the memory that its header claims when it is read alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MOST_BYTES = (
+    64 << 20
+)  # of a footer; one of a thousand columns and row groups has 100 MB in no tool's default
+_DEEPEST = 16
+_LARGEST = (1 << 63) - 1
+# Types of Thrift's compact protocol.
+_TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
+_NUMBERS = (4, 5, 6)
+
+
+class DamagedError(Exception):
+    """A footer is not one of Parquet's."""
+
+
+class Chunk(NamedTuple):
+    """A column of a row group."""
+
+    path: str
+    """Names of the columns down to it, with dots between."""
+    values: int
+    nulls: int | None
+    """Of the values, where that is told."""
+
+
+def chunks(file: BinaryIO) -> Iterator[Chunk]:
+    """The columns of all row groups.
+
+    Raises:
+        DamagedError: the footer is damaged, or too large.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 8))
+    length = int.from_bytes(file.read(8)[:4], "little")
+    if not 0 < length <= min(size - 8, _MOST_BYTES):
+        raise DamagedError("the footer's length is not right")
+    file.seek(size - 8 - length)
+    footer = _Reader(file.read(length)).struct()
+    for group in _list(footer, 4):
+        for column in _list(group, 1):
+            described = column.get(3)
+            if not isinstance(described, dict):
+                raise DamagedError("a column is not described")
+            statistics = described.get(12, {})
+            nulls = statistics.get(3) if isinstance(statistics, dict) else None
+            path = b".".join(each for each in _list(described, 3, bytes))
+            yield Chunk(
+                path.decode("utf-8", "replace"),
+                _number(described.get(5)),
+                None if nulls is None else _number(nulls),
+            )
+
+
+def _list(fields: Any, number: int, kind: type = dict) -> list[Any]:
+    found = fields.get(number, [])
+    if not isinstance(found, list) or not all(isinstance(each, kind) for each in found):
+        raise DamagedError("it is no footer of Parquet")
+    return found
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        raise DamagedError("a number of the footer is not right")
+    return value
+
+
+class _Reader:
+    """Reads Thrift's compact protocol. Raises DamagedError beyond the end, and where it is too deep."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at, self._depth = data, 0, 0
+
+    def struct(self) -> dict[int, Any]:
+        """Values by the numbers of their fields."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise DamagedError("the footer is too deep")
+        fields: dict[int, Any] = {}
+        number = 0
+        while header := self._byte():
+            number = number + (header >> 4) if header >> 4 else self._signed()
+            kind = header & 15
+            fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind)
+        self._depth -= 1
+        return fields
+
+    def _value(self, kind: int) -> Any:
+        if kind in _NUMBERS:
+            return self._signed()
+        if kind == _BINARY:
+            return self._bytes(self._unsigned())
+        if kind == _STRUCT:
+            return self.struct()
+        if kind in (_LIST, _SET):
+            header = self._byte()
+            size = header >> 4 if header >> 4 < 15 else self._unsigned()
+            if size > len(self._data) - self._at:  # each takes a byte or more
+                raise DamagedError("a list of the footer is too long")
+            return [self._value(header & 15) for _ in range(size)]
+        if kind in (_TRUE, _FALSE, _BYTE):
+            return self._byte()
+        if kind == _DOUBLE:
+            return self._bytes(8)
+        raise DamagedError("the footer is damaged")
+
+    def _bytes(self, length: int) -> bytes:
+        end = self._at + length
+        if end > len(self._data):
+            raise DamagedError("the footer ends too early")
+        found, self._at = self._data[self._at : end], end
+        return found
+
+    def _byte(self) -> int:
+        return self._bytes(1)[0]
+
+    def _unsigned(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise DamagedError("a number of the footer is too long")
+
+    def _signed(self) -> int:
+        value = self._unsigned()
+        return value >> 1 ^ -(value & 1)
