@@ -61,10 +61,10 @@ cluster: install ## a real Ray cluster of three nodes on this machine, until Ctr
 lock: ## resolve the dependencies anew (needs uv)
 	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra bench --output-file benchmarks/requirements.lock
-	$(LOCK) --no-emit-package ray --constraints requirements.lock pyproject.toml --output-file catdog/submission/all.lock
+	$(LOCK) --no-emit-package ray --constraints requirements.lock pyproject.toml --output-file catdog/runtime/all.lock
 	$(BIN)/python -c 'import re, tomllib; \
 	  lines = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
 	  print(*(each for each in lines if not re.match("tensorflow|keras|scikit-learn", each)), sep="\n")' \
-	  | $(LOCK) --no-emit-package ray --constraints requirements.lock - --output-file catdog/submission/classify.lock
+	  | $(LOCK) --no-emit-package ray --constraints requirements.lock - --output-file catdog/runtime/classify.lock
 
 .PHONY: help install demo test test-all test-fast lint dist bench cluster lock

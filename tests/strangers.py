@@ -52,6 +52,7 @@ def started(
     *,
     ray: str = _RAY,
     prefix: Sequence[str] = (),
+    labels: Sequence[str] = (),
     **variables: str,
 ) -> Iterator[Cluster]:
     """Nodes of so many CPUs each on this machine, the first one the head.
@@ -60,6 +61,7 @@ def started(
         cpus: of each node.
         ray: the executable.
         prefix: a command that runs each node's `ray start`.
+        labels: of each node, `KEY=VALUE`; by default none.
         variables: of every node's environment.
     """
     port, dashboard, client = free_ports(3)
@@ -81,6 +83,7 @@ def started(
         try:
             for number, count in enumerate(cpus):
                 own = head if number == 0 else [f"--address=127.0.0.1:{port}"]
+                own = own + [f"--labels={label}" for label in labels[number : number + 1]]
                 with log.open("ab") as out:
                     processes.append(
                         subprocess.Popen(

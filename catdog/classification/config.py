@@ -14,7 +14,7 @@ from catdog.errors import UserInputError
 from catdog.inputs import Columns, Part, SourceLimits
 from catdog.model import Arithmetic, Engine, folders
 from catdog.pixels import DecodeLimits
-from catdog.runtime import Precision
+from catdog.runtime import Precision, nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,9 @@ class ClassifyConfig:
         address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is
             started.
         wait_s: seconds to wait while other jobs use all CPUs (or GPUs) of the cluster.
+        install: have the nodes of the cluster install the locked dependencies, once, and send catdog
+            along: for one that has Ray alone. `submit` has the flag for itself.
+        node_label: `KEY=VALUE`: work on the nodes with this label alone (`ray start --labels`).
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -79,6 +82,8 @@ class ClassifyConfig:
     stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
     address: str | None = None
     wait_s: float = 900.0
+    install: bool = False
+    node_label: str | None = None
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -97,6 +102,7 @@ class ClassifyConfig:
             raise UserInputError("--thresholds and --min-probability exclude each other")
         if self.wait_s < 0:
             raise UserInputError("--wait-s must be 0 or more seconds")
+        nodes.check_placing(self.address, self.node_label, install=self.install)
         for name in ("max_rejected", "min_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be a fraction from 0 to 1")

@@ -215,8 +215,10 @@ class _Driver:
         """What decides the answers: `auto` is what the cluster at the first start makes of it."""
         gpu, bfloat16 = False, tensorflow_quirks.cpu_has_bfloat16()
         if self._connected:
-            nodes.wait_for_room(1, cpus=1, on_wait=self._observer.phase)
-            gpu, bfloat16 = nodes.cluster_resources()[1] > 0, not nodes.without_bfloat16()
+            label = self._config.node_label
+            nodes.wait_for_room(1, cpus=1, label=label, on_wait=self._observer.phase)
+            gpu = nodes.cluster_resources(label)[1] > 0
+            bfloat16 = not nodes.without_bfloat16(label)
         arithmetic = inference.choose_arithmetic(
             self._model,
             engine=self._config.engine,
@@ -273,7 +275,7 @@ class _Driver:
             return
         self._executor = "ray"
         self._connect()
-        _refuse_unable(arithmetic)
+        _refuse_unable(arithmetic, config.node_label)
         pipeline.run(assignment, config, self._model, found, todo, self._observer, self._tally)
 
     def summary(self, plan: Plan, counts: PartCounts) -> Mapping[str, Any]:
@@ -347,7 +349,13 @@ class _Driver:
             self._connected = True
             config = self._config
             self._stack.enter_context(
-                ray_quirks.connect(config.address, minimum_cpus=config.workers)
+                ray_quirks.connect(
+                    config.address,
+                    minimum_cpus=config.workers,
+                    packages=("keras", "tensorflow") if config.engine == "tensorflow" else (),
+                    labels=(config.node_label,),
+                    install=config.install,
+                )
             )
 
     def _first_draft(self) -> Draft:
@@ -457,15 +465,16 @@ def _max_shard_images(preprocessing: Preprocessing) -> int:
     return max(1, _MAX_SHARD_BYTES // (preprocessing.height * preprocessing.width * 3))
 
 
-def _refuse_unable(arithmetic: Arithmetic) -> None:
+def _refuse_unable(arithmetic: Arithmetic, label: str | None = None) -> None:
     """Say at the start that the cluster cannot compute as the job began."""
-    if arithmetic.device == "gpu" and not nodes.cluster_resources()[1] and not nodes.autoscales():
+    no_gpu = not nodes.cluster_resources(label)[1]
+    if arithmetic.device == "gpu" and no_gpu and not nodes.autoscales():
         raise UserInputError(
             "the job began on GPUs, and this cluster has none; go on where there are some, or name "
             "another --output folder"
         )
     if arithmetic.engine == "openvino" and arithmetic.precision == "bfloat16":
-        unable = nodes.without_bfloat16()
+        unable = nodes.without_bfloat16(label)
         if unable:
             raise UserInputError(
                 f"node {', '.join(unable)} cannot compute in bfloat16, in which the job began; take "

@@ -109,7 +109,7 @@ def _work(
 ) -> None:
     """One Ray Data job over the shards of `todo`."""
     done, rejected = found.counts.images, int(found.rejected.sum())
-    nodes.wait_for_room(1, cpus=1, on_wait=observer.phase)
+    nodes.wait_for_room(1, cpus=1, label=config.node_label, on_wait=observer.phase)
     gpu = assignment.arithmetic.device == "gpu"
     total, started = assignment.plan.images, time.monotonic()
 
@@ -119,7 +119,7 @@ def _work(
 
     board = pulse.start_board()
     batches = _stages(assignment, config, model, found, todo, board, observer, gpu=gpu)
-    over_nodes = nodes.NodeWatch(1, gpus=1) if gpu else nodes.NodeWatch(1, cpus=1)
+    over_nodes = nodes.NodeWatch(1, cpus=int(not gpu), gpus=int(gpu), label=config.node_label)
     watch = pulse.Watch(board, over_nodes, show, observer.retried)
     board.show.remote(total, done)
     try:
@@ -160,15 +160,19 @@ def _stages(
     import ray
     from ray.data import ActorPoolStrategy
 
-    shape = {"gpus": 1} if gpu else {"cpus": 1}
+    shape: dict[str, Any] = {"gpus": 1} if gpu else {"cpus": 1}
+    shape["label"] = label = config.node_label
     if not nodes.autoscales():  # which brings nodes for the others while the first ones work
         needed = min(config.workers or 1, len(todo))
         nodes.wait_for_room(needed, **shape, on_wait=observer.phase)
     nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
     workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
     observer.phase(f"starting {workers} workers")
-    stage = functools.partial(ray_quirks.map_batches, batch_size=1, batch_format="pyarrow")
-    shards = ray.data.from_arrow(
+    stage = functools.partial(
+        ray_quirks.map_batches, node_label=label, batch_size=1, batch_format="pyarrow"
+    )
+    # Unlike `from_arrow`, it starts no tasks, which would take more CPUs than the workers asked for.
+    shards = ray.data.from_blocks(
         [
             pa.table({"shard": task, "present": found.present[task]}, actors.TASK_SCHEMA)
             for task in assignment.plan.tasks(todo, workers)
@@ -179,7 +183,7 @@ def _stages(
     largest = workers if config.workers else len(todo)
     pool = ActorPoolStrategy(min_size=workers, max_size=largest)
     if gpu:
-        decoders = max(1, min(nodes.room(cpus=1), len(todo)))
+        decoders = max(1, min(nodes.room(cpus=1, label=label), len(todo)))
         decoded = stage(
             shards,
             actors.DecodeShards,

@@ -10,7 +10,7 @@ import platform
 import re
 from typing import TYPE_CHECKING, Any
 
-from catdog.errors import UserInputError
+from catdog.errors import CatdogError, UserInputError
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ _NEEDED_BY_WORKERS = (
 )
 # A task that needs no CPU starts a process and runs, also on a busy node; a silent node is not ours
 # to find here.
-_ANSWER_WITHIN_S = 60.0
+ANSWER_WITHIN_S = 60.0
 _REMEDY = (
     "install catdog in the image of the nodes (cluster/Dockerfile), or in their Python "
-    "(`pip install catdog-ray`), or have Ray do it: `catdog submit --install`"
+    "(`pip install catdog-ray`), or have Ray do it: `--install`"
 )
 _RAY_AND_PYTHON = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
@@ -65,17 +65,24 @@ def refusal(address: str, error: BaseException) -> UserInputError:
     return UserInputError(f"--address {address}: no Ray cluster answers ({first_line.strip()})")
 
 
-def check(nodes: Sequence[dict[str, Any]], packages: Sequence[str] = ()) -> None:
+def check(
+    nodes: Sequence[dict[str, Any]],
+    packages: Sequence[str] = (),
+    *,
+    within_s: float = ANSWER_WITHIN_S,
+) -> None:
     """Have a task look around on each node that can work; its own process's start is all it costs.
 
     Args:
         nodes: the cluster's, as `ray.nodes` tells of them.
         packages: what this job's workers import beyond what all do.
+        within_s: a node that has not answered by then is passed over.
 
     Raises:
         UserInputError: a node lacks packages, or has another catdog.
+        CatdogError: a node could not install what it was to.
     """
-    for node, found in _look_around(nodes, (*_NEEDED_BY_WORKERS, *packages)):
+    for node, found in _look_around(nodes, (*_NEEDED_BY_WORKERS, *packages), within_s):
         _judge(node["NodeManagerAddress"], found)
 
 
@@ -111,7 +118,7 @@ def _gigabytes(count: float) -> str:
 
 
 def _look_around(
-    nodes: Sequence[dict[str, Any]], packages: Sequence[str]
+    nodes: Sequence[dict[str, Any]], packages: Sequence[str], within_s: float = ANSWER_WITHIN_S
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The nodes that can work and answer, and what is found on each."""
     import ray
@@ -126,10 +133,16 @@ def _look_around(
         )(_looker()).remote(packages): node
         for node in works
     }
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=within_s)
     for reference in answered:
         try:
             yield asked[reference], ray.get(reference)
+        except ray.exceptions.RuntimeEnvSetupError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise CatdogError(
+                f"--install: node {asked[reference]['NodeManagerAddress']} could not install what "
+                f"workers need: {lines[-1]}"
+            ) from error
         except ray.exceptions.RayError:
             continue  # the node has just gone: whoever watches the job sees it
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,33 +65,73 @@ def alive() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def cluster_resources() -> tuple[int, int]:
-    """Logical CPUs and GPUs of the whole cluster."""
+def is_shared(address: str | None) -> bool:
+    """Whether a command with this `--address` runs on a cluster that is there for other jobs, too."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
+
+
+def check_placing(address: str | None, label: str | None, *, install: bool) -> None:
+    """Refuse flags about the nodes of a cluster that are wrong, or for which there is no cluster.
+
+    Raises:
+        UserInputError: names the flag.
+    """
+    if install and not is_shared(address):
+        raise UserInputError("--install: the nodes of a cluster install; name it with --address")
+    selector(label)
+
+
+def selector(label: str | None, flag: str = "--node-label") -> dict[str, str]:
+    """A label `KEY=VALUE` as Ray wants it; empty for none.
+
+    Raises:
+        UserInputError: it is not of that form; names the flag.
+    """
+    if label is None:
+        return {}
+    key, _, value = label.partition("=")
+    if not re.fullmatch(r"[\w./-]+", key) or not re.fullmatch(r"\w([\w.-]*\w)?", value):
+        raise UserInputError(f"{flag} {label}: a node's label is KEY=VALUE, such as pool=cpu")
+    return {key: value}
+
+
+def on_label(label: str | None) -> dict[str, Any]:
+    """Options of a task or an actor that runs on nodes with this label alone; none for any node."""
+    return {"label_selector": selector(label)} if label else {}
+
+
+def labelled(label: str | None) -> list[dict[str, Any]]:
+    """The live nodes with this label, or all, as `ray.nodes` tells of them."""
     import ray
 
-    resources: dict[str, Any] = ray.cluster_resources()
-    return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    wanted = selector(label).items()
+    return [node for node in ray.nodes() if node["Alive"] and wanted <= node["Labels"].items()]
 
 
-def room(*, cpus: int = 0, gpus: int = 0) -> int:
+def cluster_resources(label: str | None = None) -> tuple[int, int]:
+    """Logical CPUs and GPUs of the whole cluster, or of its nodes with a label."""
+    has = [node["Resources"] for node in labelled(label)]
+    return int(sum(each.get("CPU", 0) for each in has)), int(
+        sum(each.get("GPU", 0) for each in has)
+    )
+
+
+def room(*, cpus: int = 0, gpus: int = 0, label: str | None = None) -> int:
     """How many workers of so many logical CPUs and GPUs each the live nodes hold, busy or not."""
-    import ray
-
-    total = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            parts = [(has.get("CPU", 0), cpus), (has.get("GPU", 0), gpus)]
-            total += int(min(there // each for there, each in parts if each))
-    return total
+    return sum(_holds(node["Resources"], cpus, gpus) for node in labelled(label))
 
 
-def without_bfloat16() -> list[str]:
+def _holds(has: dict[str, float], cpus: int, gpus: int) -> int:
+    parts = [(has.get("CPU", 0), cpus), (has.get("GPU", 0), gpus)]
+    return int(min(there // each for there, each in parts if each))
+
+
+def without_bfloat16(label: str | None = None) -> list[str]:
     """Addresses of the nodes with CPUs for workers that do not multiply bfloat16 natively."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    works = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    works = [node for node in labelled(label) if node["Resources"].get("CPU")]
     here = ray.get_runtime_context().get_node_id()
     if [node["NodeID"] for node in works] == [here]:
         return [] if cpu_has_bfloat16() else [works[0]["NodeManagerAddress"]]
@@ -139,6 +181,7 @@ def wait_for_room(
     *,
     cpus: int = 0,
     gpus: int = 0,
+    label: str | None = None,
     on_wait: Callable[[str], None],
     timeout_s: float = _NODES_COME_WITHIN_S,
 ) -> None:
@@ -148,6 +191,7 @@ def wait_for_room(
         workers: that must find room at the same time.
         cpus: logical CPUs of a worker.
         gpus: GPUs of a worker.
+        label: of the nodes that count, `KEY=VALUE`; by default all do.
         on_wait: is told how far it is whenever that changes.
         timeout_s: of the waiting.
 
@@ -155,7 +199,7 @@ def wait_for_room(
         UserInputError: the cluster is smaller, and nothing will make it larger.
         CatdogError: the autoscaler has not made it large enough in time.
     """
-    found = room(cpus=cpus, gpus=gpus)
+    found = room(cpus=cpus, gpus=gpus, label=label)
     if found >= workers:
         return
     shape = " and ".join(
@@ -163,10 +207,11 @@ def wait_for_room(
         for count, name in ((cpus, "CPU"), (gpus, "GPU"))
         if count
     )
-    missing = "the cluster has room for {found} of {workers} workers of {shape} each"
+    where = f" on nodes with the label {label}" if label else ""
+    missing = "the cluster has room for {found} of {workers} workers of {shape} each" + where
     if not autoscales(patience_s=10):
         advice = "start nodes, or ask for fewer --workers"
-        if gpus and not cluster_resources()[1]:
+        if gpus and not cluster_resources(label)[1]:
             advice = "there is no GPU at all: start nodes that have some, or leave them out"
         raise UserInputError(
             missing.format(found=found, workers=workers, shape=shape)
@@ -178,7 +223,7 @@ def wait_for_room(
     bundle |= {"GPU": gpus} if gpus else {}
     deadline, asked, told = time.monotonic() + timeout_s, 0.0, -1
     try:
-        while (found := room(cpus=cpus, gpus=gpus)) < workers:
+        while (found := room(cpus=cpus, gpus=gpus, label=label)) < workers:
             now = time.monotonic()
             if now > deadline:
                 raise CatdogError(
@@ -191,11 +236,15 @@ def wait_for_room(
                 on_wait(f"waiting for nodes: room for {found} of {workers} workers")
             if now - asked > 5:  # other jobs of the cluster overwrite the wish
                 asked = now
-                request_resources(bundles=[bundle] * workers)
+                request_resources(bundles=[bundle] * workers, **_on_labels(label, workers))
             time.sleep(0.5)
     finally:
         # The wish outlives the job; from here on the workers themselves keep the nodes.
         request_resources(bundles=[])
+
+
+def _on_labels(label: str | None, bundles: int) -> dict[str, Any]:
+    return {"bundle_label_selectors": [selector(label)] * bundles} if label else {}
 
 
 def wait_until_free(
@@ -203,6 +252,7 @@ def wait_until_free(
     *,
     cpus: int = 0,
     gpus: int = 0,
+    label: str | None = None,
     on_wait: Callable[[str], None],
     timeout_s: float,
 ) -> None:
@@ -214,17 +264,16 @@ def wait_until_free(
         workers: that must be able to start at once.
         cpus: logical CPUs of a worker.
         gpus: GPUs of a worker.
+        label: of the nodes that count, `KEY=VALUE`; by default all do.
         on_wait: is told how much is free, whenever that changes.
         timeout_s: of the waiting.
 
     Raises:
         CatdogError: others have kept too much of it for too long.
     """
-    import ray
-
     begun, told = time.monotonic(), ""
     while True:
-        free, whole = ray.available_resources(), ray.cluster_resources()
+        free, whole = _free(label), dict(zip(("CPU", "GPU"), cluster_resources(label), strict=True))
         wants = [(name, each) for name, each in (("CPU", cpus), ("GPU", gpus)) if each]
         if all(int(free.get(name, 0)) // each >= workers for name, each in wants) or autoscales():
             return
@@ -245,6 +294,20 @@ def wait_until_free(
         time.sleep(0.5)
 
 
+def _free(label: str | None) -> dict[str, float]:
+    """CPUs and GPUs that no job has, of all nodes or of those with a label."""
+    import ray
+    from ray.util.client import ray as client
+
+    if label is None or client.is_connected():  # the client's server tells the sums alone
+        return dict(ray.available_resources())
+    from ray._private.state import available_resources_per_node
+
+    by_node = available_resources_per_node()
+    has = [by_node.get(node["NodeID"], {}) for node in labelled(label)]
+    return {name: sum(each.get(name, 0) for each in has) for name in ("CPU", "GPU")}
+
+
 class NodeWatch:
     """Gives up when a job has had no head, or no nodes to run on, for too long.
 
@@ -254,10 +317,13 @@ class NodeWatch:
         workers: without room for so many the job cannot go on.
         cpus: logical CPUs of a worker.
         gpus: GPUs of a worker.
+        label: of the nodes that count, `KEY=VALUE`; by default all do.
     """
 
-    def __init__(self, workers: int, *, cpus: int = 0, gpus: int = 0) -> None:
-        self._workers, self._shape = workers, {"cpus": cpus, "gpus": gpus}
+    def __init__(
+        self, workers: int, *, cpus: int = 0, gpus: int = 0, label: str | None = None
+    ) -> None:
+        self._workers, self._cpus, self._gpus, self._label = workers, cpus, gpus, label
         self._patience_s = _NODES_COME_WITHIN_S if autoscales() else _NODES_RETURN_WITHIN_S
         self._last_look = self._last_seen = self._head_seen = time.monotonic()
 
@@ -279,11 +345,11 @@ class NodeWatch:
                 )
             return
         self._head_seen = now
-        found = room(**self._shape)
+        found = room(cpus=self._cpus, gpus=self._gpus, label=self._label)
         if found >= self._workers:
             self._last_seen = now
         elif now - self._last_seen > self._patience_s:
-            kind = "GPUs" if self._shape["gpus"] else "CPUs"
+            kind = "GPUs" if self._gpus else "CPUs"
             lack = (
                 f"no node with {kind} has been left"
                 if found == 0

@@ -18,6 +18,7 @@ RAY = {
     "ray._private.utils.set_sigterm_handler": "keeping the command's own handling of SIGTERM",
     "ray._raylet.AuthenticationTokenLoader.reset_cache": _OWN_KEY,
     "ray._raylet.Config.initialize": _OWN_KEY,
+    "ray._private.state.available_resources_per_node": "what others leave of the nodes with a label",
     "ray.experimental.internal_kv._internal_kv_get": "asking whether an autoscaler is at work",
 }
 # Earlier versions do without; `ray_quirks` and `embedded` say how.

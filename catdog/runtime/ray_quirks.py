@@ -8,11 +8,13 @@ import logging
 import os
 import re
 import threading
+import uuid
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from catdog import scratch
 from catdog.errors import CatdogError, Terminated, UserInputError
-from catdog.runtime import embedded, fit, nodes
+from catdog.runtime import dependencies, embedded, fit, nodes, package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,7 +62,12 @@ _left_open: list[contextlib.ExitStack] = []
 
 @contextlib.contextmanager
 def connect(
-    address: str | None, *, minimum_cpus: int | None = None, packages: Sequence[str] = ()
+    address: str | None,
+    *,
+    minimum_cpus: int | None = None,
+    packages: Sequence[str] = (),
+    labels: Sequence[str | None] = (None,),
+    install: bool = False,
 ) -> Iterator[None]:
     """A connection to the cluster at `address`, or to an embedded local one that ends with it.
 
@@ -71,6 +78,8 @@ def connect(
         minimum_cpus: logical CPUs that the embedded cluster has at least, so that more workers
             than cores can be asked for on a laptop.
         packages: what this job's workers import beyond what all do; a cluster's nodes must have it.
+        labels: the nodes that this job uses: those with any of these, `KEY=VALUE`; None for all.
+        install: have the nodes install this package's dependencies, and send it along.
 
     Raises:
         UserInputError: no cluster answers at `address`, or it does not fit this driver.
@@ -98,13 +107,8 @@ def connect(
     stack = contextlib.ExitStack()
     try:
         if address:
-            with embedded.keeping_sigterm():
-                ray.init(
-                    address,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": told} if told else None,
-                )
+            with embedded.keeping_sigterm(), _runtime_env(told, packages, install=install) as env:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=env)
         else:
             with _fault_detection():
                 stack.enter_context(embedded.cluster(minimum_cpus or 1, told))
@@ -116,7 +120,9 @@ def connect(
         importing.join()
         _quiet_data_context()
         if address:
-            fit.check(ray.nodes(), packages)
+            used = {node["NodeID"]: node for label in labels for node in nodes.labelled(label)}
+            within_s = dependencies.INSTALLED_WITHIN_S if install else fit.ANSWER_WITHIN_S
+            fit.check(list(used.values()), packages, within_s=within_s)
             _share_on_head()
         yield
     except Terminated:
@@ -139,6 +145,20 @@ def _check_told(variables: dict[str, str]) -> None:
             "--source-profile and the like: this process is connected to Ray already, and Ray's "
             "workers would not know of them; call it before ray.init()"
         )
+
+
+@contextlib.contextmanager
+def _runtime_env(
+    variables: dict[str, str], packages: Sequence[str], *, install: bool
+) -> Iterator[dict[str, Any] | None]:
+    """What Ray is told of this job's workers while it connects."""
+    if not install:
+        yield {"env_vars": variables} if variables else None
+        return
+    with scratch.temporary_folder() as folder:
+        package.stage(folder)
+        env = dependencies.runtime_env(uuid.uuid4().hex, tensorflow="tensorflow" in packages)
+        yield env | {"working_dir": str(folder), "env_vars": env["env_vars"] | variables}
 
 
 @contextlib.contextmanager
@@ -180,14 +200,17 @@ def _quiet_data_context() -> None:
     context.print_on_execution_start = False
 
 
-def map_batches(dataset: Any, actor: type, **options: Any) -> Any:
+def map_batches(dataset: Any, actor: type, *, node_label: str | None = None, **options: Any) -> Any:
     """`Dataset.map_batches` with actors that are started again four times, and no more.
+
+    They run on the nodes with the label `KEY=VALUE`, or on any.
 
     Ray's default restarts a dying actor, and its task, for ever. Ray 2.60 deprecates the arguments that
     say otherwise, wants them gone in 2.64, and has no others yet.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", DeprecationWarning)
+        options |= nodes.on_label(node_label)
         return dataset.map_batches(actor, **options, max_restarts=4, max_task_retries=4)
 
 

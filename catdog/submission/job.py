@@ -25,8 +25,7 @@ import tyro.conf
 
 from catdog import scratch, terminal
 from catdog.errors import CatdogError, UserInputError
-from catdog.runtime import embedded
-from catdog.submission import dependencies, package
+from catdog.runtime import dependencies, embedded, package
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ _AWS_OF_THIS_MACHINE = {
 _SECOND_CTRL_C_S = 5.0
 # The head's agent, which starts jobs, is there some seconds after the job server.
 _AGENT_WITHIN_S = 60.0
-# Above it something that is not code has slipped into the package.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +228,9 @@ def _connect(address: str) -> Any:
     import logging
 
     import requests
-    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
+
+    refused = _refusal_of_tokens()
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
         def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
@@ -243,7 +242,7 @@ def _connect(address: str) -> Any:
         logging.getLogger(f"ray.dashboard.{name}").setLevel(logging.ERROR)
     try:
         return Client(address)
-    except AuthenticationError as error:
+    except refused as error:
         raise UserInputError(
             f"--address {address}: the cluster asks for its token and got none, or a wrong one; "
             "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
@@ -252,6 +251,14 @@ def _connect(address: str) -> Any:
         raise UserInputError(
             f"--address {address}: no job server answers ({_first_line(error)})"
         ) from error
+
+
+def _refusal_of_tokens() -> tuple[type[BaseException], ...]:
+    """What Ray raises where a cluster does not take the token; before 2.52 it has no tokens."""
+    from ray import exceptions
+
+    kind = getattr(exceptions, "AuthenticationError", None)
+    return (kind,) if kind else ()
 
 
 def _first_line(error: BaseException) -> str:
@@ -369,8 +376,8 @@ class _Follower:
             CatdogError: it knew the job and has lost it.
         """
         import requests
-        from ray.exceptions import AuthenticationError
 
+        refused = _refusal_of_tokens()
         wait_s, told = 1.0, False
         while True:
             try:
@@ -378,7 +385,7 @@ class _Follower:
                 self._known, self._last_contact = True, time.monotonic()
                 asyncio.run(self._read())
                 details = self._client.get_job_info(self._identifier)
-            except AuthenticationError as error:
+            except refused as error:
                 raise UserInputError("the cluster does not take its token any more") from error
             except (RuntimeError, ConnectionError, OSError, requests.RequestException) as error:
                 if "status code 404" in str(error):

@@ -15,7 +15,7 @@ from catdog.errors import UserInputError
 from catdog.inputs import Columns
 from catdog.model import APPLICATIONS, ARCHITECTURES, PRETRAINED, architectures
 from catdog.pixels import Preprocessing
-from catdog.runtime import Precision
+from catdog.runtime import Precision, nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,6 +197,10 @@ class TrainConfig:
         address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is
             started.
         wait_s: seconds to wait while other jobs use the CPUs (or GPUs) of the cluster.
+        install: have the nodes of the cluster install the locked dependencies, once, and send catdog
+            along: for one that has Ray alone. `submit` has the flag for itself.
+        node_label: `KEY=VALUE`: work on the nodes with this label alone (`ray start --labels`).
+        decode_node_label: likewise, of the nodes that decode; by default `node_label`.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -245,11 +249,16 @@ class TrainConfig:
     discard: str | None = None
     address: str | None = None
     wait_s: float = 900.0
+    install: bool = False
+    node_label: str | None = None
+    decode_node_label: str | None = None
 
     def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a list of what is refused, each with its line
         object.__setattr__(self, "architecture", architectures.current_name(self.architecture))
         if self.wait_s < 0:
             raise UserInputError("--wait-s must be 0 or more seconds")
+        nodes.check_placing(self.address, self.node_label, install=self.install)
+        nodes.selector(self.decode_node_label, "--decode-node-label")
         if not self.images:
             raise UserInputError("IMAGES: name at least one folder, archive, list or table")
         if self.architecture == AUTO:
@@ -342,6 +351,11 @@ class TrainConfig:
         return tuple(possible)
 
     @property
+    def decoding_label(self) -> str | None:
+        """Of the nodes that decode, `KEY=VALUE`; None for all."""
+        return self.decode_node_label or self.node_label
+
+    @property
     def initial_weights(self) -> str | None:
         """What training starts from; None is random."""
         if self.weights is None and self.architecture == PRETRAINED:
@@ -410,6 +424,9 @@ class TrainConfig:
             "discard",
             "address",
             "wait_s",
+            "install",
+            "node_label",
+            "decode_node_label",
             "max_restarts",
             "output",
             "stores",

@@ -73,7 +73,8 @@ def decode_all(
     if config.cache is not None:
         index = [ray.put(cache.opened(config.cache, preprocessing, decode_limits))]
     decoder = (preprocessing, decode_limits, source_limits, index)
-    blocks, summaries, count = _run(references, total, decoder, actors, observer)
+    on_label = config.decoding_label
+    blocks, summaries, count = _run(references, total, decoder, actors, on_label, observer)
     n = len(labelled.classes)
     block_of, row_of = np.full(n, -1, np.int32), np.zeros(n, np.int32)
     rejected: list[tuple[str, str, str]] = []
@@ -127,6 +128,7 @@ def _run(
     total: int,
     decoder: tuple[Any, ...],
     actors: int,
+    label: str | None,
     observer: Observer,
 ) -> tuple[tuple[Any, ...], list[pa.Table], Count]:
     """References of the decoded tables and what is to be known of each, in the order of the shards.
@@ -138,26 +140,33 @@ def _run(
 
     tally = ray.remote(**nodes.beside_driver())(_Tally).remote()
     # With 0 CPUs, Ray starts a process for each block.
-    summarize = ray.remote(num_cpus=1)(_summary)
+    summarize = ray.remote(num_cpus=1, **nodes.on_label(label))(_summary)
 
     def decode() -> tuple[list[Any], list[pa.Table], Count]:
+        # Numbers and not `from_arrow_refs` of the shards, which starts a task for each on any CPU.
+        numbers = [pa.table({"shard": [number]}) for number in range(len(shards))]
         pipeline = ray_quirks.map_batches(
-            ray.data.from_arrow_refs(shards),
+            ray.data.from_blocks(numbers),
             _TalliedDecoder,
-            fn_constructor_args=(tally, *decoder),
+            fn_constructor_args=(shards, tally, *decoder),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(actors, len(shards))),
             num_cpus=1,
+            node_label=label,
         )
         blocks = pipeline.materialize().to_arrow_refs()
-        summaries = ray.get([summarize.remote(block, decoder[0]) for block in blocks])
-        return blocks, summaries, ray.get(tally.count.remote())
+        asked: list[Any] = []
+        for number, block in enumerate(blocks):
+            if number >= actors:  # the job keeps to its CPUs
+                ray.wait(asked, num_returns=number - actors + 1)
+            asked.append(summarize.remote(block, decoder[0]))
+        return blocks, ray.get(asked), ray.get(tally.count.remote())
 
     started = time.monotonic()
     result: Any = None
     with ray_quirks.plain_errors():
-        watch = nodes.NodeWatch(1, cpus=1)
+        watch = nodes.NodeWatch(1, cpus=1, label=label)
         # All that asks the cluster happens within, to be watched.
         for state in nodes.watched(_told(decode, tally), watch.check):
             if isinstance(state, Count):
@@ -218,6 +227,7 @@ class _TalliedDecoder:
     """Decodes tables of entries with a column `index`, tells how many, and says on which node.
 
     Args:
+        shards: a list with the references of the tables; it is called with their numbers in it.
         tally: a `_Tally`.
         preprocessing, decode_limits, source_limits: of the images.
         index: a list with the reference of a cache's `Index`; or None.
@@ -225,6 +235,7 @@ class _TalliedDecoder:
 
     def __init__(
         self,
+        shards: list[Any],
         tally: Any,
         preprocessing: Preprocessing,
         decode_limits: DecodeLimits,
@@ -233,7 +244,7 @@ class _TalliedDecoder:
     ) -> None:
         import ray
 
-        self._tally = tally
+        self._shards, self._tally = shards, tally
         self._node = ray.get_runtime_context().get_node_id()
 
         def decoder() -> DecodeEntries:
@@ -246,10 +257,11 @@ class _TalliedDecoder:
             shape = (preprocessing.height, preprocessing.width, 3)
             self._decode = self._cached = cache.CachedDecoder(ray.get(index[0]), shape, decoder)
 
-    def __call__(self, entries: pa.Table) -> pa.Table:
+    def __call__(self, numbers: pa.Table) -> pa.Table:
         import ray
 
-        decoded = self._decode(entries)
+        (number,) = numbers["shard"].to_pylist()
+        decoded = self._decode(ray.get(self._shards[number]))
         count = Count(decoded.num_rows, decoded.num_rows - decoded["error"].null_count)
         if self._cached is not None:
             count = count._replace(fetched=self._cached.fetched, kept=self._cached.kept)

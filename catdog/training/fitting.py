@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catdog.ahead import NothingYet, read_ahead
-from catdog.errors import CatdogError
+from catdog.errors import CatdogError, UserInputError
 from catdog.model import folders
 from catdog.runtime import nodes, ray_quirks, tensorflow_quirks
 from catdog.training import records
@@ -46,6 +47,24 @@ class Fitted(NamedTuple):
     temperature: float
 
 
+def refuse_labels(config: TrainConfig) -> None:
+    """Say that this Ray cannot place training workers by label, where that is asked for.
+
+    Raises:
+        UserInputError: it cannot.
+    """
+    if config.node_label is None:
+        return
+    import ray
+    from ray.train import ScalingConfig
+
+    if "label_selector" not in {each.name for each in dataclasses.fields(ScalingConfig)}:
+        raise UserInputError(
+            f"--node-label {config.node_label}: Ray {ray.__version__} cannot place training workers "
+            "by label, from 2.53 on it can; --decode-node-label works with this one"
+        )
+
+
 def fit(
     config: TrainConfig,
     output: str,
@@ -77,7 +96,9 @@ def fit(
         "use_gpu": use_gpu,
     }
     trainer = _trainer(config, output, loop, workers, use_gpu=use_gpu)
-    watch = nodes.NodeWatch(workers, cpus=config.cpus_per_worker, gpus=int(use_gpu))
+    watch = nodes.NodeWatch(
+        workers, cpus=config.cpus_per_worker, gpus=int(use_gpu), label=config.node_label
+    )
     shown = 0
     with read_ahead(
         _outcome(trainer, workers), 1, name="catdog-trainer", every_s=_POLL_S, patience_s=0.0
@@ -136,6 +157,7 @@ def _trainer(
             num_workers=workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+            **nodes.on_label(config.node_label),
         ),
         run_config=RunConfig(
             name="checkpoints",

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from catdog import storage
 from catdog.inputs import SourceLimits
@@ -89,7 +89,11 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
         labelled = labelled or _listed(config, observer)
         observer.phase("starting Ray")
         with ray_quirks.connect(
-            config.address, minimum_cpus=config.workers, packages=("keras", "tensorflow")
+            config.address,
+            minimum_cpus=config.workers,
+            packages=("keras", "tensorflow"),
+            labels=(config.node_label, config.decoding_label),
+            install=config.install,
         ):
             return _on_cluster(config, output, labelled, claim, observer, started)
 
@@ -124,14 +128,20 @@ def _on_cluster(
     if fitting_run != config:
         observer.phase("a short run has a recipe of its own (docs/train.md)")
     config = fitting_run
-    shape = {"cpus": config.cpus_per_worker, "gpus": config.gpus_per_worker or 0}
+    fitting.refuse_labels(config)
+    label = config.node_label
+    shape: dict[str, Any] = {"cpus": config.cpus_per_worker, "label": label}
+    shape["gpus"] = config.gpus_per_worker or 0
     nodes.wait_for_room(config.workers or 1, **shape, on_wait=observer.phase)
-    cpus, gpus = nodes.cluster_resources()
+    _, gpus = nodes.cluster_resources(label)
     use_gpu = gpus > 0 if config.gpus_per_worker is None else config.gpus_per_worker > 0
     shape["gpus"] = int(use_gpu)
     workers = config.workers or config.workers_of(nodes.room(**shape))
     nodes.wait_for_room(workers, **shape, on_wait=observer.phase)
     nodes.wait_until_free(workers, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
+    decoders = nodes.room(cpus=1, label=config.decoding_label)
+    if not use_gpu and config.workers and nodes.is_shared(config.address):
+        decoders = min(decoders, workers * config.cpus_per_worker)  # the rest is for others
     pixels = config.preprocessing.height * config.preprocessing.width
     for line in fit.small_stores(ray.nodes(), labelled.entries.num_rows * pixels * 3):
         observer.phase(line)
@@ -141,7 +151,7 @@ def _on_cluster(
         config,
         DecodeLimits(),
         SourceLimits(),
-        actors=max(1, cpus),
+        actors=max(1, decoders),
         window_images=_window_images(config, output),
         observer=observer,
     )

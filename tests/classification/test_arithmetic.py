@@ -45,8 +45,8 @@ def test_arithmetic_is_of_the_identity(model):
 
 def test_a_cluster_that_cannot_compute_so_is_refused(monkeypatch):
     """At the start, with the node's name: not as two kinds of answers in one table."""
-    monkeypatch.setattr(nodes, "without_bfloat16", lambda: ["10.0.0.7"])
-    monkeypatch.setattr(nodes, "cluster_resources", lambda: (4, 0))
+    monkeypatch.setattr(nodes, "without_bfloat16", lambda _: ["10.0.0.7"])
+    monkeypatch.setattr(nodes, "cluster_resources", lambda _: (4, 0))
     monkeypatch.setattr(nodes, "autoscales", lambda: False)
     job._refuse_unable(Arithmetic("openvino", "float32", "cpu"))
     job._refuse_unable(Arithmetic("tensorflow", "bfloat16", "cpu"))  # it computes it everywhere

@@ -16,8 +16,8 @@ from packaging.version import Version
 
 from catdog import __version__
 from catdog.cli import parsing
+from catdog.runtime import dependencies
 from catdog.runtime.ray_quirks import FAULT_DETECTION_SETTINGS
-from catdog.submission import dependencies
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 import pytest
 
 from catdog.cli.commands import main
-from catdog.submission import dependencies, package
+from catdog.runtime import dependencies, package
 from catdog.submission import job as submission
 
 ROOT = Path(__file__).parents[2]
@@ -94,17 +94,17 @@ def test_credentials_go_only_on_request_and_never_into_what_is_recorded(monkeypa
 def test_install_names_the_lock_that_the_command_needs(capsys):
     """`classify` gets on without TensorFlow, unless it is asked for; all else takes the whole lock."""
     assert main(["submit", *CLASSIFY, "--install", "--dry-run"]) == 0
-    assert "catdog/submission/classify.lock" in capsys.readouterr().out
+    assert "catdog/runtime/classify.lock" in capsys.readouterr().out
     train = ["train", "s3://bkt/in", "--output", "s3://bkt/out"]
     with_tensorflow = ["--engine", "tensorflow"]
     for command in (train, [*CLASSIFY, *with_tensorflow], ["evaluate", *CLASSIFY[1:]]):
         assert main(["submit", *command, "--install", "--dry-run"]) == 0
-        assert "catdog/submission/all.lock" in capsys.readouterr().out
+        assert "catdog/runtime/all.lock" in capsys.readouterr().out
     assert main(["submit", *CLASSIFY, "--dry-run"]) == 0
     assert ".lock" not in capsys.readouterr().out
     named_so = ["classify", "s3://bkt/in", "--output", "s3://bkt/out", "--uri-column", "tensorflow"]
     assert main(["submit", *named_so, "--install", "--dry-run"]) == 0
-    assert "catdog/submission/classify.lock" in capsys.readouterr().out
+    assert "catdog/runtime/classify.lock" in capsys.readouterr().out
 
 
 def test_an_installation_that_failed_is_tried_again():
@@ -118,7 +118,7 @@ def test_an_installation_that_failed_is_tried_again():
 def test_the_locks_that_travel_agree_with_the_projects(name):
     """Nodes get the versions that are tested here, each by its hash, and never another Ray."""
     whole = (ROOT / "requirements.lock").read_text()
-    lock = (ROOT / "catdog" / "submission" / name).read_text()
+    lock = (ROOT / "catdog" / "runtime" / name).read_text()
     lines = [line for line in lock.splitlines() if re.match(r"[a-z]", line)]
     assert len(lines) > 60
     pins = [re.match(r"\S+==\S+", line)[0] for line in lines]

@@ -11,6 +11,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+# Ray gives up after ten minutes by default; TensorFlow from a slow mirror takes longer.
+INSTALLED_WITHIN_S = 1800
 # OpenVINO runs networks on CPUs; TensorFlow, Keras and scikit-learn are more than half of the bytes.
 _WITHOUT_TENSORFLOW = "classify.lock"
 _ALL = "all.lock"
@@ -30,14 +32,13 @@ def runtime_env(job: str, *, tensorflow: bool) -> dict[str, Any]:
     return {
         "uv": {
             "packages": [
-                f"-r ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/catdog/submission/{name}",
+                f"-r ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/catdog/runtime/{name}",
                 # Ray up to 2.57 knows an environment by these lines alone, not by the file's content.
                 f"# {hashlib.sha256(content).hexdigest()}",
             ],
             "uv_pip_install_options": ["--require-hashes", "--no-deps"],
         },
-        # Ray gives up after ten minutes by default; TensorFlow from a slow mirror takes longer.
-        "config": {"setup_timeout_seconds": 1800},
+        "config": {"setup_timeout_seconds": INSTALLED_WITHIN_S},
         # Ray remembers for ten minutes that an installation failed and does not try it again; one
         # that succeeded is found by the lines above, whatever this says.
         "env_vars": {"CATDOG_JOB": job},
