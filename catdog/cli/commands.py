@@ -367,6 +367,8 @@ def _check_places(command: Any) -> None:
     """
     for field, flag, text in _places(command):
         uri = _uri(flag, text)
+        if field == "output" and not uri.startswith(("file://", "s3://")):
+            raise UserInputError(f"{flag} {text}: results go to a local folder or to s3://")
         if field == "output" and storage.is_local(uri):
             _check_output(text, Path(storage.local_path(uri)), isinstance(command, _PAGES))
 

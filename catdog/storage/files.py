@@ -22,7 +22,7 @@ from catdog.errors import ImageRejected, naming_full_disk
 from catdog.storage import remote, s3
 from catdog.storage.failures import changed
 from catdog.storage.remote import remote_pages, remote_range
-from catdog.storage.uris import bucket_and_key, is_local, local_path
+from catdog.storage.uris import bucket_and_key, is_local, is_web, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         from fsspec.implementations.local import LocalFileSystem
 
         return LocalFileSystem(auto_mkdir=True), local_path(uri)
+    s3.refuse_others(uri)
     return s3.client(uri), "/".join(bucket_and_key(uri))
 
 
@@ -147,7 +148,7 @@ def size_and_stamp(uri: str) -> tuple[int, str]:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         return status.st_size, stamp_of_status(status)
-    if uri.startswith("s3://") and not bucket_and_key(uri)[1]:
+    if not is_web(uri) and not bucket_and_key(uri)[1]:
         raise IsADirectoryError(errno.EISDIR, "it is a bucket")
     return remote.size_and_stamp(uri)
 

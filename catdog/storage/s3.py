@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from catdog.errors import CatdogError
 from catdog.storage import ranges, stores
-from catdog.storage.failures import CredentialsError, RangeOutsideError, changed, endless, retried
+from catdog.storage.failures import (
+    CredentialsError,
+    RangeOutsideError,
+    changed,
+    endless,
+    retried,
+    said,
+)
 from catdog.storage.uris import bucket_and_key
 
 if TYPE_CHECKING:
@@ -269,6 +276,12 @@ def _renew_after_fork() -> None:
 os.register_at_fork(after_in_child=_renew_after_fork)
 
 
+def refuse_others(uri: str) -> None:
+    """Raise where a URI is not of S3: other stores are read only."""
+    if not uri.startswith("s3://"):
+        raise OSError(errno.ENOTSUP, said("Files are written to local folders and to S3 alone."))
+
+
 def _identity(uri: str) -> tuple[int, int, stores.Access]:
     return os.getpid(), hash(ranges.aws_settings()), stores.access(uri)
 
@@ -324,6 +337,8 @@ def client(uri: str) -> Any:
 def _request(uri: str, operation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     """Run an S3 request on fsspec's loop, again where that helps (`failures.retried`)."""
     import fsspec.asyn
+
+    refuse_others(uri)
 
     def once() -> T:
         fs = client(uri)

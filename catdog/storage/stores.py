@@ -91,7 +91,8 @@ def chosen(config: Any) -> Iterator[None]:
     for flag in ("source_profile", "output_profile", "model_profile"):
         _check(f"--{flag.replace('_', '-')}", getattr(stores, flag))
     table: list[tuple[str, str | None, bool]] = [
-        ("s3://", stores.source_profile, stores.no_sign_request)
+        (f"{scheme}://", stores.source_profile, stores.no_sign_request)
+        for scheme in ("s3", "gs", "az")
     ]
     for fields, profile in ((_OUTPUTS, stores.output_profile), (_MODELS, stores.model_profile)):
         named = (getattr(config, field, None) for field in fields)

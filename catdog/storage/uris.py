@@ -1,10 +1,10 @@
-"""What a URI is: `file:///absolute/path` or `s3://bucket/key`, raw; or a URL of a web server.
+"""What a URI is: `file:///absolute/path` or `s3://bucket/key`, raw; `gs://` and `az://` likewise.
 
-Nothing in the first two is percent-encoded, and `#`, `?` and `%` are plain characters; URLs stay as
-they are given, and what they cannot hold is escaped for the request alone. A file in an archive is
-`zip://member::archive` or `tar://member::archive`, as fsspec has it. What fsspec cannot open in
-these forms, since `::` is in a name or `/` before it, is `catdog://member!file`, both percent-
-encoded; fsspec opens that where this package is installed (`odd_names`).
+Nothing in it is percent-encoded, and `#`, `?` and `%` are plain characters; but URLs of web servers
+stay as they are given, and what they cannot hold is escaped for the request alone. A file in an
+archive is `zip://member::archive` or `tar://member::archive`, as fsspec has it. What fsspec cannot
+open in these forms, since `::` is in a name or `/` before it, is `catdog://member!file`, both
+percent-encoded; fsspec opens that where this package is installed (`odd_names`).
 """
 
 # ruff: noqa: PTH100 - paths are strings here, like URIs
@@ -17,7 +17,9 @@ from urllib.parse import quote, unquote
 
 from catdog.errors import has_user, without_secrets
 
-_SUPPORTED = ("file", "local", "s3", "s3a", "s3n", "http", "https")
+_CLOUDS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
+_S3 = ("s3", "s3a", "s3n")
+_SUPPORTED = ("file", "local", *_S3, *_CLOUDS, "http", "https")
 _ODD = "catdog://"
 _ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 _PRESIGNED = re.compile(r"(?i)[?&](?:x-amz-(?:signature|security-token|credential)|signature)=")
@@ -45,23 +47,30 @@ def to_uri(path_or_uri: str) -> str:
         return "file://" + os.path.abspath(
             "/" + re.sub(r"\Alocalhost(?=/|\Z)", "", rest).lstrip("/")
         )
-    if scheme in {"s3", "s3a", "s3n"}:
-        bucket, _, key = rest.partition("/")
+    return _remote_uri(scheme, rest, path_or_uri)
+
+
+def _remote_uri(scheme: str, rest: str, given: str) -> str:
+    bucket, _, key = rest.partition("/")
+    if scheme in _S3:
         if _PRESIGNED.search(key):
             raise ValueError("an s3:// URI holds no signature; set credentials in the environment")
         if not _BUCKET.fullmatch(bucket):
             raise ValueError("an s3:// URI names a bucket: s3://bucket/key")
         return f"s3://{bucket}/{key}"
+    if scheme in _CLOUDS:
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError(f"the URI names a bucket: {scheme}://bucket/key")
+        return f"{_CLOUDS[scheme]}://{bucket}/{key}"
     if scheme in {"http", "https"}:
-        if without_secrets(path_or_uri) != path_or_uri:
-            raise ValueError(
-                "a URL in a list holds no signature or token; it would be written down"
-            )
+        if without_secrets(given) != given:
+            raise ValueError("a URL holds no signature or token: it would be written into records")
         if not _WEB_HOST.match(rest):
             raise ValueError(f"a URL names a host: {scheme}://host/file")
         return f"{scheme}://{rest}"
     raise ValueError(
-        f"{scheme}:// is not supported; local paths, file://, s3://, https:// and http:// are"
+        f"{scheme}:// is not supported; local paths, file://, s3://, gs://, az://, https:// "
+        "and http:// are"
     )
 
 
@@ -78,6 +87,11 @@ def is_local(uri: str) -> bool:
 def is_web(uri: str) -> bool:
     """Whether the canonical URI is a URL of a web server."""
     return uri.startswith(("https://", "http://"))
+
+
+def is_cloud(uri: str) -> bool:
+    """Whether the canonical URI is of Google's or of Azure's store."""
+    return uri.startswith(("gs://", "az://"))
 
 
 def local_path(uri: str) -> str:
@@ -123,6 +137,6 @@ def _odd(name: str, uri: str) -> str:
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """Bucket and key of a canonical `s3://` URI."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    """Bucket and key of a canonical `s3://`, `gs://` or `az://` URI."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key

@@ -1,0 +1,166 @@
+"""Google's and Azure's stores, for reading: `gs://bucket/key` and `az://container/key`, by obstore.
+
+Credentials come from their own environment (`GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_...`),
+as obstore reads it. obstore splits keys into segments and has no name for one with `//` or `..` in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from catdog.storage import stores
+from catdog.storage.failures import CredentialsError, StorageDownError, changed, said
+from catdog.storage.uris import bucket_and_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+_PAGE_KEYS = 1000
+_ENVIRONMENT = ("GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST")
+_CREDENTIALS = {
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and _KEY",
+}
+
+_lock = threading.Lock()
+_clients: dict[tuple[Any, ...], Any] = {}
+
+
+def cloud_range(uri: str, offset: int, length: int, stamp: str | None = None) -> tuple[bytes, int]:
+    """A byte range of an object, and the size of the whole object. Errors as `files.read_range`."""
+    import obstore
+
+    if length <= 0:
+        return b"", 0
+    key = bucket_and_key(uri)[1]
+
+    def get(client: Any) -> tuple[bytes, Any]:
+        try:
+            options: Any = {"range": (offset, offset + length)}
+            answer = obstore.get(client, key, options=options)
+            return answer.bytes().to_bytes(), answer.meta
+        except obstore.exceptions.GenericError:  # a range behind the end is one
+            meta: Any = obstore.head(client, key)
+            if offset < meta["size"]:
+                raise
+            return b"", meta
+
+    data, meta = _asked(uri, get)
+    if stamp is not None and _stamp(meta) != stamp:
+        raise changed()
+    return data, meta["size"]
+
+
+def size_and_stamp(uri: str) -> tuple[int, str]:
+    """The size of an object and its stamp. Errors as `files.read_range`."""
+    import obstore
+
+    key = bucket_and_key(uri)[1]
+    meta: dict[str, Any] = _asked(uri, lambda client: dict(obstore.head(client, key)))
+    return meta["size"], _stamp(meta)
+
+
+def cloud_pages(
+    uri_prefix: str, *, delimiter: str = "", max_keys: int | None = None
+) -> Iterator[tuple[list[tuple[str, int, str]], list[str]]]:
+    """Pages of a listing, as `remote.remote_pages`."""
+    import obstore
+
+    prefix = bucket_and_key(uri_prefix)[1]
+    folder = prefix.rpartition("/")[0]  # obstore lists whole segments
+    if delimiter and max_keys is None:
+        found: Any = _asked(
+            uri_prefix, lambda client: obstore.list_with_delimiter(client, folder or None)
+        )
+        names = [f"{name}/" for name in found["common_prefixes"]]
+        yield _keys(found["objects"], prefix), [each for each in names if each.startswith(prefix)]
+        return
+    size = max_keys or _PAGE_KEYS
+    pages = _asked(uri_prefix, lambda client: obstore.list(client, folder or None, chunk_size=size))
+    page = _asked(uri_prefix, lambda _: next(pages, None))
+    yield _keys(page or [], prefix), []
+    while (page := _asked(uri_prefix, lambda _: next(pages, None))) is not None:
+        yield _keys(page, prefix), []
+
+
+def _keys(objects: Any, prefix: str) -> list[tuple[str, int, str]]:
+    return [
+        (meta["path"], meta["size"], _stamp(meta))
+        for meta in objects
+        if meta["path"].startswith(prefix)
+    ]
+
+
+def _stamp(meta: Any) -> str:
+    """A listing has no quotes round an ETag, an answer has."""
+    return f"{meta['size']:x}-{(meta['e_tag'] or '').strip(chr(34))}"
+
+
+def _asked(uri: str, request: Callable[[Any], T]) -> T:
+    """What a request returns; obstore repeats it where that helps."""
+    from obstore import exceptions
+
+    scheme, store = uri.partition("://")[0], "/".join(uri.split("/")[:3])
+    try:
+        return request(_client(uri))
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, said("The object does not exist.")) from None
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
+        raise PermissionError(errno.EACCES, said("The store denies access.")) from None
+    except exceptions.InvalidPathError:
+        sentence = (
+            "A name with an empty segment or dots alone in it cannot be read from this store."
+        )
+        raise OSError(errno.EINVAL, said(sentence)) from None
+    except ValueError:
+        raise FileNotFoundError(errno.ENOENT, said("The name is not valid.")) from None
+    except exceptions.BaseError as error:
+        raise _meant(scheme, store, str(error)) from None
+
+
+def _meant(scheme: str, store: str, text: str) -> Exception:
+    """What obstore's words mean, which may be a server's and are not repeated."""
+    if "token request" in text or "redential" in text.partition("\n")[0]:
+        return CredentialsError(
+            f"no credentials for {store}: set {_CREDENTIALS[scheme]}, or read a public one with "
+            "--no-sign-request"
+        )
+    found = re.search(r"status code: (\d{3})", text)
+    status = int(found[1]) if found else 0
+    if status == 404:
+        return FileNotFoundError(errno.ENOENT, said("The object or its bucket does not exist."))
+    if status in {401, 403}:
+        return PermissionError(errno.EACCES, said(f"The store denies access ({status})."))
+    if 0 < status < 500 and status != 429:
+        return OSError(errno.EIO, said(f"The store answered {status}."))
+    return StorageDownError(f"{store} does not answer ({f'status {status}' if status else 'away'})")
+
+
+def _client(uri: str) -> Any:
+    from obstore.store import AzureStore, GCSStore
+
+    scheme, bucket = uri.partition("://")[0], bucket_and_key(uri)[0]
+    settings = frozenset(each for each in os.environ.items() if each[0].startswith(_ENVIRONMENT))
+    unsigned = stores.access(uri).unsigned
+    identity = (os.getpid(), scheme, bucket, settings, unsigned)
+    with _lock:
+        if identity not in _clients:
+            options: Any = {
+                "client_options": {"allow_http": True, "connect_timeout": timedelta(seconds=5)},
+                "retry_config": {"max_retries": 8, "retry_timeout": timedelta(seconds=60)},
+            }
+            emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+            if unsigned or (emulator and scheme == "gs"):
+                options["skip_signature"] = True
+            if emulator and scheme == "gs":
+                options["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
+            kind: Any = GCSStore if scheme == "gs" else AzureStore
+            _clients[identity] = kind(bucket, **options)
+        return _clients[identity]
