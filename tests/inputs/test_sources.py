@@ -184,7 +184,7 @@ def test_lists(tmp_path):
         "lists/a.json",
     )
     text = "# comment\r\n\ncat/1.jpg\n./#2.jpg\n../other/3.jpg\ndog/\na.json\ncat/missing.jpg\n"
-    text += f"{tmp_path}/other/3.jpg\nfile://{tmp_path}/other/3.jpg\nhttp://example.org/x.jpg\n"
+    text += f"{tmp_path}/other/3.jpg\nfile://{tmp_path}/other/3.jpg\nftp://example.org/x.jpg\n"
     text += "none.zip\nnowhere/\n"
     (tmp_path / "lists/all.txt").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"bad\xff.jpg\n")
     table = planned(tmp_path / "lists/all.txt")
@@ -196,7 +196,7 @@ def test_lists(tmp_path):
         ("4.jpg", None),
         ("a.json", None),
         ("cat/missing.jpg", "cat"),
-        ("http://example.org/x.jpg", None),
+        ("ftp://example.org/x.jpg", None),
         ("none.zip", None),
         ("nowhere", None),
         ("bad\ufffd\\xff.jpg", None),
