@@ -66,6 +66,10 @@ class Columns:
     """Source of the labels of WebDataset samples: `cls` or `txt` is the text of the member with that
     extension, `json:KEY` a value of the `.json` member."""
 
+    pages: bool = False
+    """Take each page of a TIFF for an image; without it, the first page. In archives always the
+    first."""
+
     def __post_init__(self) -> None:
         extension, colon, key = (self.label_from or "cls").partition(":")
         sound = bool(key) if extension == "json" else not colon

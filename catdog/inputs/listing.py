@@ -67,6 +67,7 @@ from catdog.inputs.names import (
     WINDOWS_HINT,
     is_windows_path,
 )
+from catdog.inputs.pages import each_page_of
 from catdog.inputs.parquet_tables import ParquetTable
 from catdog.inputs.skipped import Skips
 from catdog.inputs.unique import Seen
@@ -104,7 +105,8 @@ def list_images(
         StorageDownError: a store is unreachable.
     """
     skips = skips if skips is not None else Skips()
-    opener = _Opener(limits, columns or Columns(), skips)
+    columns = columns or Columns()
+    opener = _Opener(limits, columns, skips)
     with ThreadPoolExecutor(walking.THREADS) as pool:
         texts = [text for given in pool.map(opener.expand, inputs) for text in given]
         starts = list(pool.map(opener.open, texts))
@@ -115,7 +117,7 @@ def list_images(
             empty = True
             try:
                 with reading(text), closing(walking.in_order(works())) as batches:
-                    for rows in batches:
+                    for rows in each_page_of(batches) if columns.pages else batches:
                         empty = empty and not rows.num_rows
                         if not once:
                             yield rows

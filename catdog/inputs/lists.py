@@ -46,6 +46,7 @@ from catdog.inputs.names import (
     located,
     relative,
 )
+from catdog.inputs.pages import row_of_page
 from catdog.inputs.skipped import Skips
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ class EntryReader:
                 )
             if is_windows_path(file, folder):
                 raise ValueError(WINDOWS_HINT)
+            page = storage.page_number(member, uri) if scheme else None
+            if page is not None:
+                name, named_label = relative(uri, folder)
+                row = file_row(uri, name, named_label if label is None else label)
+                return row_of_page(row, page)
             if scheme:
                 return self._members.row(scheme, member, uri, label)
         except (ValueError, ImageRejected) as error:

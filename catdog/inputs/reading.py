@@ -127,6 +127,8 @@ def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
             cost = (size if length is None else length) if size is not None else _UNKNOWN_BYTES
             key = _Source(codec, *(("", None) if codec == "file" and local else (where, stamp)))
             first = offset or 0
+            if codec == "page" and key == current:
+                cost = 0  # of one file, which is read once
             if _is_stream(codec):
                 fits = True
                 cost = 0
@@ -253,6 +255,23 @@ def _read_remote_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[
             lambda: data + storage.read_range(uri, len(data), total - len(data), stamp)
         )
     return data or _EMPTY
+
+
+def _read_pages(
+    _: _Source, specs: list[_Span | ImageRejected], limits: SourceLimits
+) -> Iterable[_Result | Callable[[], _Result]]:
+    """Pages of one TIFF: the file is read once, and each page becomes its first one."""
+    span = next((spec for spec in specs if not isinstance(spec, ImageRejected)), None)
+    if span is None:
+        return cast("list[_Result]", specs)
+    data = _attempt(lambda: storage.read_bytes(span.uri, limits.max_bytes, span.stamp))
+    return [_page(spec, data) for spec in specs]
+
+
+def _page(spec: _Span | ImageRejected, data: _Result) -> _Result | Callable[[], _Result]:
+    if isinstance(spec, ImageRejected) or isinstance(data, ImageRejected):
+        return spec if isinstance(spec, ImageRejected) else data
+    return lambda: storage.as_first_page(data, spec.offset)
 
 
 def _read_members(
@@ -502,6 +521,7 @@ def _read_stream(
 
 _READERS: dict[str, Callable[..., Iterable[_Result | Callable[[], _Result]]]] = {
     "file": _read_files,
+    "page": _read_pages,
     "tar": _read_members,
     "zip": _read_members,
     "tar.gz": partial(_read_stream, _TarGzStream),

@@ -32,6 +32,12 @@ from catdog.storage.files import (
 )
 from catdog.storage.remote import PAGE_KEYS, remote_pages, remote_range
 from catdog.storage.stores import Stores, chosen, for_workers
+from catdog.storage.tiff_pages import (
+    TIFF_ENDS,
+    as_first_page,
+    page_number,
+    tiff_pages,
+)
 from catdog.storage.uris import (
     is_local,
     is_web,
@@ -40,15 +46,18 @@ from catdog.storage.uris import (
     local_path,
     member_uri,
     openable,
+    page_uri,
     parse_odd,
     to_uri,
 )
 
 __all__ = [
     "PAGE_KEYS",
+    "TIFF_ENDS",
     "CredentialsError",
     "StorageDownError",
     "Stores",
+    "as_first_page",
     "blamed_on",
     "check_unchanged",
     "chosen",
@@ -70,6 +79,8 @@ __all__ = [
     "open_input",
     "open_local",
     "openable",
+    "page_number",
+    "page_uri",
     "parse_odd",
     "pread",
     "read_bytes",
@@ -80,6 +91,7 @@ __all__ = [
     "remote_range",
     "size_and_stamp",
     "stamp_of_status",
+    "tiff_pages",
     "to_uri",
     "write_atomic",
     "write_new",

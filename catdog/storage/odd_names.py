@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from fsspec import AbstractFileSystem
 
 from catdog.storage.files import open_input
+from catdog.storage.tiff_pages import as_first_page, page_number, tiff_pages
 from catdog.storage.uris import parse_odd, to_uri
 
 
@@ -43,7 +44,16 @@ def _read(path: str) -> bytes:
     with open_input(to_uri(uri)) as file:
         if not name:
             return file.read()
+        if (number := page_number(name, uri)) is not None:
+            return _of_tiff(file.read(), number)
         return _of_zip(file, name) if uri.lower().endswith(".zip") else _of_tar(file, name)
+
+
+def _of_tiff(data: bytes, number: int) -> bytes:
+    offsets = tiff_pages(lambda offset, length: data[offset : offset + length]).offsets
+    if number >= len(offsets):
+        raise FileNotFoundError(f"page {number}")
+    return as_first_page(data, offsets[number])
 
 
 def _of_zip(file: BinaryIO, name: str) -> bytes:

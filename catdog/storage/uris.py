@@ -124,6 +124,16 @@ def member_uri(scheme: str, name: str, archive: str, *, by_name: bool = True) ->
     return f"{scheme}://{name}::{archive}"
 
 
+def page_uri(uri: str, number: int) -> str:
+    """The URI under which fsspec opens a page of a TIFF as a file of its own.
+
+    Args:
+        uri: of the file, canonical.
+        number: of the page, from 0.
+    """
+    return _odd(f"page={number}", uri).replace("page%3D", "page=", 1)
+
+
 def parse_odd(uri: str) -> tuple[str, str] | None:
     """The member's name (none of a plain file) and the file's URI in `catdog://member!file`."""
     name, separator, file = uri.removeprefix(_ODD).partition("!")

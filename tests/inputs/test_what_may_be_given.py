@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from catdog import storage
 from catdog.errors import ImageRejected, UserInputError
@@ -81,6 +82,13 @@ def samples():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def pages_of_a_tiff():
+    stream = io.BytesIO()
+    page = Image.new("L", (8, 8))
+    page.save(stream, "TIFF", save_all=True, append_images=[page])
     return stream.getvalue()
 
 
@@ -151,6 +159,12 @@ CASES = [
             ("a.tgz", "w:gz"),
             ("a.zip", "zip"),
         ]
+    ),
+    Case(
+        "a `.tif` or `.tiff` of several pages, outside archives, with `--pages`",
+        {"a.tif": pages_of_a_tiff(), "b.jpg": JPEG},
+        ("",),
+        {"a.tif": None, "b.jpg": None},
     ),
     *(
         Case(
@@ -373,6 +387,16 @@ def become(given, columns=None):
                 assert file.read() == data
     assert len(found) == table.num_rows
     return found, skips.counts()
+
+
+def test_pages_of_a_tiff(tmp_path):
+    """Each is an image, on request, and its URI opens it."""
+    draw(tmp_path, {"a.tif": pages_of_a_tiff()})
+    batches = list_images([f"{tmp_path}/a.tif"], LIMITS, Columns(pages=True))
+    (rows,) = batches
+    assert rows.column("uri").to_pylist() == [
+        f"catdog://page={number}!file%3A//{tmp_path}/a.tif" for number in (0, 1)
+    ]
 
 
 def draw(folder, files):

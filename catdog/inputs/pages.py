@@ -1,0 +1,95 @@
+"""TIFFs of several pages, where each page is to be an image."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from catdog import storage
+from catdog.errors import ErrorCode, ImageRejected
+from catdog.inputs import archives
+from catdog.inputs.entries import Row, error_row, to_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow as pa
+
+_THREADS = 16
+
+
+def each_page_of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows of all batches, as `_each_page` has them."""
+    for rows in batches:
+        yield from _each_page(rows)
+
+
+def _each_page(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The rows, that of a TIFF of several pages replaced by one for each.
+
+    They share its name: a training keeps them on one side of its split.
+
+    Args:
+        rows: PLAN_SCHEMA.
+    """
+    given = [Row(*values.values()) for values in rows.to_pylist()]
+    wanted = [at for at, row in enumerate(given) if _may_have_pages(row)]
+    if not wanted:
+        yield rows
+        return
+    done = 0
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="catdog-pages") as pool:
+        for at, pages in zip(wanted, pool.map(_pages, [given[at] for at in wanted]), strict=True):
+            if at > done:
+                yield rows.slice(done, at - done)
+            yield to_batch(pages)
+            done = at + 1
+    if done < len(given):
+        yield rows.slice(done)
+
+
+def row_of_page(row: Row, number: int) -> Row:
+    """The row of one page.
+
+    Args:
+        row: of the file.
+        number: of the page, from 0.
+    """
+    uri = row.container or row.uri
+    try:
+        with archives.FileBytes(uri) as file:
+            found = storage.tiff_pages(file.read_at)
+            if number >= len(found.offsets):
+                raise ImageRejected(ErrorCode.MISSING, "The TIFF has no such page.")
+            return _page(row._replace(stamp=file.stamp, size=file.size), found.offsets, number)
+    except (ImageRejected, OSError) as error:
+        return error_row(storage.page_uri(uri, number), row.name, error)
+
+
+def _may_have_pages(row: Row) -> bool:
+    uri = row.container or row.uri
+    return row.codec == "file" and row.error is None and uri.lower().endswith(storage.TIFF_ENDS)
+
+
+def _pages(row: Row) -> list[Row]:
+    uri = row.container or row.uri
+    try:
+        with archives.FileBytes(uri) as file:
+            found = storage.tiff_pages(file.read_at)
+            row = row._replace(stamp=file.stamp, size=file.size)
+    except (ImageRejected, OSError):
+        return [row]  # reading it tells
+    if not found.offsets or (len(found.offsets) == 1 and found.whole):
+        return [row]
+    pages = [_page(row, found.offsets, number) for number in range(len(found.offsets))]
+    if not found.whole:
+        detail = f"The TIFF is damaged behind page {len(pages)}: what comes after it is lost."
+        pages.append(error_row(row.uri, row.name, ImageRejected(ErrorCode.TRUNCATED, detail)))
+    return pages
+
+
+def _page(row: Row, offsets: list[int], number: int) -> Row:
+    uri = row.container or row.uri
+    return row._replace(
+        uri=storage.page_uri(uri, number), container=uri, offset=offsets[number], codec="page"
+    )
