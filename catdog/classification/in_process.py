@@ -81,6 +81,9 @@ def run(
             for shard in task:
                 told = lane.classify(shard, present=bool(found.present[shard]))
                 tally.add(told)
+                observer.shard(
+                    told.shard, told.rows, told.rejected, told.ended_at - told.started_at
+                )
                 shown.finished(told.rows, told.rejected)
 
 

@@ -14,8 +14,11 @@ import pytest
 from catdog import classification
 from catdog.cli import ending, event_log
 from catdog.cli.commands import main
+from catdog.demo.drawings import draw_jpeg
 from catdog.errors import CatdogError, Terminated, UserInputError
 from tests import logs
+
+SECRET = "no-one-may-read-this-in-a-log"
 
 
 def asked(path, as_json=True):
@@ -92,6 +95,36 @@ def test_a_fault_says_that_the_traceback_is_in_the_log(tmp_path, tiny_model, mon
     assert "ZeroDivisionError" in first[-1]["traceback"]
     assert first[0]["job"] != second[0]["job"]
     assert f"(the traceback is in {log}; --debug shows it)" in capsys.readouterr().err
+
+
+def test_the_log_of_a_real_job(tmp_path, tiny_model, monkeypatch, capsys):
+    """Each shard with its counts, the summary's numbers, the end; no secret of the environment.
+
+    So few images need no Ray. A second job finds nothing to do and appends its own events.
+    """
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(draw_jpeg("cat", seed=number))
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    log = tmp_path / "log"
+    command = ["classify", str(tmp_path / "photos"), "--output", str(tmp_path / "results")]
+    command += ["--model", tiny_model, "--max-rejected", "1", "--no-report", "--json"]
+    for _ in range(2):
+        assert main([*command, "--log-file", str(log), "--log-format", "json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[0])
+    first, second = logs.jobs(log)
+    (shard,) = [each for each in first if each["event"] == "shard"]
+    assert (shard["shard"], shard["images"], shard["rejected"]) == (0, 7, 1)
+    (summary,) = [each for each in first if each["event"] == "summary"]
+    assert {name: printed[name] for name in ("planned", "classified", "rejected")} == {
+        name: summary[name] for name in ("planned", "classified", "rejected")
+    }
+    assert first[-1]["exit_code"] == second[-1]["exit_code"] == 0
+    assert not [each for each in second if each["event"] == "shard"]
+    assert SECRET not in log.read_text()
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/log", "", "/proc/none/log", "https://h/log"])
