@@ -86,8 +86,11 @@ def is_elsewhere(file: BinaryIO, schema: pa.Schema, column: str) -> bool:
     Raises:
         parquet_footer.DamagedError: its footer is not one.
     """
-    if not has_path(schema.field(column).type):
+    kind = schema.field(column).type
+    if not has_path(kind):
         return False
+    if pa.types.is_null(kind.field(kind.get_field_index("bytes")).type):
+        return True  # its chunks have no count of nulls
     leaf = leaf_of(schema, column)
     return all(
         chunk.nulls == chunk.values for chunk in parquet_footer.chunks(file) if chunk.path == leaf
