@@ -332,6 +332,17 @@ def test_page_works(page, reader, tmp_path):
             assert block.language == "text", f"what is a block of {block.language}?"
 
 
+def test_the_recording_shows_no_machine_and_fetches_nothing():
+    """The picture of a terminal in the README is drawn by itself, and names the reader's home only."""
+    picture = (ROOT / "docs" / "recording.svg").read_text()
+    assert "classified" in picture
+    assert set(re.findall(r"url\((.)", picture)) <= {"#"}
+    assert "href" not in picture
+    assert "file:///home/you/results" in picture
+    assert str(ROOT) not in picture
+    assert ".venv" not in picture
+
+
 @pytest.mark.slow
 def test_demo_leaves_what_its_page_says(reader):
     """Every file of the table is there; the labels are measured and the page shows them."""
