@@ -9,9 +9,9 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from catdog.storage import clouds, s3, web
+from catdog.storage import clouds, hub, s3, web
 from catdog.storage.failures import said
-from catdog.storage.uris import is_cloud, is_web
+from catdog.storage.uris import is_cloud, is_hub, is_web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,8 @@ def remote_range(uri: str, offset: int, length: int, stamp: str | None = None) -
     """A byte range of a remote file, and the size of the whole file. Errors as `read_range`."""
     if is_web(uri):
         return web.web_range(uri, offset, length, stamp)
+    if is_hub(uri):
+        return hub.hub_range(uri, offset, length, stamp)
     if is_cloud(uri):
         return clouds.cloud_range(uri, offset, length, stamp)
     return s3.s3_range(uri, offset, length, stamp)
@@ -33,6 +35,8 @@ def size_and_stamp(uri: str) -> tuple[int, str]:
     """The size of a remote file and its stamp. Errors as `read_range`."""
     if is_web(uri):
         return web.size_and_stamp(uri)
+    if is_hub(uri):
+        return hub.size_and_stamp(uri)
     if is_cloud(uri):
         return clouds.size_and_stamp(uri)
     return s3.size_and_stamp(uri)
@@ -50,6 +54,8 @@ def remote_pages(
     """
     if is_web(uri_prefix):
         raise OSError(errno.ENOTSUP, said("Web servers list no files; give a list of URLs."))
+    if is_hub(uri_prefix):
+        return hub.hub_pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)
     if is_cloud(uri_prefix):
         return clouds.cloud_pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)
     return s3.s3_pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)

@@ -18,8 +18,9 @@ from urllib.parse import quote, unquote
 from catdog.errors import has_user, without_secrets
 
 _CLOUDS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
+_HUB = re.compile(r"datasets/[^/@]+/[^/@]+(?:@[^/]+)?(?:/.*)?", re.DOTALL)
 _S3 = ("s3", "s3a", "s3n")
-_SUPPORTED = ("file", "local", *_S3, *_CLOUDS, "http", "https")
+_SUPPORTED = ("file", "local", *_S3, *_CLOUDS, "http", "https", "hf")
 _ODD = "catdog://"
 _ONE_SLASH = re.compile(r"(?i)(file|local|s3[an]?|https?|ftp|gs|gcs|az|abfss?|hf):/(?!/)")
 _PRESIGNED = re.compile(r"(?i)[?&](?:x-amz-(?:signature|security-token|credential)|signature)=")
@@ -68,9 +69,13 @@ def _remote_uri(scheme: str, rest: str, given: str) -> str:
         if not _WEB_HOST.match(rest):
             raise ValueError(f"a URL names a host: {scheme}://host/file")
         return f"{scheme}://{rest}"
+    if scheme == "hf":
+        if not _HUB.fullmatch(rest):
+            raise ValueError("the URI names a data set: hf://datasets/OWNER/NAME/path")
+        return f"hf://{rest}"
     raise ValueError(
-        f"{scheme}:// is not supported; local paths, file://, s3://, gs://, az://, https:// "
-        "and http:// are"
+        f"{scheme}:// is not supported; local paths, file://, s3://, gs://, az://, hf://, "
+        "https:// and http:// are"
     )
 
 
@@ -92,6 +97,11 @@ def is_web(uri: str) -> bool:
 def is_cloud(uri: str) -> bool:
     """Whether the canonical URI is of Google's or of Azure's store."""
     return uri.startswith(("gs://", "az://"))
+
+
+def is_hub(uri: str) -> bool:
+    """Whether the canonical URI is of a data set on a hub."""
+    return uri.startswith("hf://")
 
 
 def local_path(uri: str) -> str:

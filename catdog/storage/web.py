@@ -8,6 +8,8 @@ asks for (`Retry-After`); redirects are followed here, each judged like the URL 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import email.utils
 import errno
 import os
@@ -67,12 +69,18 @@ class _Host:
         self.failing = False
 
 
-def web_range(uri: str, offset: int, length: int, stamp: str | None = None) -> tuple[bytes, int]:
-    """A byte range of a file, and the size of the whole file. Errors as `files.read_range`."""
+def web_range(
+    uri: str,
+    offset: int,
+    length: int,
+    stamp: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[bytes, int]:
+    """A byte range of a file, and the size of the whole file; as `get` and `files.read_range`."""
     if length <= 0:
         return b"", 0
     try:
-        answer = get(uri, offset, length)
+        answer = get(uri, offset, length, headers)
     except RangeOutsideError:
         answer = Answer(b"", 0 if stamp is None else int(stamp.partition("-")[0], 16), "", {})
     size, _, etag = (stamp or "-").partition("-")
@@ -81,10 +89,10 @@ def web_range(uri: str, offset: int, length: int, stamp: str | None = None) -> t
     return answer.data, answer.size
 
 
-def size_and_stamp(uri: str) -> tuple[int, str]:
-    """The size of a file in bytes and its stamp. Errors as `files.read_range`."""
+def size_and_stamp(uri: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """The size of a file in bytes and its stamp; as `get` and `files.read_range`."""
     try:
-        _, size, etag, _ = get(uri, 0, 1)
+        _, size, etag, _ = get(uri, 0, 1, headers)
     except RangeOutsideError:
         return 0, "0-"
     return size, f"{size:x}-{etag}"
@@ -127,7 +135,15 @@ async def _session() -> ClientSession:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
+        atexit.register(_close, session, asyncio.get_running_loop())
     return session
+
+
+def _close(session: ClientSession, loop: asyncio.AbstractEventLoop) -> None:
+    """At the end of the process, which aiohttp would complain of otherwise."""
+    if loop.is_running() and not session.closed:
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(session.close(), loop).result(1)
 
 
 async def _patiently(url: str, offset: int, length: int, headers: Mapping[str, str]) -> Answer:
