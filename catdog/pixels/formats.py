@@ -109,6 +109,7 @@ _SIGNATURES = (
     (4, b"ftyp", "video"),
 )
 
+_CONVERT = "convert them to JPEG or PNG"
 _TEXT = re.compile(rb"[\t\n\v\f\r\x20-\x7e\x80-\xff]*")
 _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<")
 
@@ -171,7 +172,9 @@ def unidentified(data: bytes, reasons: list[str]) -> ImageRejected:
     """Why no permitted format opened the file."""
     known = signature(data)
     if data.startswith(b"MM\0+"):
-        return ImageRejected(ErrorCode.UNSUPPORTED, "Big-endian BigTIFF is not supported.")
+        return ImageRejected(
+            ErrorCode.UNSUPPORTED, f"Big-endian BigTIFF is not supported: {_CONVERT}."
+        )
     if known == "TIFF":
         tiff.refuse_raw_bytes(data)
     if known in FORMATS:
@@ -183,11 +186,16 @@ def unidentified(data: bytes, reasons: list[str]) -> ImageRejected:
     if known == "camera raw":
         return tiff.camera_raw()
     if known:
-        return ImageRejected(ErrorCode.UNSUPPORTED, f"{known} files are not supported.")
+        what_to_do = "export frames as JPEG" if known == "video" else _CONVERT
+        return ImageRejected(
+            ErrorCode.UNSUPPORTED, f"{known} files are not supported: {what_to_do}."
+        )
     start = data[:1024]
     if _MARKUP.match(start):
         if b"<svg" in start.lower():
-            return ImageRejected(ErrorCode.UNSUPPORTED, "SVG drawings are not supported.")
+            return ImageRejected(
+                ErrorCode.UNSUPPORTED, f"SVG drawings are not supported: {_CONVERT}."
+            )
         kind = "an HTML page" if b"<html" in start.lower() else "markup"
         return ImageRejected(ErrorCode.NOT_AN_IMAGE, f"The file is {kind}, not an image.")
     if _TEXT.fullmatch(start):

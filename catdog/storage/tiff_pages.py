@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 TIFF_ENDS = (".tif", ".tiff")
 MOST_PAGES = 100_000
+_MOST_BYTES = 64 << 20  # of directories together: they may overlap, and take for ever
 _PAGE = re.compile(r"page=([0-9]{1,6})")
 _SUBFILE = 254  # a tag: 1 is a smaller copy of another page, 4 a mask
 
@@ -45,10 +46,13 @@ def tiff_pages(read_at: Callable[[int, int], bytes]) -> Pages:
     at = int.from_bytes(head[8:16] if big else head[4:8], order)
     offsets: list[int] = []
     seen: set[int] = set()
+    read = 0
     while at:
         count = int.from_bytes(read_at(at, count_bytes), order)
         length = count * entry_bytes
-        if at in seen or not 0 < count < 1 << 16 or len(seen) >= MOST_PAGES:
+        read += length
+        bounded = 0 < count < 1 << 16 and len(seen) < MOST_PAGES and read <= _MOST_BYTES
+        if at in seen or not bounded:
             return Pages(offsets, whole=False)
         seen.add(at)
         block = read_at(at + count_bytes, length + offset_bytes)

@@ -112,6 +112,22 @@ def test_a_chain_in_a_circle_ends(tmp_path):
     assert greys(planned(tmp_path)) == [10, 90, "truncated"]
 
 
+def test_directories_that_overlap_end():
+    """Each of 65,535 entries, one byte behind the other: some are read, not all of them."""
+    asked = []
+
+    def read_at(offset, length):
+        asked.append(length)
+        if offset == 0:
+            return b"II*\0" + (8).to_bytes(4, "little") + bytes(8)
+        if length == 2:
+            return b"\xff\xff"
+        return bytes(length - 4) + (len(asked) + 8).to_bytes(4, "little")
+
+    assert not storage.tiff_pages(read_at).whole
+    assert sum(asked) < 100 << 20
+
+
 def test_what_is_no_tiff_has_no_pages(tmp_path):
     """Whatever the name says, it is read as what it is."""
     (tmp_path / "a.tif").write_bytes(b"\x89PNG\r\n\x1a\n")

@@ -277,7 +277,11 @@ def test_pixel_limit_is_exact():
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ErrorCode.TRUNCATED, "HEIF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ErrorCode.UNSUPPORTED, "EPS"),
         (b"%PDF-1.7\n", ErrorCode.UNSUPPORTED, "PDF"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", ErrorCode.UNSUPPORTED, "JPEG XL"),
+        (
+            b"\0\0\0\x0cJXL \r\n\x87\n",
+            ErrorCode.UNSUPPORTED,
+            "JPEG XL files are not supported: convert",
+        ),
         (b"\x89PNG\r\n\x1a\n", ErrorCode.TRUNCATED, "PNG"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", ErrorCode.TRUNCATED, "JPEG"),
     ],
