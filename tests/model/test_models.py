@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 
 import numpy as np
@@ -97,13 +98,19 @@ def test_batch_size_does_not_change_scores(folder, pixels):
     np.testing.assert_allclose(alone, predict(pixels), atol=1e-6)
 
 
-def test_same_network_has_same_files(folder):
-    """Files, and so the fingerprint, follow from the network and not from when it was saved."""
+def test_same_network_has_same_files(folder, tmp_path, monkeypatch):
+    """Files, and so the fingerprint, follow from the network and not from when it was saved.
+
+    Nothing stays among the temporary files, nor the code that TensorFlow generates meanwhile.
+    """
     tensorflow_quirks.import_keras(1)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     first = folders.export(folders.load(str(folder)).keras_model())
     time.sleep(2.1)  # the times in a zip file go in steps of two seconds
     second = folders.export(folders.load(str(folder)).keras_model())
     assert {name for name in first if first[name] != second[name]} == set()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [folders.KERAS_FILE, *folders.OPENVINO_FILES])
