@@ -32,6 +32,9 @@ test-all: install ## the tests, and each further fault on a cluster of many node
 test-fast: install ## what plain pytest runs: tests without Ray and TensorFlow, in about 80 seconds on two cores
 	$(BIN)/python -m pytest
 
+docs: install ## the reference of the Python API, in site/
+	$(BIN)/python docs/reference.py site
+
 dist: install ## the wheel and the source distribution, in dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
@@ -67,4 +70,4 @@ lock: ## resolve the dependencies anew (needs uv)
 	  print(*(each for each in lines if not re.match("tensorflow|keras|scikit-learn", each)), sep="\n")' \
 	  | $(LOCK) --no-emit-package ray --constraints requirements.lock - --output-file catdog/runtime/classify.lock
 
-.PHONY: help install demo test test-all test-fast lint dist bench cluster lock
+.PHONY: help install demo test test-all test-fast lint docs dist bench cluster lock

@@ -2,12 +2,20 @@
 
 The jobs as functions, with keywords of the flags' names:
 
-    run = catdog.train("photos/", output="runs/first", epochs=20)
-    catdog.classify(["new/", "s3://bucket/archive.zip"], output="results", model=run.model)
+```python
+import catdog
+
+summary = catdog.classify(["photos/", "archive.zip"], output="results-both", model="runs/first")
+print(summary.labels)
+```
 
 and the model as a part of other programs:
 
-    catdog.load_model().predict("cat.jpg")[0].label
+```python
+import catdog
+
+print(catdog.load_model().predict("photos/cat/cat.1.jpg")[0].label)
+```
 
 They are imported when they are first used: `import catdog` costs milliseconds.
 """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from catdog.training import TrainConfig, TrainResult
 
 Config = TypeVar("Config")
-Place: TypeAlias = "str | os.PathLike[str]"
+Place: TypeAlias = str | os.PathLike[str]
 """A local path or a URI."""
 
 
@@ -38,6 +38,13 @@ def classify(
     **settings: Any,
 ) -> ClassifySummary:
     """Classify images into Parquet, as `catdog classify` does.
+
+    ```python
+    import catdog
+
+    summary = catdog.classify("photos/", output="results-api", min_probability=0.6)
+    print(summary.classified, summary.rejected, summary.labels)
+    ```
 
     Args:
         images: one or several inputs, a table of paths, URIs or images (pyarrow, pandas, Polars), or
@@ -137,6 +144,12 @@ def report(
     **settings: Any,
 ) -> ReportSummary:
     """Write the page of results, as `catdog report` does.
+
+    ```python
+    import catdog
+
+    print(catdog.report("results", thumbnails=12).output)
+    ```
 
     Args:
         results: a folder of results or of an evaluation, or a whole configuration.

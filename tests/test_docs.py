@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+import catdog as catdog_package
 from catdog import storage
 from catdog.cli import commands as cli
 from catdog.cli import parsing, summaries
@@ -341,6 +343,42 @@ def test_the_recording_shows_no_machine_and_fetches_nothing():
     assert "file:///home/you/results" in picture
     assert str(ROOT) not in picture
     assert ".venv" not in picture
+
+
+def examples(name):
+    """The Python blocks in the docstring of something that `catdog` offers; "" is the package's."""
+    said = inspect.getdoc(getattr(catdog_package, name) if name else catdog_package) or ""
+    return re.findall(r"^```python\n(.*?)^```$", said, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["", "classify", "report", "load_model", "Classifier"])
+def test_examples_of_the_reference_work(name, reader):
+    """What a docstring shows can be copied and run."""
+    assert examples(name)
+    for text in examples(name):
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(text, f"catdog.{name}", "exec"), {"__name__": "reader"})
+
+
+def test_reference_has_all_that_is_offered(tmp_path):
+    """`make docs` writes it; no example stands where none is run."""
+    code = (
+        "import sys; sys.path.insert(0, 'docs'); "
+        "import pathlib, reference, catdog, inspect; reference.write(pathlib.Path(sys.argv[1])); "
+        "print([name for name in catdog.__all__ if '```python' in (inspect.getdoc(getattr(catdog, name)) or '')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "catdog.html").read_text()
+    assert [name for name in catdog_package.__all__ if f'id="{name}"' not in page] == []
+    assert done.stdout.strip() == "['Classifier', 'classify', 'load_model', 'report']"
 
 
 @pytest.mark.slow

@@ -190,6 +190,14 @@ def load(
 
     Neither Ray nor, for models that hold OpenVINO's files, TensorFlow is imported.
 
+    ```python
+    import catdog
+
+    model = catdog.load_model("runs/first")
+    for answer in model.predict(["photos/cat/cat.1.jpg", "photos/dog/dog.1.jpg"]):
+        print(answer.label, answer.probability)
+    ```
+
     Args:
         path_or_uri: local or S3.
         precision: `auto` takes bfloat16 where the CPU has it.

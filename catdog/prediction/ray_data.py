@@ -30,8 +30,14 @@ _READING_THREADS = 8
 class Classifier:
     """Scores the pictures of a Ray Dataset.
 
-        dataset.map_batches(catdog.Classifier, fn_constructor_kwargs={"model": "runs/first"},
-                            concurrency=2, batch_size=32)
+    ```python
+    import catdog
+
+    scored = catdog.read_images("photos/").map_batches(
+        catdog.Classifier, fn_constructor_kwargs={"model": "runs/first"}, concurrency=1
+    )
+    print(scored.select_columns(["uri", "label", "probability"]).take(3))
+    ```
 
     Takes batches with a column of encoded files (`bytes`) or of paths and URIs (`uri`). Adds the
     columns `label` (string), `probability` (float32), `scores` (list of float32, in the order of
