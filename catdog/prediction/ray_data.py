@@ -33,8 +33,9 @@ class Classifier:
     ```python
     import catdog
 
+    model = catdog.load_model("runs/first")
     scored = catdog.read_images("photos/").map_batches(
-        catdog.Classifier, fn_constructor_kwargs={"model": "runs/first"}, concurrency=1
+        catdog.Classifier, fn_constructor_kwargs={"model": model}, concurrency=1
     )
     print(scored.select_columns(["uri", "label", "probability"]).take(3))
     ```
