@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
 import catdog
-from catdog import api
+from catdog import api, storage
+from catdog.demo import archives
 from catdog.observer import Observer, forgiving
+
+
+@pytest.fixture
+def pets_of_one(tmp_path):
+    """A drawn picture."""
+    archives.write_dataset(tmp_path, 2, seed=3)
+    return min(tmp_path.rglob("*.jpg"))
 
 
 def configured(*arguments, **settings):
@@ -67,6 +76,20 @@ def test_a_configuration_is_whole():
     assert configured(made, None) is made
     with pytest.raises(catdog.UserInputError, match="whole"):
         configured(made, "elsewhere")
+
+
+def test_a_running_event_loop_changes_nothing(s3, pets_of_one):
+    """In a notebook or a server there is one: pictures are scored, from a store too."""
+    picture = pets_of_one.read_bytes()
+    storage.write_atomic(f"{s3}/cat.jpg", picture)
+
+    async def program():
+        await asyncio.sleep(0)
+        return catdog.load_model().predict([picture, str(pets_of_one), f"{s3}/cat.jpg"])
+
+    answers = asyncio.run(program())
+    assert [answer.error for answer in answers] == [None] * 3
+    assert len({answer.scores for answer in answers}) == 1
 
 
 def test_an_observer_that_raises_stops_nothing(caplog):
