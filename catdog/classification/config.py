@@ -49,6 +49,9 @@ class ClassifyConfig:
         drop_gone: remove the rows of images that the inputs no longer hold.
         decode_limits: limits of one image.
         source_limits: limits of files and archives.
+        keep: columns of input tables that the results are to have as well, with their types; `all`
+            for each that does not name the images or hold them. Each row of a table is then a row of
+            the results, though it names an image that another one names.
         columns: of tables.
         stores: how the stores of images, results and model are asked.
         address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is
@@ -76,6 +79,7 @@ class ClassifyConfig:
     retry_rejected: bool = False
     no_new: bool = False
     drop_gone: bool = False
+    keep: tuple[str, ...] = ()
     decode_limits: tyro.conf.OmitArgPrefixes[DecodeLimits] = field(default_factory=DecodeLimits)
     source_limits: tyro.conf.OmitArgPrefixes[SourceLimits] = field(default_factory=SourceLimits)
     columns: tyro.conf.OmitArgPrefixes[Columns] = field(default_factory=Columns)

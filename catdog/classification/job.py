@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import platform
@@ -331,8 +332,27 @@ class _Driver:
     def _asked(self, arithmetic: Arithmetic) -> dict[str, Any]:
         fingerprint = self._model.metadata.fingerprint
         asked = self._config.question(fingerprint, arithmetic, self._least)
+        if self._keep is not None:
+            asked["keep"] = ", ".join(f"{each.name} {each.type}" for each in self._keep)
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return plain
+
+    @functools.cached_property
+    def _keep(self) -> pa.StructType | None:
+        """What the results have of the user's tables, by the tables that are there now."""
+        config = self._config
+        if not config.keep:
+            return None
+        kind = inputs.kept_type(config.images, config.keep, config.source_limits, config.columns)
+        seen = {name: f"results have a column {name} of their own" for name in part_files.COLUMNS}
+        for name in (each.name for each in kind):
+            # DuckDB and Spark take names in any case.
+            if (why := seen.get(name.lower())) is not None:
+                raise UserInputError(
+                    f"--keep {' '.join(config.keep)}: {why}; rename the table's, or keep others"
+                )
+            seen[name.lower()] = f"there are two columns {name}"
+        return kind
 
     def _few(self, images: int, size: int) -> bool:
         """Whether so many images of so many bytes are done before Ray would have started."""
@@ -414,7 +434,12 @@ class _Driver:
         self._skips = Skips()
         self._observer.phase("listing images")
         batches = inputs.list_images(
-            config.images, config.source_limits, config.columns, self._skips, once=False
+            config.images,
+            config.source_limits,
+            config.columns,
+            self._skips,
+            once=False,
+            keep=self._keep,
         )
         where = ""
         if config.part is not None:

@@ -7,7 +7,8 @@ bytes. Neither Ray nor TensorFlow is loaded here.
 from catdog.inputs import splits
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, SourceLimits
 from catdog.inputs.frames import FRAMES_FOLDER, Frame, is_frame, store_frame
-from catdog.inputs.listing import list_images
+from catdog.inputs.kept import KEPT
+from catdog.inputs.listing import kept_type, list_images
 from catdog.inputs.reading import read_images
 from catdog.inputs.skipped import Skips
 from catdog.inputs.splits import Part
@@ -15,6 +16,7 @@ from catdog.inputs.unique import hashes
 
 __all__ = [
     "FRAMES_FOLDER",
+    "KEPT",
     "PLAN_SCHEMA",
     "Columns",
     "Frame",
@@ -23,6 +25,7 @@ __all__ = [
     "SourceLimits",
     "hashes",
     "is_frame",
+    "kept_type",
     "list_images",
     "read_images",
     "splits",

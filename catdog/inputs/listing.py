@@ -45,7 +45,7 @@ import pyarrow as pa
 
 from catdog import storage
 from catdog.errors import UserInputError, reading
-from catdog.inputs import braces, tables, walking
+from catdog.inputs import braces, kept, tables, walking
 from catdog.inputs.entries import (
     Columns,
     Row,
@@ -85,6 +85,7 @@ def list_images(
     skips: Skips | None = None,
     *,
     once: bool = True,
+    keep: pa.StructType | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Every image of the inputs, once each, in a deterministic order.
 
@@ -96,9 +97,10 @@ def list_images(
         columns: of tables.
         skips: counts what is not planned; complete when all batches have come.
         once: whether each URI comes once. Else the caller sees to it, and memory is flat.
+        keep: what goes along of each row of a table (`kept_type`), in a column `kept`.
 
     Yields:
-        Batches of PLAN_SCHEMA with 1 to 10,000 rows.
+        Batches of PLAN_SCHEMA, and `kept` where asked for, with 1 to 10,000 rows.
 
     Raises:
         UserInputError: an input does not exist, is forbidden, unknown, or holds no image at all.
@@ -106,7 +108,7 @@ def list_images(
     """
     skips = skips if skips is not None else Skips()
     columns = columns or Columns()
-    opener = _Opener(limits, columns, skips)
+    opener = _Opener(limits, columns, skips, keep)
     with ThreadPoolExecutor(walking.THREADS) as pool:
         texts = [text for given in pool.map(opener.expand, inputs) for text in given]
         starts = list(pool.map(opener.open, texts))
@@ -119,6 +121,8 @@ def list_images(
                 with reading(text), closing(walking.in_order(works())) as batches:
                     for rows in each_page_of(batches) if columns.pages else batches:
                         empty = empty and not rows.num_rows
+                        if keep is not None:
+                            rows = kept.with_nothing(rows, keep)  # noqa: PLW2901
                         if not once:
                             yield rows
                             continue
@@ -137,12 +141,53 @@ def list_images(
         logger.info("not planned: %s", skips)
 
 
+def kept_type(
+    inputs: Sequence[str], names: Sequence[str], limits: SourceLimits, columns: Columns
+) -> pa.StructType:
+    """The type of what is kept of tables among the inputs. Errors as `kept.type_of_tables`."""
+    opener = _Opener(limits, columns, Skips())
+    found: list[str] = []
+    for text in (text for given in inputs for text in opener.expand(given)):
+        found += opener.tables(text)
+    return kept.type_of_tables(found, names, columns, limits)
+
+
 class _Opener:
     """Checks that inputs can be read, and tells their kinds. One for each `list_images`."""
 
-    def __init__(self, limits: SourceLimits, columns: Columns, skips: Skips) -> None:
+    def __init__(
+        self,
+        limits: SourceLimits,
+        columns: Columns,
+        skips: Skips,
+        keep: pa.StructType | None = None,
+    ) -> None:
         self._limits, self._columns, self._skips = limits, columns, skips
-        self._entries = EntryReader(limits, columns, skips)
+        self._keep = keep
+        self._entries = EntryReader(limits, columns, skips, keep)
+
+    def tables(self, text: str) -> list[str]:
+        """URIs of the tables that an input is, or that a glob finds; what is wrong, `open` says."""
+        found: list[str] = []
+
+        def note(uri: str) -> Iterator[Work]:
+            found.append(uri)
+            return iter(())
+
+        try:
+            uri = storage.to_uri(text)
+            if not uri.lower().endswith(TABLES):
+                return []
+            with reading(text):
+                there = walking.look(uri, as_folder=text.endswith("/"))[0]
+                if there is None and is_glob(text):
+                    for _ in Glob(uri, self._limits, self._columns, Skips(), note).works():
+                        pass
+                elif there is False:
+                    found.append(uri)
+        except (ValueError, OSError, storage.CredentialsError):
+            self.open(text)
+        return [uri for uri in found if uri.lower().endswith(TABLES)]
 
     def expand(self, text: str) -> list[str]:
         """What a brace expression stands for; a text without one, or that is there, for itself.
@@ -221,7 +266,7 @@ class _Opener:
             entries = tables.list_entries(uri, self._limits)
             return EntryList(uri, entries, self._entries).works
         if lower.endswith(TABLES):
-            entries = tables.table_entries(uri, self._columns, self._limits)
+            entries = tables.table_entries(uri, self._columns, self._limits, self._keep)
             return EntryList(uri, entries, self._entries).works
         row = file_row(uri, posixpath.basename(uri), size=size, stamp=stamp)
         return partial(_single, to_batch([row]))

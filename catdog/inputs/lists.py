@@ -9,13 +9,13 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from catdog import storage
-from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs import archives
+from catdog.errors import ErrorCode, ImageRejected, UserInputError
+from catdog.inputs import archives, kept
 from catdog.inputs.entries import (
     BATCH_ROWS,
     PLAN_SCHEMA,
@@ -77,6 +77,7 @@ class EntryList:
         """Rows, and the folders and archives among them."""
         folder = self.uri.rpartition("/")[0] + "/"
         rows: list[Row] = []
+        values: list[Any] = []  # that are kept of each
         for entry in self.entries:
             if entry.error is not None:
                 # Several lines may be wrong: each is a row of its own.
@@ -88,19 +89,37 @@ class EntryList:
                     work = as_given(work, entry.text)
             if isinstance(work, Row):
                 rows.append(work)
+                values.append(entry.kept)
             if len(rows) >= BATCH_ROWS or (rows and not isinstance(work, Row)):
-                yield to_batch(rows)
-                rows = []
+                yield self._batch(rows, values)
+                rows, values = [], []
             if not isinstance(work, Row):
-                yield work
+                keep = self.reader.keep
+                yield work if keep is None else kept.with_one(work, entry.kept, keep)
         if rows:
-            yield to_batch(rows)
+            yield self._batch(rows, values)
+
+    def _batch(self, rows: list[Row], values: list[Any]) -> pa.RecordBatch:
+        keep = self.reader.keep
+        if keep is None:
+            return to_batch(rows)
+        try:
+            return kept.with_values(to_batch(rows), values, keep)
+        except pa.ArrowException as error:
+            raise UserInputError(f"{self.uri}: --keep: {error}") from error
 
 
 class EntryReader:
     """Turns paths, URIs and chained URIs into rows; one for all lists of a listing."""
 
-    def __init__(self, limits: SourceLimits, columns: Columns, skips: Skips) -> None:
+    def __init__(
+        self,
+        limits: SourceLimits,
+        columns: Columns,
+        skips: Skips,
+        keep: pa.StructType | None = None,
+    ) -> None:
+        self.keep = keep
         self._limits, self._columns, self._skips = limits, columns, skips
         self._members = _ChainedMembers(limits)
 

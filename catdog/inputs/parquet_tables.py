@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from catdog import storage
 from catdog.errors import UserInputError, without_secrets
-from catdog.inputs import image_columns, parquet_footer, table_columns, tables
+from catdog.inputs import image_columns, kept, parquet_footer, table_columns, tables
 from catdog.inputs.entries import BATCH_ROWS, Columns, Row, SourceLimits, to_batch
 from catdog.inputs.lists import EntryList, EntryReader
 from catdog.inputs.names import label_of
@@ -94,13 +94,20 @@ class ParquetTable:
             column, root = f"{images}.path", images
             label_at = self._label_at(schema)
         labels = _Labels(schema, label_at, self._uri)
+        wanted = [column, *labels.columns, *self._kept_columns(schema)]
         row = 0
-        for batch in table.iter_batches(BATCH_ROWS, columns=[column, *labels.columns]):
+        for batch in table.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted))):
             read = batch.column(root)
             named = texts(pc.struct_field(read, "path") if images is not None else read)
-            for text, label in zip(named, labels.of(batch), strict=True):
-                yield _entry(row, text, label)
+            keep = self._reader.keep
+            values = [None] * batch.num_rows if keep is None else kept.of_batch(batch, keep)
+            for text, label, value in zip(named, labels.of(batch), values, strict=True):
+                yield _entry(row, text, label)._replace(kept=value)
                 row += 1
+
+    def _kept_columns(self, schema: pa.Schema) -> list[str]:
+        keep = self._reader.keep
+        return [field.name for field in keep or () if field.name in schema.names]
 
     def _label_at(self, schema: pa.Schema) -> int | None:
         return table_columns.choose_label(schema.names, self._columns, self._uri)
@@ -121,18 +128,23 @@ class ParquetTable:
             _check_text(schema.field(name), self._uri)
         pathed = image_columns.has_path(schema.field(column).type)
         wanted = [*([f"{column}.path"] if pathed else []), *names, *labels.columns]
+        wanted = list(dict.fromkeys([*wanted, *self._kept_columns(schema)]))
+        keep = self._reader.keep
         seen = Seen()  # two rows with one URI are two images: the later ones go by their number
         row = 0
         for batch, count in _batches(table, wanted, total):
             given = _Given(batch, count, names, column if pathed else None)
             shown = given.uris(seen)
             told = [None] * count if batch is None else labels.of(batch)
-            yield to_batch(
+            rows = to_batch(
                 [
                     self._row(row + at, shown[at], given.names[at], label, codec)
                     for at, label in enumerate(told)
                 ]
             )
+            if keep is not None and batch is not None:
+                rows = rows.append_column(pa.field(kept.KEPT, keep), kept.of_batch(batch, keep))
+            yield rows
             row += count
 
     def _row(

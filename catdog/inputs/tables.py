@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import pyarrow as pa
 
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import table_columns
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from catdog.inputs.entries import Columns, SourceLimits
 
+_CHUNK_ROWS = 10_000
 _DELIMITERS = (",", ";", "\t")
 _BEFORE_HEADER = re.compile(r'\s*("?sep=."?\s*)?')  # of Excel; what it says is found anyway
 
@@ -31,6 +35,8 @@ class Entry(NamedTuple):
     """Path or URI."""
     label: str | None = None
     error: Exception | None = None
+    kept: Any = None
+    """Values of the row by column, a dictionary or an Arrow scalar, where columns are kept."""
 
 
 Entries: TypeAlias = "Iterator[Entry]"
@@ -60,29 +66,68 @@ def list_entries(uri: str, limits: SourceLimits) -> Entries:
         yield _broken(number, error)
 
 
-def table_entries(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
-    """What a table in CSV, TSV or JSON Lines names.
+def table_entries(
+    uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None = None
+) -> Entries:
+    """What a table in CSV, TSV or JSON Lines names, with the values of the columns to keep.
 
     Raises:
         UserInputError: its columns are not those of a table of URIs.
     """
     rows = _json_rows if uri.lower().endswith(JSON_TABLES) else _csv_rows
-    return rows(uri, columns, limits)
+    return rows(uri, columns, limits, keep)
 
 
-def _csv_rows(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
+def schema(uri: str, columns: Columns, limits: SourceLimits) -> pa.Schema:
+    """The columns of a table in CSV, TSV (all of them text) or JSON Lines (as its values are).
+
+    Raises:
+        UserInputError: it cannot be read, or a column has values of several types.
+    """
+    try:
+        if not uri.lower().endswith(JSON_TABLES):
+            with Lines(uri, limits, newline="") as lines:
+                names = _first_line(lines, uri, columns)[1]
+            return pa.schema([(name, pa.string()) for name in dict.fromkeys(names) if name])
+        with Lines(uri, limits, newline="\n") as lines:
+            found = pa.schema([])
+            while rows := list(itertools.islice(filter(None, map(_object, lines)), _CHUNK_ROWS)):
+                chunk = pa.Table.from_pylist(rows, pa.schema(_inferred(rows)))
+                found = pa.unify_schemas([found, chunk.schema], promote_options="permissive")
+            return found
+    except (ImageRejected, UnicodeError, OSError, pa.ArrowException) as error:
+        raise UserInputError(f"{uri}: --keep: {error}") from error
+
+
+def _inferred(rows: list[dict[str, Any]]) -> Iterator[tuple[str, pa.DataType]]:
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            yield name, pa.array([row.get(name) for row in rows]).type
+        except pa.ArrowException as error:
+            what = f"its column {name} has values of several types"
+            raise pa.ArrowInvalid(what) from error
+
+
+def _first_line(lines: Lines, uri: str, columns: Columns) -> tuple[str, list[str]]:
+    """What divides the columns of a table, and their names."""
+    header = next(lines, "")
+    while header is not None and not lines.ended and _BEFORE_HEADER.fullmatch(header):
+        header = next(lines, "")
+    if header is None:
+        raise UserInputError(
+            f"{uri}: its first line has more than {MAX_LINE:,} letters; a table begins "
+            "with the names of its columns"
+        )
+    return _header(header, columns, tab=".tsv" in uri.lower()[-7:])
+
+
+def _csv_rows(
+    uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None
+) -> Entries:
     number = 1
     try:
         with Lines(uri, limits, newline="") as lines:
-            header = next(lines, "")
-            while header is not None and not lines.ended and _BEFORE_HEADER.fullmatch(header):
-                header = next(lines, "")
-            if header is None:
-                raise UserInputError(
-                    f"{uri}: its first line has more than {MAX_LINE:,} letters; a table begins "
-                    "with the names of its columns"
-                )
-            delimiter, names = _header(header, columns, tab=".tsv" in uri.lower()[-7:])
+            delimiter, names = _first_line(lines, uri, columns)
             uri_at, label_at = table_columns.choose(names, columns, uri)
             rows = csv.reader(_CsvLines(lines), delimiter=delimiter, skipinitialspace=True)
             while True:
@@ -99,6 +144,9 @@ def _csv_rows(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
                     yield wrong(f"line={first}", _damaged(first, number))
                     continue
                 entry = _csv_entry(row, uri_at, label_at, first, number)
+                if entry is not None and keep is not None:
+                    values = dict(zip(names, row, strict=False))
+                    entry = entry._replace(kept=_of(values, keep))
                 if entry is not None:
                     yield entry
     except (ImageRejected, UnicodeError) as error:
@@ -166,7 +214,18 @@ def _checked(number: int, text: str, label: str | None) -> Entry:
     return Entry(place, text, label)
 
 
-def _json_rows(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
+def _of(values: dict[str, Any], keep: pa.StructType) -> dict[str, Any]:
+    """The values that are kept; text that no file can hold is none."""
+    wanted = ((field.name, values.get(field.name)) for field in keep)
+    return {
+        name: None if isinstance(value, str) and not is_text(value) else value
+        for name, value in wanted
+    }
+
+
+def _json_rows(
+    uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None
+) -> Entries:
     chosen: str | None = None
     label_seen = columns.label_column is None
     number = 1
@@ -187,7 +246,8 @@ def _json_rows(uri: str, columns: Columns, limits: SourceLimits) -> Entries:
                 label_at = table_columns.find_label(names, columns, uri)
                 label_seen = label_seen or label_at is not None
                 label = None if label_at is None else row[names[label_at]]
-                yield _json_entry(number, row.get(chosen), label)
+                entry = _json_entry(number, row.get(chosen), label)
+                yield entry if keep is None else entry._replace(kept=_of(row, keep))
     except (ImageRejected, UnicodeError) as error:
         yield _broken(number, error)
     if chosen is None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog import inputs, scratch
-from catdog.inputs import PLAN_SCHEMA
+from catdog.inputs import KEPT, PLAN_SCHEMA
 from catdog.results import buckets
 from catdog.results.buckets import Buckets
 from catdog.results.plans import ENTRIES_SCHEMA
@@ -74,8 +74,10 @@ class Changes:
         self._plan = plan
         self._end = contextlib.ExitStack()
         folder = self._end.enter_context(scratch.private_folder())
-        self._listing = _Entries(folder / "listing", PLAN_SCHEMA)
-        self._changed = _Entries(folder / "changed", PLAN_SCHEMA.append(_KNOWN))
+        schema = plan.read_shard(0).drop_columns(["fresh"]).schema if plan.shards else PLAN_SCHEMA
+        self._each_counts = KEPT in schema.names
+        self._listing = _Entries(folder / "listing", schema)
+        self._changed = _Entries(folder / "changed", schema.append(_KNOWN))
         self._wanted = Buckets(folder / "wanted", _WANTED)
         self._gone = Buckets(folder / "gone", _PLACE)
         self._starts = np.concatenate([[0], np.cumsum(plan.shard_images, dtype=np.int64)])
@@ -106,30 +108,39 @@ class Changes:
         new = changed = gone = repeated = 0
         for number in keys.numbers():
             found = keys.take(number)
-            found = found[np.lexsort((found["at"], found["b"], found["a"]))]
+            known = found["at"] < 0
+            # What is known comes first; each side in its order.
+            place = np.where(known, -1 - found["at"], found["at"])
+            order = np.lexsort((place, ~known, found["b"], found["a"]))
+            found, known = found[order], known[order]
             other = (found["a"][1:] != found["a"][:-1]) | (found["b"][1:] != found["b"][:-1])
             starts = np.flatnonzero(np.r_[True, other])
-            sizes = np.diff(np.r_[starts, len(found)])
-            known = found["at"][starts] < 0
-            is_listed = sizes > known
-            repeated += int((sizes - known - 1)[is_listed].sum())
-            # What a listing names several times counts where it is named first.
-            first = found[(starts + known)[is_listed]]
-            before = found[starts[is_listed]]
-            is_new = ~known[is_listed]
+            group = np.cumsum(np.r_[True, other]) - 1
+            of_known = np.add.reduceat(known.astype(np.int64), starts)[group]
+            sizes = np.diff(np.r_[starts, len(found)])[group]
+            rank = np.arange(len(found)) - starts[group] - np.where(known, 0, of_known)
+            counts = ~known
+            if not self._each_counts:  # what a listing names several times counts where it is first
+                repeated += int((~known & (rank > 0)).sum())
+                counts = ~known & (rank == 0)
+            is_new = rank >= of_known
+            before = found[starts[group] + np.where(is_new, 0, rank)]
             is_changed = (
-                ~is_new
-                & (first["stamp"] != before["stamp"])
-                & (first["stamp"] != 0)
+                counts
+                & ~is_new
+                & (found["stamp"] != before["stamp"])
+                & (found["stamp"] != 0)
                 & (before["stamp"] != 0)
             )
-            wanted = np.empty(int((is_new | is_changed).sum()), _WANTED)
-            wanted["at"] = first["at"][is_new | is_changed]
-            places = np.where(is_new, -1, -1 - before["at"])
-            wanted["known"] = places[is_new | is_changed]
+            is_new &= counts
+            is_wanted = is_new | is_changed
+            wanted = np.empty(int(is_wanted.sum()), _WANTED)
+            wanted["at"] = found["at"][is_wanted]
+            wanted["known"] = np.where(is_new, -1, -1 - before["at"])[is_wanted]
             self._wanted.add(wanted["at"] // _RANGE, wanted)
-            missing = np.empty(int((known & ~is_listed).sum()), _PLACE)
-            missing["at"] = -1 - found["at"][starts[known & ~is_listed]]
+            is_gone = known & (rank >= sizes - of_known)
+            missing = np.empty(int(is_gone.sum()), _PLACE)
+            missing["at"] = -1 - found["at"][is_gone]
             self._gone.add(missing["at"] // _RANGE, missing)
             new += int(is_new.sum())
             changed += int(is_changed.sum())
@@ -192,7 +203,7 @@ class Changes:
         retried: NDArray[np.bool_] | None,
     ) -> pa.Table:
         first, end = int(self._starts[shard]), int(self._starts[shard + 1])
-        entries = self._plan.read_shard(shard).select(PLAN_SCHEMA.names)
+        entries = self._plan.read_shard(shard).drop_columns(["fresh"])
         fresh = np.zeros(entries.num_rows, np.bool_) if retried is None else retried.copy()
         take = np.arange(entries.num_rows)
         places = changed["known"].to_numpy()
@@ -200,10 +211,10 @@ class Changes:
         replaced = places[here] - first
         take[replaced] = entries.num_rows + np.arange(len(replaced))
         fresh[replaced] = True
-        others = changed.filter(pa.array(here)).select(PLAN_SCHEMA.names)
+        others = changed.filter(pa.array(here)).select(entries.column_names)
         stays = np.ones(entries.num_rows, np.bool_)
         stays[gone[(gone >= first) & (gone < end)] - first] = False
-        table = pa.concat_tables([entries, others.cast(PLAN_SCHEMA)]).take(pa.array(take[stays]))
+        table = pa.concat_tables([entries, others.cast(entries.schema)]).take(pa.array(take[stays]))
         return table.append_column(ENTRIES_SCHEMA.field("fresh"), pa.array(fresh[stays]))
 
 
@@ -218,6 +229,10 @@ def _add(keys: Buckets, entries: pa.Table | pa.RecordBatch, at: NDArray[np.int64
 
 def _stamp_hashes(entries: pa.Table | pa.RecordBatch) -> NDArray[np.uint64]:
     stamps = entries.column("stamp")
+    if KEPT in entries.schema.names:
+        pairs = zip(stamps.to_pylist(), entries.column(KEPT).to_pylist(), strict=True)
+        both = (hash(repr(pair)) | 1 for pair in pairs)
+        return np.fromiter(both, np.int64, len(stamps)).view(np.uint64)
     if stamps.null_count == len(stamps):
         return np.zeros(len(stamps), np.uint64)
     given = (0 if stamp is None else hash(stamp) | 1 for stamp in stamps.to_pylist())

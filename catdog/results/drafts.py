@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catdog.inputs import PLAN_SCHEMA, Skips
+from catdog.inputs import KEPT, PLAN_SCHEMA, Skips
 from catdog.results.buckets import Repeats
 from catdog.results.digests import digest
 from catdog.results.plans import (
@@ -104,7 +104,8 @@ def draft(
         with contextlib.closing(Repeats()) as repeats:
             for batch in batches:
                 shards.add(batch)
-                if before is None:
+                # With columns of the user's own, each of his rows counts.
+                if before is None and KEPT not in batch.schema.names:
                     repeats.add(batch.column("uri"))
                 if progress is not None:
                     progress(shards.images)
@@ -143,7 +144,7 @@ def _without(repeats: Repeats, written: _Shards, anew: _Shards) -> _Shards:
         for entries in written.tables():
             end = start + entries.num_rows
             new = pa.array(repeats.first(start, end))
-            for batch in entries.select(PLAN_SCHEMA.names).filter(new).to_batches():
+            for batch in entries.drop_columns(["fresh"]).filter(new).to_batches():
                 anew.add(batch)
             start = end
         anew.cut_rest()
@@ -220,7 +221,8 @@ class _Shards:
         self._cut(all_rows=True)
 
     def _cut(self, *, all_rows: bool) -> None:
-        table = pa.Table.from_batches(self._waiting, PLAN_SCHEMA)
+        schema = self._waiting[0].schema if self._waiting else PLAN_SCHEMA
+        table = pa.Table.from_batches(self._waiting, schema)
         start = 0
         while start < table.num_rows:
             size = min(_power_of_two(max(_MIN_SHARD_IMAGES, self._cut_images // 16)), self._largest)
@@ -241,7 +243,7 @@ class _Shards:
             self._file.close()
             self._file = None
         if self._file is None:
-            self._file = _PlanFile(self._folder, file_name(self.token, number))
+            self._file = _PlanFile(self._folder, file_name(self.token, number), shard.schema)
         self._file.write(shard)
         self.identity.update(digest(shard, _IDENTITY).encode())
         self.sizes.append(shard.num_rows)
@@ -269,10 +271,10 @@ class _Shards:
 
 
 class _PlanFile:
-    def __init__(self, folder: Folder, name: str) -> None:
+    def __init__(self, folder: Folder, name: str, schema: pa.Schema) -> None:
         self._context = folder.write(f"{PLAN_FOLDER}/{name}")
         self._file = self._context.__enter__()
-        self._writer = pq.ParquetWriter(self._file, ENTRIES_SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
         self._digests: list[str] = []
 
     def write(self, shard: pa.Table) -> None:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog.errors import CatdogError
+from catdog.inputs import KEPT
 from catdog.results import damage
 from catdog.results.digests import digest
 
@@ -56,6 +57,8 @@ SCHEMA = pa.schema(
     ]
 )
 _SOURCE_URI = "source_uri"
+COLUMNS = frozenset([*SCHEMA.names, TOP_LABELS, TOP_PROBABILITIES, EMBEDDING, DECODED])
+"""Names of columns that results may have."""
 
 
 def build_rows(
@@ -277,7 +280,12 @@ def _as_given(rows: pa.Table, entries: pa.Table) -> pa.Table:
         rows.column_names.index("uri"), SCHEMA.field("uri"), pc.coalesce(given, uris)
     )
     at = rows.column_names.index("model") + 1
-    return named.add_column(at, SCHEMA.field(_SOURCE_URI), sources)
+    named = named.add_column(at, SCHEMA.field(_SOURCE_URI), sources)
+    if KEPT in entries.column_names:
+        kept = entries[KEPT].combine_chunks()
+        for field, column in zip(kept.type, kept.flatten(), strict=True):
+            named = named.append_column(field, column)
+    return named
 
 
 # --------------------------------------------------------------------------------------------
@@ -334,10 +342,22 @@ def begin(plan: Plan, shard: int, *, present: bool) -> Work | None:
             raise ValueError("its rows are not those that its footer names")
     except (*damage.ERRORS, OSError):
         return Work(plan, shard, entries, entries, None, version)  # all are classified again
-    places = pc.index_in(entries["uri"], value_set=rows["uri"].combine_chunks())
+    places = pc.index_in(_told_apart(entries["uri"]), value_set=_told_apart(rows["uri"]))
     fresh = pc.or_(entries["fresh"], places.is_null())
     places = pc.if_else(fresh, -1, places).to_numpy().astype(np.int64)
     return Work(plan, shard, entries.filter(fresh), entries, (rows, places), version)
+
+
+def _told_apart(uris: pa.ChunkedArray) -> pa.Array[Any]:
+    """URIs, those that came before with how many times they did: of tables whose rows each count."""
+    if pc.count_distinct(uris).as_py() == len(uris):
+        return uris.combine_chunks()
+    seen = Counter[str]()
+    told = []
+    for uri in uris.to_pylist():
+        told.append(f"{uri}\0{seen[uri]}" if seen[uri] else uri)
+        seen[uri] += 1
+    return pa.array(told, pa.string())
 
 
 def finish(
@@ -412,7 +432,9 @@ def _whole(work: Work, rows: pa.Table) -> pa.Table:
     if int(fresh.sum()) != rows.num_rows:
         return rows  # too few or too many, as `finish` will say
     take = np.where(fresh, before.num_rows + np.cumsum(fresh) - 1, places)
-    return pa.concat_tables([before.cast(rows.schema), rows]).take(pa.array(take))
+    return pa.concat_tables([before.select(rows.column_names).cast(rows.schema), rows]).take(
+        pa.array(take)
+    )
 
 
 def _serialized(

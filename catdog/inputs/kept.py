@@ -1,0 +1,115 @@
+"""Columns of the user's own tables, which go with their images into the results."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from catdog import storage
+from catdog.errors import UserInputError
+from catdog.inputs import image_columns, table_columns, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from catdog.inputs.entries import Columns, SourceLimits, Work
+
+KEPT = "kept"
+"""The column of entries, behind those of `PLAN_SCHEMA`: a struct with a field for each column."""
+ALL = "all"
+
+
+def type_of_tables(
+    uris: Sequence[str], names: Sequence[str], columns: Columns, limits: SourceLimits
+) -> pa.StructType:
+    """The type of `KEPT` where these columns of these tables are kept.
+
+    Args:
+        uris: of the tables.
+        names: of the columns; `all` for each that does not name the images or hold them.
+        columns: which ones name the images.
+        limits: what a table may cost.
+
+    Raises:
+        UserInputError: no table has one of them, or two have it with different types.
+    """
+    found: dict[str, pa.Field[Any]] = {}
+    for uri in uris:
+        for field in _schema(uri, columns, limits, every=ALL in names):
+            if ALL not in names and field.name not in names:
+                continue
+            before = found.setdefault(field.name, field)
+            if before.type != field.type:
+                raise UserInputError(
+                    f"--keep {field.name}: is {field.type} in {uri}, and {before.type} in another table"
+                )
+    for name in names:
+        if name != ALL and name not in found:
+            raise UserInputError(f"--keep {name}: no table among the inputs has such a column")
+    if not found:
+        raise UserInputError("--keep all: no table among the inputs has columns to keep")
+    return pa.struct(list(found.values()))
+
+
+def _schema(uri: str, columns: Columns, limits: SourceLimits, *, every: bool) -> list[Any]:
+    """The fields of a table; without `every`, the one that names or holds the images, too."""
+    if uri.lower().endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        try:
+            with storage.open_input(uri) as file, pq.ParquetFile(file) as table:
+                schema = table.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error
+        image = image_columns.image_column(schema, columns, uri)
+    else:
+        schema, image = tables.schema(uri, columns, limits), None
+    if image is None:
+        image = schema.names[table_columns.choose_uri(schema.names, columns, uri)]
+    kinds = {field.name: field.type for field in schema}
+    return [
+        pa.field(name, kind.value_type if pa.types.is_dictionary(kind) else kind)
+        for name, kind in kinds.items()
+        if not (every and name == image)
+    ]
+
+
+def of_batch(batch: pa.RecordBatch, kind: pa.StructType) -> pa.StructArray:
+    """The kept columns of rows of a Parquet table; null where it has no such column."""
+    arrays = []
+    for field in kind:
+        if field.name not in batch.schema.names:
+            arrays.append(pa.nulls(batch.num_rows, field.type))
+            continue
+        column = batch.column(batch.schema.get_field_index(field.name))
+        decoded = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        arrays.append(decoded)
+    return pa.StructArray.from_arrays(arrays, fields=list(kind))
+
+
+def with_values(
+    batch: pa.RecordBatch, values: Sequence[Any], kind: pa.StructType
+) -> pa.RecordBatch:
+    """Entries with what is kept of each: a dictionary by column, an Arrow scalar, or None."""
+    return batch.append_column(pa.field(KEPT, kind), pa.array(values, kind))
+
+
+def with_nothing(batch: pa.RecordBatch, kind: pa.StructType) -> pa.RecordBatch:
+    """Entries of what is no table."""
+    if KEPT in batch.schema.names:
+        return batch
+    return batch.append_column(pa.field(KEPT, kind), pa.nulls(batch.num_rows, kind))
+
+
+def with_one(work: Work, value: Any, kind: pa.StructType) -> Work:
+    """All that a row of a table leads to, with what is kept of that row."""
+    if isinstance(work, pa.RecordBatch):
+        return with_values(work, [value] * work.num_rows, kind)
+    return partial(_each_with, work, value, kind)
+
+
+def _each_with(work: Any, value: Any, kind: pa.StructType) -> Iterator[pa.RecordBatch]:
+    for batch in work():
+        yield with_values(batch, [value] * batch.num_rows, kind)
