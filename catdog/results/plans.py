@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catdog.errors import CatdogError, UserInputError
-from catdog.inputs import PLAN_SCHEMA
+from catdog.inputs import KEPT, PLAN_SCHEMA
 from catdog.results import damage
 from catdog.results.folder import Folder
 
@@ -188,14 +188,16 @@ class Plan:
         ]
 
     def read_shard(self, shard: int) -> pa.Table:
-        """The entries of a shard, with the columns of `ENTRIES_SCHEMA`."""
+        """The entries of a shard, with the columns of `ENTRIES_SCHEMA`, and `KEPT` if there is any."""
         number, group = self._place(shard)
         generation = self.generations[number - 1]
         name, row_group = generation.file_of(group)
         file = open_plan_file(self.folder, name)
         with damage.named(f"{self.output}/{PLAN_FOLDER}/{name}"):
             entries = file.read_row_group(row_group, use_threads=False)
-            if entries.schema != ENTRIES_SCHEMA or entries.num_rows != generation.images[group]:
+            kept = entries.schema.get_field_index(KEPT)  # the user's own columns
+            schema = entries.schema if kept < 0 else entries.schema.remove(kept)
+            if schema != ENTRIES_SCHEMA or entries.num_rows != generation.images[group]:
                 raise ValueError("its entries are not those of the plan")
         return entries
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ def listed(*given, keep, **columns):
 @pytest.fixture
 def table(tmp_path):
     """Two images and one of them again, with columns of several types."""
-    day = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    day = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
     columns = {
         "path": ["a.jpg", "b.jpg", "a.jpg"],
         "price": pa.array([1, None, 3], pa.int16()),
@@ -95,5 +95,5 @@ def test_what_cannot_be_kept_is_said(table, tmp_path, keep, said):
 def test_values_of_several_types_are_refused(tmp_path):
     """The line names the table and the column."""
     (tmp_path / "t.jsonl").write_text('{"uri": "a", "n": 1}\n{"uri": "b", "n": "x"}\n')
-    with pytest.raises(UserInputError, match="t.jsonl.*column n has values of several types"):
+    with pytest.raises(UserInputError, match=r"t\.jsonl.*column n has values of several types"):
         listed(tmp_path / "t.jsonl", keep=["n"])
