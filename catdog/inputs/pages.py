@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs import archives
-from catdog.inputs.entries import Row, error_row, to_batch
+from catdog.inputs import archives, kept
+from catdog.inputs.entries import PLAN_SCHEMA, Row, error_row, to_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,9 +30,9 @@ def _each_page(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     They share its name: a training keeps them on one side of its split.
 
     Args:
-        rows: PLAN_SCHEMA.
+        rows: PLAN_SCHEMA, and `KEPT` if there is any.
     """
-    given = [Row(*values.values()) for values in rows.to_pylist()]
+    given = [Row(*values.values()) for values in rows.select(PLAN_SCHEMA.names).to_pylist()]
     wanted = [at for at, row in enumerate(given) if _may_have_pages(row)]
     if not wanted:
         yield rows
@@ -42,7 +42,11 @@ def _each_page(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         for at, pages in zip(wanted, pool.map(_pages, [given[at] for at in wanted]), strict=True):
             if at > done:
                 yield rows.slice(done, at - done)
-            yield to_batch(pages)
+            found = to_batch(pages)
+            if kept.KEPT in rows.schema.names:
+                value = rows.column(kept.KEPT)[at]
+                found = kept.with_values(found, [value] * len(pages), value.type)
+            yield found
             done = at + 1
     if done < len(given):
         yield rows.slice(done)

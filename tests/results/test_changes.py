@@ -94,3 +94,26 @@ def test_rejected_and_changed_in_one_shard(tmp_path):
     fresh = table.filter(table["fresh"])
     assert fresh["uri"].to_pylist() == expected([3, 5])
     assert fresh["stamp"].to_pylist() == ["1", "2"]
+
+
+def test_rows_with_columns_of_their_own_each_count(tmp_path):
+    """A URI as often as a table names it; a row whose values are others now is changed."""
+
+    def rows(*pairs):
+        batch = entries([number for number, _ in pairs], None)
+        values = pa.array([{"shelf": shelf} for _, shelf in pairs])
+        return batch.append_column(pa.field("kept", values.type), values)
+
+    plan = write_plan(tmp_path.as_uri(), [rows((1, 7), (2, 7), (1, 8), (1, 9))])
+    assert plan.images == 4
+    with closing(changes.Changes(plan, [rows((1, 7), (2, 7), (1, 8), (1, 9))])) as found:
+        assert found.counts == changes.Counts(4, 0, 0, 0)
+    # The second of three is another one, one of the others is gone, one is named once more.
+    listed = rows((3, 1), (1, 7), (1, 0), (2, 7), (2, 5))
+    with closing(changes.Changes(plan, [listed])) as found:
+        assert found.counts == changes.Counts(4, 2, 1, 1)
+        new = pa.Table.from_batches(found.new_entries())
+        assert new["kept"].to_pylist() == [{"shelf": 1}, {"shelf": 5}]
+        [(_, table)] = found.revised([], drop_gone=True)
+    assert table["kept"].to_pylist() == [{"shelf": 7}, {"shelf": 7}, {"shelf": 0}]
+    assert table["fresh"].to_pylist() == [False, False, True]

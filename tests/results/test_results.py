@@ -268,6 +268,23 @@ def test_an_image_is_called_what_the_user_calls_it(tmp_path):
     assert file["error"].to_pylist() == [None, None, None]
 
 
+def test_columns_of_the_users_own_are_the_last_ones(tmp_path):
+    """With their types, each row its own, also where one image is two rows of a table."""
+    batch = entries(2)
+    batch = pa.Table.from_batches([batch, batch.slice(0, 1)]).combine_chunks().to_batches()[0]
+    kind = pa.struct([("shelf", pa.int16()), ("tags", pa.list_(pa.string()))])
+    values = pa.array([{"shelf": 1, "tags": ["x"]}, None, {"shelf": 3}], kind)
+    plan = write_plan(tmp_path.as_uri(), [batch.append_column(pa.field("kept", kind), values)])
+    write_part(plan, 0, rows_of(plan, 0, rejected={1}), LABELS)
+    file = pq.read_table(tmp_path / plan.part_name(0))
+    assert file.column_names[-3:] == ["source_uri", "shelf", "tags"]
+    assert file["shelf"].type == pa.int16()
+    assert file["shelf"].to_pylist() == [1, None, 3]
+    assert file["tags"].to_pylist() == [["x"], None, None]
+    assert file["uri"].to_pylist() == [f"file:///x/{number}.jpg" for number in (0, 1, 0)]
+    assert part_files.survey(plan).done.all()
+
+
 def test_label_below_the_wanted_probability_is_uncertain(plan):
     """The probability stays what it was; only the label says that it is too low."""
     table = plan.read_shard(0)
