@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from catdog import storage
+from catdog.inputs import SourceLimits, list_images
 
 PAGE = (
     '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
@@ -107,3 +108,45 @@ def test_a_whole_file_takes_no_more_memory_than_it_has(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "small")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1000\n"
+
+
+LAST = PAGE.replace("true", "false").replace(
+    "<NextContinuationToken>{token}</NextContinuationToken>", ""
+)
+
+
+def test_a_key_that_is_named_twice_is_one_image(odd_store):
+    """Within a page, and where a page begins with the last key of the one before."""
+    pages = {
+        "": PAGE.format(token="a", keys=contents("x/1.jpg", "x/2.jpg", "x/2.jpg")),
+        "a": LAST.format(keys=contents("x/2.jpg", "x/3.jpg")),
+    }
+    odd_store.page = pages.get
+    names = [
+        name
+        for batch in list_images(["s3://bucket/x/"], SourceLimits())
+        for name in batch["name"].to_pylist()
+    ]
+    assert names == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+def test_keys_with_empty_segments_are_names_like_others(odd_store):
+    """Slashes at the beginning, in a row, or behind a folder of that name."""
+    keys = ["x//1.jpg", "x///2.jpg", "x/a//3.jpg", "x/a/3.jpg"]
+    odd_store.page = lambda _: LAST.format(keys=contents(*keys))
+    found = [
+        uri
+        for batch in list_images(["s3://bucket/x/"], SourceLimits())
+        for uri in batch["uri"].to_pylist()
+    ]
+    assert sorted(found) == sorted(f"s3://bucket/{key}" for key in keys)
+
+
+def test_who_reads_may_pay_as_well(odd_store, monkeypatch):
+    """Each client of a process says so with its ranges, s3fs and obstore."""
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    odd_store.page = lambda _: "a body"
+    assert storage.read_range("s3://bucket/x.jpg", 0, 6) == b"a body"
+    assert storage.read_range("s3://bucket/x//y.jpg", 0, 6) == b"a body"
+    assert {headers.get("x-amz-request-payer") for headers in odd_store.seen} == {"requester"}
+    assert len({headers.get("User-Agent") for headers in odd_store.seen}) == 2

@@ -202,6 +202,17 @@ def test_listing_over_several_pages(s3, monkeypatch):
     assert planned(s3).equals(planned(s3))
 
 
+@pytest.mark.parametrize("count", [19, 20, 21, 40])
+def test_the_edge_of_a_page(s3, count):
+    """Keys that just fill a page, or two, and one more or less: each comes once."""
+    names = [f"{i:02d}.jpg" for i in range(count)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: storage.write_atomic(f"{s3}/{name}", b"x"), names))
+    pages = [keys for keys, _ in storage.remote_pages(f"{s3}/", max_keys=20)]
+    assert [key.rpartition("/")[2] for keys in pages for key, *_ in keys] == names
+    assert max(map(len, pages)) <= 20
+
+
 @pytest.fixture
 def requests(monkeypatch):
     """The ranges that are asked for, as they happen: (offset, length)."""
