@@ -139,6 +139,28 @@ def test_any_of_a_hundred_thousand_is_near(browser, address):
     until(browser, "return document.querySelector('.card bdi')?.textContent > '4'")
 
 
+def test_a_list_higher_than_browsers_draw(browser, address):
+    """In a narrow window the cards are higher together than the list: its two ends are in view still."""
+    metrics = {"width": 420, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        open_page(browser, address)
+        rows = browser.find_element(By.ID, "rows")
+        height = "return document.querySelector('#rows .space').clientHeight"
+        assert browser.execute_script(height) == 4_000_000 < ROWS * 92
+        into_view(browser, rows)
+        for key, place in ((Keys.END, ROWS), (Keys.ARROW_UP, ROWS - 1), (Keys.HOME, 1)):
+            rows.send_keys(key)
+            chosen = f'.card[aria-selected="true"][aria-posinset="{place}"]'
+            until(browser, f"return document.querySelector('{chosen} bdi')")
+            inside = browser.find_element(By.CSS_SELECTOR, chosen).rect
+            outside = rows.rect
+            assert outside["y"] - 2 <= inside["y"]
+            assert inside["y"] + inside["height"] <= outside["y"] + outside["height"] + 2
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_search_filter_sort_and_open(browser, address, many):
     """What is found is what the table says, in its order, also by a cell of the matrix."""
     open_page(browser, address)

@@ -38,7 +38,7 @@ const startReview = async () => {
   truth.parentElement.hidden = !source.truth;
 
   // No element is higher than browsers can draw: beyond that, the bar moves by more than one pixel of cards.
-  const MAX_HEIGHT = 16_000_000;
+  const MAX_HEIGHT = 4_000_000;
   const card = { width: 1, columns: 1, height: 92, lines: 0, scale: 1 };
   const measure = () => {
     card.columns = Math.max(1, Math.floor(list.clientWidth / 230));
