@@ -41,7 +41,7 @@ FOLDERS: dict[str, Callable[[random.Random], dict[str, bytes]]] = {
 }
 KINDS = ("picture", *SOURCES, *FOLDERS)
 _THROUGH_THE_LEDGER = 8  # of so many cases, one goes all the way
-_STUCK_S = 90.0
+_STUCK_S, _START_S = 90.0, 600.0
 _DEFECTS = 100  # then enough is known
 
 
@@ -146,7 +146,7 @@ def fuzz(kind: str, seed: int, seconds: float, keep: Path | None = None) -> Foun
         word = ""
         try:
             while time.monotonic() < deadline and len(found.defects) < _DEFECTS:
-                if not ours.poll(_STUCK_S):
+                if not ours.poll(_STUCK_S if word else _START_S):
                     add(found, number, "defect", "it does not come to an end")
                     break
                 number, word, wrong = ours.recv()
