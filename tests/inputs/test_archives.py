@@ -7,6 +7,7 @@ import gzip
 import io
 import struct
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -676,3 +677,17 @@ def test_a_span_that_is_too_short_is_truncated():
     with pytest.raises(ImageRejected) as caught:
         archives.extract_zip_member(span[:-20], 256)
     assert caught.value.code == ErrorCode.TRUNCATED
+
+
+def test_a_member_is_expanded_to_its_claimed_size_only():
+    """One that holds more than it claims costs no more memory than it claims, and is rejected for it."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(32 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageRejected, match="larger than the 10 bytes"):
+            archives.extract_zip_member(stream.getvalue(), 10)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
