@@ -64,11 +64,15 @@ def last_screen(shown: str) -> str:
 
 def main() -> None:
     """Draw, run, write the picture."""
-    from catdog.demo.archives import write_dataset
+    from catdog.demo import drawings
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_dataset(folder / "photos", 300, 5)
+        for number in range(300):
+            label: drawings.Label = "dog" if number % 2 else "cat"
+            place = folder / "photos" / label
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.jpg").write_bytes(drawings.draw_jpeg(label, number))
         (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 cut off")
         shown = last_screen(run(COMMAND, folder)).replace(name, "/home/you")
         shown = shown.replace(sys.executable, "python")  # in a line to copy

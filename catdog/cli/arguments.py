@@ -128,7 +128,7 @@ class Report(ReportConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Review(ReviewConfig, Summarised):
-    """The page from a server of this machine: results of any size, labels saved as they are made.
+    """Serve the page on this machine, for results of any size; labels are saved.
 
     Example: catdog review results
     """

@@ -34,7 +34,7 @@ POSITIONAL = {
     "model_file": "MODEL",
     "shell": "{bash,zsh,fish}",
 }
-_METAVARS = POSITIONAL | {"allow_hosts": "HOST ..."}
+_METAVARS = POSITIONAL | {"allow_hosts": "HOST ...", "keep": "COLUMN ..."}
 _OPTIONAL_VALUES = ConstructorRegistry()
 
 
