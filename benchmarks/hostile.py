@@ -24,8 +24,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.fuzz import doors, pictures, running
 from catdog import inputs
-from catdog.pixels import DecodeLimits
-from catdog.pixels.child import memory_bound
+from catdog.pixels import DecodeLimits, memory_bound
 
 _KINDS = ("zip", "tar", "tar.gz")
 _DRIVER_BYTES = 2 << 30

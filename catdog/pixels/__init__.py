@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from catdog.pixels.child import memory_bound
     from catdog.pixels.decoder import Decoder
     from catdog.pixels.decoding import decode
     from catdog.pixels.preprocessing import DecodeLimits, Preprocessing
@@ -28,9 +29,11 @@ __all__ = [
     "as_binary",
     "as_pixels",
     "decode",
+    "memory_bound",
 ]
 
 _HOMES = {
+    "child": ("memory_bound",),
     "decoder": ("Decoder",),
     "decoding": ("decode",),
     "preprocessing": ("DecodeLimits", "Preprocessing"),
