@@ -691,3 +691,51 @@ def test_a_member_is_expanded_to_its_claimed_size_only():
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def sealed(header: bytes) -> bytes:
+    """A header of a tar with the checksum of what it holds."""
+    blank = header[:148] + b" " * 8 + header[156:]
+    return blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]
+
+
+def test_a_link_has_no_data_whatever_its_size(tmp_path):
+    """The next member begins behind its header."""
+    link, good = tarfile.TarInfo("l.jpg"), tarfile.TarInfo("a.jpg")
+    link.type, link.size, good.size = tarfile.LNKTYPE, 512, 3
+    path = tmp_path / "a.tar"
+    path.write_bytes(link.tobuf() + good.tobuf() + b"abc".ljust(512, b"\0") + bytes(1024))
+    assert contents(planned(path)) == {
+        f"tar://l.jpg::file://{path}": "unsupported",
+        f"tar://a.jpg::file://{path}": b"abc",
+    }
+
+
+@pytest.mark.parametrize("size", [b"0o0000000003", b"+00000000003", b"0_0000000003"])
+def test_a_size_is_digits_alone(tmp_path, size):
+    """What Python takes for a number besides is damage."""
+    header = tarfile.TarInfo("a.jpg").tobuf()
+    path = tmp_path / "a.tar"
+    path.write_bytes(sealed(header[:124] + size + header[136:]) + bytes(2048))
+    assert contents(planned(path)) == {f"file://{path}": "unreadable"}
+
+
+def test_a_size_below_nothing_is_damage(tmp_path):
+    """As pax records may spell it."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.pax_headers = {"size": "-512"}
+        archive.addfile(info)
+    assert contents(planned(path)) == {f"file://{path}": "unreadable"}
+
+
+def test_a_name_does_not_reach_out_of_the_directory(tmp_path):
+    """A record of a zip's directory that claims more than is there is damage."""
+    path = tmp_path / "a.zip"
+    write_archive(path, [("a.jpg", b"a"), ("b.jpg", b"b")])
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\1\2")
+    data[at + 28 : at + 30] = (5000).to_bytes(2, "little")
+    path.write_bytes(data)
+    assert contents(planned(path)) == {f"file://{path}": "unreadable"}
