@@ -4,7 +4,7 @@
 
 `catdog classify` of the first so many photos of an archive, with the shipped model and without a report,
 in turns; beside them `import ray` and `ray.init`, which every job by Ray waits for. Seconds of wall time,
-the median of the rounds. docs/decisions/018 says what follows from them.
+the median of the rounds. docs/decisions/020 says what follows from them.
 """
 
 from __future__ import annotations
