@@ -357,7 +357,7 @@ def test_an_unusable_store_is_no_images_fault(photos, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
     row = {"uri": "s3://bucket/a.jpg", "name": "a.jpg", "codec": "file"}
     with decoder() as decoding:
-        with pytest.raises(CredentialsError, match="AWS credentials"):
+        with pytest.raises(CredentialsError, match="no profile no-such-profile"):
             Collected(decoding.decode(pa.Table.from_pylist([row], schema=PLAN_SCHEMA)))
         assert Collected(decoding.decode(table(*photos))).errors() == {}
 
