@@ -143,6 +143,7 @@ def make_table(path: Path, images: int, classes: int = 0) -> None:
 
 def run_job(table: str, model: str, output: str, *flags: str) -> None:
     """The driver of one run; prints its timings."""
+    from catdog import machine
     from catdog.classification import ClassifyConfig, actors, classify, pipeline
     from catdog.results import drafts, ledger, part_files
 
@@ -175,7 +176,13 @@ def run_job(table: str, model: str, output: str, *flags: str) -> None:
     actors.ClassifyShards = _without_image_work()  # type: ignore[misc]
     started = time.monotonic()
     summary = classify(
-        ClassifyConfig(images=(table,), output=output, model=model, no_new="--no-new" in flags)
+        ClassifyConfig(
+            images=(table,),
+            output=output,
+            model=model,
+            no_new="--no-new" in flags,
+            workers=machine.usable_cpus(),  # by Ray, however few are new
+        )
     )
     told = {"seconds": time.monotonic() - started, **seconds}
     told = {name: round(value, 2) for name, value in told.items()}
@@ -191,17 +198,8 @@ def _without_image_work() -> type:
     from catdog.pixels import OUTCOME_SCHEMA
     from catdog.results import part_files
 
-    class WithoutImageWork(actors.ClassifyShards):
-        def __init__(self, model: Any, assignment: Any, board: Any) -> None:
-            self._assignment = assignment
-            self._scorer = actors._Scorer(model, assignment)
-            self._pulse = actors.Pulse(board)
-
-        def __call__(self, tasks: pa.Table) -> pa.Table:
-            told = super().__call__(tasks)
-            return told.append_column("peak_mib", pa.array([peak_mib()] * told.num_rows))
-
-        def _classify(self, shard: int, *, present: bool) -> Any:
+    class Lane(actors.Lane):
+        def classify(self, shard: int, *, present: bool) -> Any:
             now = time.time()
             self._pulse.begin(shard)
             work = part_files.begin(self._assignment.plan, shard, present=present)
@@ -218,6 +216,16 @@ def _without_image_work() -> type:
             told = self._scorer.finish(work, outcome, scores, embeddings, costs)
             self._pulse.end()
             return told
+
+    class WithoutImageWork(actors.ClassifyShards):
+        def __init__(self, model: Any, assignment: Any, board: Any) -> None:
+            scorer = actors._scorer_of_actor(model, assignment)
+            decoder = actors.decoder_for(scorer.metadata, assignment)
+            self._lane = Lane(scorer, decoder, assignment, actors.Pulse(board))
+
+        def __call__(self, tasks: pa.Table) -> pa.Table:
+            told = super().__call__(tasks)
+            return told.append_column("peak_mib", pa.array([peak_mib()] * told.num_rows))
 
     return WithoutImageWork
 

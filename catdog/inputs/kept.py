@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from catdog import storage
 from catdog.errors import UserInputError
-from catdog.inputs import image_columns, table_columns, tables
+from catdog.inputs import image_columns, parquet_footer, table_columns, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ def _schema(uri: str, columns: Columns, limits: SourceLimits, *, every: bool) ->
         try:
             with storage.open_input(uri) as file, pq.ParquetFile(file) as table:
                 schema = table.schema_arrow
-        except (pa.ArrowException, OSError) as error:
+        except (*parquet_footer.DAMAGE, OSError) as error:
             raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error
         image = image_columns.image_column(schema, columns, uri)
     else:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+import pyarrow as pa
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MOST_BYTES = (
-    64 << 20
-)  # of a footer; one of a thousand columns and row groups has 100 MB in no tool's default
+_MOST_BYTES = 64 << 20  # of a footer
 _DEEPEST = 16
 _LARGEST = (1 << 63) - 1
 # Types of Thrift's compact protocol.
@@ -24,6 +24,10 @@ _NUMBERS = (4, 5, 6)
 
 class DamagedError(Exception):
     """A footer is not one of Parquet's."""
+
+
+# Arrow raises any of these at names and numbers in a file that is damaged.
+DAMAGE = (pa.ArrowException, OverflowError, UnicodeError, LookupError, DamagedError)
 
 
 class Chunk(NamedTuple):

@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     _Text: TypeAlias = str | UnicodeError | None
 
 
-# Arrow raises any of these at names and numbers in a file that is damaged.
-_DAMAGE = (
-    *(pa.ArrowException, OverflowError, UnicodeError, KeyError, IndexError),
-    parquet_footer.DamagedError,
-)
-
-
 class ParquetTable:
     """A Parquet table as an input.
 
@@ -73,7 +66,7 @@ class ParquetTable:
                 else:
                     entries = self._entries(table, column)
                     yield from EntryList(self._uri, entries, self._reader).works()
-        except (*_DAMAGE, OSError) as error:
+        except (*parquet_footer.DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of a disk or a store; Arrow's own have none
             raise UserInputError(f"{self._uri}: it is no Parquet table, or damaged") from error
