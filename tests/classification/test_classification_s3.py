@@ -67,6 +67,7 @@ def local(drawings, tiny_run, ray_cluster, tmp_path_factory):
 
 
 def _by_name(rows: pa.Table) -> pa.Table:
+    rows = rows.select([name for name in rows.column_names if name != "source_uri"])  # all null
     names = [uri.split("/images/", 1)[1] for uri in rows["uri"].to_pylist()]
     return rows.set_column(0, "uri", pa.array(names)).sort_by("uri")
 
