@@ -418,7 +418,9 @@ class _Follower:
         pieces = self._client.tail_job_logs(self._identifier)
         try:
             while True:
-                piece = await asyncio.wait_for(anext(pieces), self.SILENCE_S)
+                # Python 3.11's `wait_for` loses a Ctrl-C that comes at the same time as a piece.
+                async with asyncio.timeout(self.SILENCE_S):
+                    piece = await anext(pieces)
                 self._last_contact = time.monotonic()  # one connection can last for hours
                 new = piece[max(0, self._seen - position) :]
                 position += len(piece)
