@@ -66,6 +66,12 @@ ONLY_PARSED = {
     "network of the reader's; tests/exchange has one",
     "catdog review results": "serves until it is ended; tests/reporting/test_reviewing.py runs it",
     "catdog review results --against results-first --port 8123": "likewise",
+    "catdog classify s3://public-archive/2024/ --no-sign-request --output s3://bucket/results": "the "
+    "test's store has no public bucket; tests/storage/test_stores.py has one",
+    "catdog classify s3://archive/photos --source-profile theirs --output s3://bucket/results "
+    "--output-profile mine": "likewise, with two stores",
+    "catdog classify urls.txt --allow-hosts images.intranet 10.1.0.0/16 --output results": "needs an "
+    "intranet; tests/storage/test_web.py is one",
     "catdog export --model runs/first --format onnx --output exported": "tests/exchange runs it",
 }
 # A reader's first three commands, on which other pages build.
