@@ -170,7 +170,7 @@ def test_others_have_the_cpus(cluster, drawings, tiny_model, tmp_path):
         holder.kill()
         holder.communicate()
     line = complaint(done, 1)
-    assert "0 of 2 CPUs are free, 1 wanted: other jobs of the cluster have the rest" in line
+    assert "0 of 2 CPUs are free, 1 wanted: other jobs use the rest of the cluster" in line
     assert "waiting for other jobs of the cluster: 0 of 2 CPUs are free" in done.stderr
 
 
