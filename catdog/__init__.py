@@ -5,7 +5,7 @@ The jobs as functions, with keywords of the flags' names:
 ```python
 import catdog
 
-summary = catdog.classify(["photos/", "archive.zip"], output="results-python", model="runs/first")
+summary = catdog.classify(["photos/", "archive.zip"], output="results-reference", model="runs/first")
 print(summary.labels)
 ```
 
