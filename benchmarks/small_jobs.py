@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-IMAGES = (30, 300, 1000, 2000, 4000, 8000)
+IMAGES = (30, 300, 1000, 2000)
 _RAY = "import ray; ray.init(include_dashboard=False, logging_level='ERROR')"
 _WITHOUT_LIMITS = (
     "import sys; from catdog.classification import in_process as here; from catdog.cli.commands import main; "
