@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.classification.pulse import Pulse
-from catdog.classification.telling import Costs, Told
+from catdog.classification.telling import Costs, Told, cannot_compute
 from catdog.errors import CatdogError
 from catdog.model import folders, inference
 from catdog.pixels import COST_COLUMNS, OUTCOME_SCHEMA, DecodeEntries, Decoder, as_pixels
@@ -118,19 +118,15 @@ def _scorer_of_actor(model: Any, assignment: Assignment) -> Scorer:
     import ray
 
     if not arithmetic_is_possible(assignment.arithmetic):
-        raise CatdogError(
-            f"node {ray.util.get_node_ip_address()} cannot compute in bfloat16, in which the "
-            "job began; take it out of the cluster, or name another --output folder and "
-            "--precision float32"
-        )
+        node = f"node {ray.util.get_node_ip_address()}"
+        raise CatdogError(cannot_compute(node, "take it out of the cluster"))
     loaded = ray.get(model) if isinstance(model, ray.ObjectRef) else model
     return Scorer(loaded, assignment, nodes.worker_cpus(), Metrics())
 
 
 def arithmetic_is_possible(arithmetic: Arithmetic) -> bool:
-    """Whether this machine computes so; OpenVINO takes float32 for bfloat16 without a word."""
-    wanted = (arithmetic.engine, arithmetic.precision)
-    return wanted != ("openvino", "bfloat16") or tensorflow_quirks.cpu_has_bfloat16()
+    """Whether this machine computes so."""
+    return not arithmetic.needs_bfloat16 or tensorflow_quirks.cpu_has_bfloat16()
 
 
 def _done_before(assignment: Assignment, shard: int) -> Told:

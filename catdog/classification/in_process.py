@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -10,8 +9,11 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from catdog import machine
-from catdog.classification import actors
+from catdog.classification import actors, pulse
+from catdog.classification.pipeline import Progress
+from catdog.classification.telling import cannot_compute
 from catdog.errors import UserInputError
+from catdog.runtime import nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 MAX_IMAGES = 2000
 MAX_BYTES = 64 << 20
 _BYTES_WHERE_UNKNOWN = 128 << 10  # of an image whose list does not tell
-_SHOW_EVERY_S = 10.0
 
 
 def size_of(entries: pa.Table | pa.RecordBatch) -> int:
@@ -45,7 +46,7 @@ def are_few(images: int, size: int) -> bool:
 
 def may_run(config: ClassifyConfig) -> bool:
     """Whether nothing asks for Ray: an address, a number of workers, a cluster at hand, a GPU."""
-    asked = config.address or os.environ.get("RAY_ADDRESS") or config.workers
+    asked = nodes.is_shared(config.address) or config.workers
     ray = sys.modules.get("ray")
     return not (asked or machine.has_gpu() or (ray is not None and ray.is_initialized()))
 
@@ -73,57 +74,35 @@ def run(
     """
     refuse_unable(assignment.arithmetic)
     observer.phase("classifying in this process")
-    shown = _Shown(observer, assignment.plan.images, found, tally)
+    progress = Progress(observer, assignment.plan, found, tally)
     scorer = actors.Scorer(model, assignment, machine.usable_cpus(), None)
     with actors.decoder_for(model.metadata, assignment) as decoder:
-        lane = actors.Lane(scorer, decoder, assignment, shown)
+        lane = actors.Lane(scorer, decoder, assignment, _Signs(progress))
         for task in assignment.plan.tasks(todo, 1):
             for shard in task:
-                told = lane.classify(shard, present=bool(found.present[shard]))
-                tally.add(told)
-                observer.shard(
-                    told.shard, told.rows, told.rejected, told.ended_at - told.started_at
-                )
-                shown.finished(told.rows, told.rejected)
+                progress.finished(lane.classify(shard, present=bool(found.present[shard])))
 
 
 def refuse_unable(arithmetic: Arithmetic) -> None:
     """Say at the start that this machine cannot compute as the job began."""
     if not actors.arithmetic_is_possible(arithmetic):
-        raise UserInputError(
-            "this machine cannot compute in bfloat16, in which the job began; go on where it "
-            "began, or name another --output folder and --precision float32"
-        )
+        raise UserInputError(cannot_compute("this machine", "go on where it began"))
 
 
-class _Shown:
-    """Tells the observer how far the lane is: after each shard, and every ten seconds within one."""
+class _Signs:
+    """Shows every ten seconds how far the lane is within a shard."""
 
-    def __init__(self, observer: Observer, total: int, found: Survey, tally: Tally) -> None:
-        self._observer, self._total, self._tally = observer, total, tally
-        self._done, self._rejected = found.counts.images, int(found.rejected.sum())
-        self._unfinished = 0
-        self._started = self._told = time.monotonic()
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._images, self._told = progress, 0, time.monotonic()
 
     def begin(self, shard: int) -> None:
         del shard
 
     def add(self, images: int) -> None:
-        self._unfinished += images
-        if time.monotonic() - self._told > _SHOW_EVERY_S:
-            self._tell()
+        self._images += images
+        if time.monotonic() - self._told > pulse.SHOW_EVERY_S:
+            self._told = time.monotonic()
+            self._progress.unfinished(self._images)
 
     def end(self) -> None:
-        self._unfinished = 0
-
-    def finished(self, images: int, rejected: int) -> None:
-        """A shard is."""
-        self._done += images
-        self._rejected += rejected
-        self._tell()
-
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        done = min(self._done + self._unfinished, self._total)
-        rate = self._tally.images_per_s or self._unfinished / (self._told - self._started)
-        self._observer.progress(done, self._total, self._rejected, rate)
+        self._images, self._told = 0, time.monotonic()

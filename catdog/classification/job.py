@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from catdog import inputs, storage
 from catdog.classification import in_process, pipeline, rounds
-from catdog.classification.telling import Assignment
+from catdog.classification.telling import Assignment, cannot_compute
 from catdog.errors import CatdogError, UserInputError
 from catdog.inputs import Part, Skips, splits
 from catdog.model import Arithmetic, folders, inference
@@ -498,13 +498,11 @@ def _refuse_unable(arithmetic: Arithmetic, label: str | None = None) -> None:
             "the job began on GPUs, and this cluster has none; go on where there are some, or name "
             "another --output folder"
         )
-    if arithmetic.engine == "openvino" and arithmetic.precision == "bfloat16":
+    if arithmetic.needs_bfloat16:
         unable = nodes.without_bfloat16(label)
         if unable:
-            raise UserInputError(
-                f"node {', '.join(unable)} cannot compute in bfloat16, in which the job began; take "
-                "it out of the cluster, or name another --output folder and --precision float32"
-            )
+            nodes_unable = f"node {', '.join(unable)}"
+            raise UserInputError(cannot_compute(nodes_unable, "take it out of the cluster"))
 
 
 def _refuse_other_question(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from catdog.classification.telling import Assignment
     from catdog.model import folders
     from catdog.observer import Observer
-    from catdog.results import Survey
+    from catdog.results import Plan, Survey
 
 _TRIES = 3  # each with new workers, where one of the last ones hangs
 
@@ -54,6 +54,42 @@ class Tally:
     def images_per_s(self) -> float:
         """From the first shard's start to the last one's end: the workers' start-up is not in."""
         return self.images / max(self.last_end - self.first_start, 1e-3) if self.images else 0.0
+
+
+class Progress:
+    """What the observer sees of a run: after each shard, and within shards that are not finished.
+
+    Args:
+        observer: sees it.
+        plan: of the job.
+        found: what the folder holds.
+        tally: counts what is finished.
+
+    Attributes:
+        done: images of finished shards, those of earlier runs too.
+    """
+
+    def __init__(self, observer: Observer, plan: Plan, found: Survey, tally: Tally) -> None:
+        self._observer, self._total, self._tally = observer, plan.images, tally
+        self.done, self._rejected = found.counts.images, int(found.rejected.sum())
+        self._started = time.monotonic()
+
+    def finished(self, told: Told) -> None:
+        """A shard is."""
+        self._tally.add(told)
+        self.done += told.rows
+        self._rejected += told.rejected
+        seconds = told.ended_at - told.started_at
+        self._observer.shard(told.shard, told.rows, told.rejected, seconds)
+        self._show(self.done, self._tally.images_per_s)
+
+    def unfinished(self, images: int) -> None:
+        """So many are done of shards that are not finished."""
+        rate = self._tally.images_per_s or images / (time.monotonic() - self._started)
+        self._show(min(self.done + images, self._total), rate)
+
+    def _show(self, done: int, images_per_s: float) -> None:
+        self._observer.progress(done, self._total, self._rejected, images_per_s)
 
 
 def run(
@@ -108,32 +144,19 @@ def _work(
     tally: Tally,
 ) -> None:
     """One Ray Data job over the shards of `todo`."""
-    done, rejected = found.counts.images, int(found.rejected.sum())
     nodes.wait_for_room(1, cpus=1, label=config.node_label, on_wait=observer.phase)
     gpu = assignment.arithmetic.device == "gpu"
-    total, started = assignment.plan.images, time.monotonic()
-
-    def show(unfinished: int) -> None:
-        rate = tally.images_per_s or unfinished / (time.monotonic() - started)
-        observer.progress(min(done + unfinished, total), total, rejected, rate)
-
+    progress = Progress(observer, assignment.plan, found, tally)
     board = pulse.start_board()
     batches = _stages(assignment, config, model, found, todo, board, observer, gpu=gpu)
     over_nodes = nodes.NodeWatch(1, cpus=int(not gpu), gpus=int(gpu), label=config.node_label)
-    watch = pulse.Watch(board, over_nodes, show, observer.retried)
-    board.show.remote(total, done)
+    watch = pulse.Watch(board, over_nodes, progress.unfinished, observer.retried)
+    board.show.remote(assignment.plan.images, progress.done)
     try:
         for batch in nodes.watched(batches, watch.check):
             for row in batch.to_pylist():
-                told = Told.from_row(row)
-                tally.add(told)
-                done += told.rows
-                rejected += told.rejected
-                observer.shard(
-                    told.shard, told.rows, told.rejected, told.ended_at - told.started_at
-                )
-                observer.progress(done, total, rejected, tally.images_per_s)
-                board.show.remote(total, done)
+                progress.finished(Told.from_row(row))
+                board.show.remote(assignment.plan.images, progress.done)
         watch.finish()
     finally:
         tally.retried += watch.retried

@@ -23,7 +23,7 @@ _BEAT_EVERY_S = 3.0
 # A worker beats beside its work; one that is stopped, stuck, or cut off does not.
 _SILENT_AFTER_S = 30.0
 _LOOK_EVERY_S = 3.0
-_SHOW_EVERY_S = 10.0
+SHOW_EVERY_S = 10.0
 
 CONNECTION_BROKE = "the connection to its worker broke"
 NODE_LOST = "its node was lost"
@@ -270,6 +270,6 @@ class Watch:
             self.retried += more
             self._on_retried(self.retried.total(), next(iter(more)))
         now = time.monotonic()
-        if (state.images or state.retried) and now - self._shown > _SHOW_EVERY_S:
+        if (state.images or state.retried) and now - self._shown > SHOW_EVERY_S:
             self._shown = now
             self._show(state.images)

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from catdog.results import Plan
 
 
+def cannot_compute(who: str, what_to_do: str) -> str:
+    """Why a job cannot go on where CPUs lack what it began with."""
+    return (
+        f"{who} cannot compute in bfloat16, in which the job began; {what_to_do}, or name another "
+        "--output folder and --precision float32"
+    )
+
+
 @dataclass(frozen=True)
 class Assignment:
     """What workers are to do with each shard that they are given.

@@ -24,10 +24,9 @@ def repeat(run: Callable[[], int], pause_s: float, verb: str) -> int:
         0 for a command that was ended, in the middle of its work too: nothing is lost by that.
     """
     first = True
+    signal.signal(signal.SIGTERM, _end)
     try:
         while True:
-            # Each time, since Ray puts its own handler in its place.
-            signal.signal(signal.SIGTERM, _end)
             try:
                 run()
             except CatdogError as error:
@@ -35,10 +34,9 @@ def repeat(run: Callable[[], int], pause_s: float, verb: str) -> int:
                     raise
                 terminal.error_line(verb, str(error))
             first = False
-            signal.signal(signal.SIGTERM, _end)
             sys.stdout.flush()  # whoever reads a pipe is not to wait for the end
             time.sleep(pause_s)
-    except (KeyboardInterrupt, SystemExit):  # the second one is raised by Ray's handler
+    except KeyboardInterrupt:
         return 0
 
 

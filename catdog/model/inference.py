@@ -33,6 +33,11 @@ class Arithmetic:
     precision: str
     device: str
 
+    @property
+    def needs_bfloat16(self) -> bool:
+        """Whether CPUs must multiply it natively: without, OpenVINO takes float32 without a word."""
+        return (self.engine, self.precision) == ("openvino", "bfloat16")
+
 
 class Predictor(Protocol):
     """Scores images.

@@ -12,6 +12,7 @@ from catdog.runtime import (
     embedded,
     fit,
     nodes,
+    package,
     ray_quirks,
     tensorflow_quirks,
 )

@@ -7,44 +7,37 @@ from __future__ import annotations
 import errno
 import io
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 from catdog.storage import clouds, hub, s3, web
 from catdog.storage.failures import said
-from catdog.storage.uris import is_cloud, is_hub, is_web
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_Pages: TypeAlias = Iterator[tuple[list[tuple[str, int, str]], list[str]]]
 
 HEAD_BYTES = s3.HEAD_BYTES
 PAGE_KEYS = s3.PAGE_KEYS
 
 
+class _Store(NamedTuple):
+    """How files of a scheme are read and listed: the functions below, by their names."""
+
+    range: Callable[[str, int, int, str | None], tuple[bytes, int]]
+    size_and_stamp: Callable[[str], tuple[int, str]]
+    pages: Callable[..., _Pages]
+
+
 def remote_range(uri: str, offset: int, length: int, stamp: str | None = None) -> tuple[bytes, int]:
     """A byte range of a remote file, and the size of the whole file. Errors as `read_range`."""
-    if is_web(uri):
-        return web.web_range(uri, offset, length, stamp)
-    if is_hub(uri):
-        return hub.hub_range(uri, offset, length, stamp)
-    if is_cloud(uri):
-        return clouds.cloud_range(uri, offset, length, stamp)
-    return s3.s3_range(uri, offset, length, stamp)
+    return _store(uri).range(uri, offset, length, stamp)
 
 
 def size_and_stamp(uri: str) -> tuple[int, str]:
     """The size of a remote file and its stamp. Errors as `read_range`."""
-    if is_web(uri):
-        return web.size_and_stamp(uri)
-    if is_hub(uri):
-        return hub.size_and_stamp(uri)
-    if is_cloud(uri):
-        return clouds.size_and_stamp(uri)
-    return s3.size_and_stamp(uri)
+    return _store(uri).size_and_stamp(uri)
 
 
-def remote_pages(
-    uri_prefix: str, *, delimiter: str = "", max_keys: int | None = None
-) -> Iterator[tuple[list[tuple[str, int, str]], list[str]]]:
+def remote_pages(uri_prefix: str, *, delimiter: str = "", max_keys: int | None = None) -> _Pages:
     """Pages of a listing in the server's order: (key, size, stamp) of objects, common prefixes.
 
     Raises:
@@ -52,13 +45,27 @@ def remote_pages(
             none, since web servers list nothing.
         StorageDownError: the store does not answer.
     """
-    if is_web(uri_prefix):
-        raise OSError(errno.ENOTSUP, said("Web servers list no files; give a list of URLs."))
-    if is_hub(uri_prefix):
-        return hub.hub_pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)
-    if is_cloud(uri_prefix):
-        return clouds.cloud_pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)
-    return s3.s3_pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)
+    return _store(uri_prefix).pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)
+
+
+def _no_pages(*_: object, **__: object) -> _Pages:
+    raise OSError(errno.ENOTSUP, said("Web servers list no files; give a list of URLs."))
+
+
+_WEB = _Store(web.web_range, web.size_and_stamp, _no_pages)
+_CLOUD = _Store(clouds.cloud_range, clouds.size_and_stamp, clouds.cloud_pages)
+_STORES = {
+    "http": _WEB,
+    "https": _WEB,
+    "hf": _Store(hub.hub_range, hub.size_and_stamp, hub.hub_pages),
+    "gs": _CLOUD,
+    "az": _CLOUD,
+}
+_S3 = _Store(s3.s3_range, s3.size_and_stamp, s3.s3_pages)
+
+
+def _store(uri: str) -> _Store:
+    return _STORES.get(uri.partition("://")[0], _S3)
 
 
 class RangedFile(io.RawIOBase):

@@ -12,9 +12,7 @@ import json
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-import tyro.conf
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catdog.errors import UserInputError
 from catdog.storage.uris import to_uri
@@ -49,9 +47,7 @@ class Stores:
     output_profile: str | None = None
     model_profile: str | None = None
     no_sign_request: bool = False
-    allow_hosts: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="HOST ...", help_behavior_hint="")
-    ] = ()
+    allow_hosts: tuple[str, ...] = ()
 
 
 class Access(NamedTuple):

@@ -94,16 +94,6 @@ def is_web(uri: str) -> bool:
     return uri.startswith(("https://", "http://"))
 
 
-def is_cloud(uri: str) -> bool:
-    """Whether the canonical URI is of Google's or of Azure's store."""
-    return uri.startswith(("gs://", "az://"))
-
-
-def is_hub(uri: str) -> bool:
-    """Whether the canonical URI is of a data set on a hub."""
-    return uri.startswith("hf://")
-
-
 def local_path(uri: str) -> str:
     """The absolute local path of a canonical `file://` URI."""
     return uri[len("file://") :]
