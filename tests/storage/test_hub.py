@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
@@ -14,6 +12,7 @@ from catdog import storage
 from catdog.errors import UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
 from catdog.storage import stores
+from tests.storage.servers import Answering, serving
 
 LIMITS = SourceLimits()
 FILES = ["cat/1.jpg", "cat/a b.jpg", "dog/ü+%20.jpg", "dog/deep/2.jpg", "README.md"]
@@ -22,10 +21,10 @@ REVISIONS = ["main", "v1.0", "refs%2Fconvert"]
 PAGE = 2
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Answering):
     """Lists pages of two entries, and redirects files to another host."""
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - http.server's name
         """A listing, a redirect, or a file."""
         path = urlsplit(self.path).path
         self.server.seen.append((self.headers["Host"], self.headers.get("Authorization")))
@@ -64,36 +63,16 @@ class Hub(BaseHTTPRequestHandler):
             headers["Link"] = f'<{url}>; rel="next"'
         return self.answer(200, json.dumps(page).encode(), headers)
 
-    def answer(self, status, body, headers=()):
-        """A whole response."""
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        """Nothing is logged."""
-
 
 @pytest.fixture
 def hub(monkeypatch):
     """The endpoint, and the environment that leads to it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.daemon_threads = True
-    server.seen = []
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.elsewhere = f"http://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setenv(stores.HOSTS_VARIABLE, "127.0.0.1")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Hub, seen=[]) as server:
+        server.elsewhere = f"http://localhost:{server.server_port}"
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv(stores.HOSTS_VARIABLE, "127.0.0.1")
+        yield server
 
 
 def planned(*inputs):

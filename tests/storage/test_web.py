@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pyarrow as pa
@@ -20,17 +19,18 @@ from catdog import storage
 from catdog.errors import ErrorCode, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
 from catdog.storage import addresses, stores, web
+from tests.storage.servers import Answering, serving
 
 LIMITS = SourceLimits()
 PICTURE = bytes(range(256)) * 40
 
 
-class Site(BaseHTTPRequestHandler):
+class Site(Answering):
     """Answers by the first part of a path; the last part names a file."""
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - http.server's name
         """A file, in the manner that the path asks for."""
         server = self.server
         with server.lock:
@@ -119,39 +119,18 @@ class Site(BaseHTTPRequestHandler):
         """Nothing."""
         self.answer(404, b"")
 
-    def answer(self, status, body, headers=()):
-        """A whole response."""
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        """Nothing is logged."""
-
 
 @pytest.fixture
 def site(monkeypatch):
     """A web server of this machine that lists may name."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    server.daemon_threads = True
-    server.lock, server.seen, server.times = threading.Lock(), [], []
-    server.now = server.most = 0
-    server.version = "a"
-    server.files = {"x.jpg": PICTURE, "empty.jpg": b""}
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv(stores.HOSTS_VARIABLE, "127.0.0.1")
-    monkeypatch.setattr(
-        web, "PATIENCE_S", {"throttled": 5.0, "interrupted": 0.5, "unreachable": 0.5}
-    )
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    files = {"x.jpg": PICTURE, "empty.jpg": b""}
+    counts = {"lock": threading.Lock(), "seen": [], "times": [], "now": 0, "most": 0}
+    with serving(Site, version="a", files=files, **counts) as server:
+        monkeypatch.setenv(stores.HOSTS_VARIABLE, "127.0.0.1")
+        monkeypatch.setattr(
+            web, "PATIENCE_S", {"throttled": 5.0, "interrupted": 0.5, "unreachable": 0.5}
+        )
+        yield server
 
 
 def planned(*inputs):
