@@ -7,7 +7,7 @@ import sys
 import time
 
 from benchmarks import simulation
-from benchmarks.simulation import faults
+from benchmarks.simulation import many
 
 MUTATION_SEEDS = 2_000
 
@@ -23,20 +23,35 @@ def main() -> int:
     parser.add_argument("--mutations", action="store_true")
     options = parser.parse_args()
     if options.mutations:
-        return 1 if faults.mutations(MUTATION_SEEDS) else 0
-    started, operations = time.monotonic(), 0
-    for seed in range(options.first, options.first + options.seeds):
-        try:
-            operations += simulation.tell(seed)
-        except Exception as error:
-            sys.stdout.write(f"seed {seed}: {type(error).__name__}: {error}\n")
-            return 1
+        return 1 if mutations(MUTATION_SEEDS) else 0
+    started = time.monotonic()
+    told = many.tell_all(range(options.first, options.first + options.seeds))
+    if told.seed is not None:
+        sys.stdout.write(
+            f"seed {told.seed}: {told.violation}\n"
+            f"again: python -m benchmarks.simulation --first {told.seed} --seeds 1\n"
+        )
+        return 1
     seconds = time.monotonic() - started
     sys.stdout.write(
-        f"{options.seeds:,} seeds from {options.first:,}: no violation in {operations:,} operations, "
-        f"{seconds:.0f} s\n"
+        f"{options.seeds:,} seeds from {options.first:,}: no violation in "
+        f"{told.operations:,} operations, {seconds:.0f} s\n"
     )
     return 0
+
+
+def mutations(seeds: int) -> int:
+    """Put each fault back and look for it. The number that was not found."""
+    escaped = 0
+    sys.stdout.write("seed   fault\n")
+    for name, told in many.tell_faults(range(seeds)):
+        if told.seed is None:
+            escaped += 1
+            sys.stdout.write(f"none   {name}: ESCAPED in {seeds:,} seeds\n")
+        else:
+            sys.stdout.write(f"{told.seed:<6} {name} ({told.violation})\n")
+        sys.stdout.flush()
+    return escaped
 
 
 if __name__ == "__main__":

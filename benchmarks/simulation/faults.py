@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sys
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.simulation import classification, first_violation, training
+from benchmarks.simulation import classification, training
 from benchmarks.simulation.world import SimulatedFolder
 from catdog import storage
 from catdog.errors import UserInputError
@@ -136,18 +135,3 @@ def mutated(name: str) -> Iterator[None]:
         for patch in MUTATIONS[name]:
             stack.enter_context(patch)
         yield
-
-
-def mutations(seeds: int) -> int:
-    """Put each fault back and look for it. The number that was not found."""
-    escaped = 0
-    for name in MUTATIONS:
-        with mutated(name):
-            found = first_violation(range(seeds))
-        if found is None:
-            escaped += 1
-            sys.stdout.write(f"ESCAPED in {seeds:,} seeds: {name}\n")
-        else:
-            sys.stdout.write(f"found by seed {found[0]:,}: {name} ({found[1]})\n")
-        sys.stdout.flush()
-    return escaped
