@@ -6,9 +6,7 @@ import os
 import re
 import socket
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +17,7 @@ from catdog import storage
 from catdog.errors import ImageRejected
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images, unique
 from catdog.inputs.skipped import Skips
+from tests.storage.servers import Answering, serving
 
 LIMITS = SourceLimits()
 
@@ -110,10 +109,10 @@ def test_objects_replaced(s3, tmp_path, kind):
     assert "changed" not in results(planned(f"{s3}/{kind}"))
 
 
-class ShortStore(BaseHTTPRequestHandler):
+class ShortStore(Answering):
     """Lists an object of 1,000 bytes, and answers with fewer, status 200, the first times."""
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - http.server's name
         """A listing, or the object."""
         body = b"x" * 1000
         if "list-type" in self.path:
@@ -125,30 +124,18 @@ class ShortStore(BaseHTTPRequestHandler):
         elif self.server.short:
             self.server.short -= 1
             body = body[:700]
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        """Nothing is logged."""
+        self.answer(200, body)
 
 
 @pytest.mark.parametrize(("short", "expected"), [(1, b"x" * 1000), (99, "changed")])
 def test_an_answer_that_is_too_short(monkeypatch, short, expected):
     """Is asked for again; where it stays so, it is not what was listed, and no broken image."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), ShortStore)
-    server.short, server.daemon_threads = short, True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "key")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    try:
+    with serving(ShortStore, short=short) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         assert results(planned("s3://bucket/p/")) == [expected]
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_what_is_not_planned_is_counted(tmp_path, caplog):

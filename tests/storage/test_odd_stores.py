@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from catdog import storage
 from catdog.inputs import SourceLimits, list_images
+from tests.storage.servers import Answering, serving
 
 PAGE = (
     '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
@@ -21,39 +20,25 @@ PAGE = (
 )
 
 
-class OddStore(BaseHTTPRequestHandler):
+class OddStore(Answering):
     """Answers each listing by the server's `page` function, and keeps the headers it was sent."""
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - http.server's name
         """A page."""
         self.server.seen.append(dict(self.headers))
         query = parse_qs(urlsplit(self.path).query)
-        body = self.server.page(query.get("continuation-token", [""])[0]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        """Nothing is logged."""
+        self.answer(200, self.server.page(query.get("continuation-token", [""])[0]).encode())
 
 
 @pytest.fixture
 def odd_store(monkeypatch):
     """A server on this machine that the AWS environment points to."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OddStore)
-    server.seen = []
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(OddStore, seen=[]) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
 
 
 def contents(*names):

@@ -6,14 +6,13 @@ import json
 import os
 import re
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from catdog import storage
 from catdog.storage import ranges, stores
+from tests.storage.servers import Answering, serving
 
 LIFE_S = 5.0
 LISTING = (
@@ -21,6 +20,7 @@ LISTING = (
     "<Name>b</Name><IsTruncated>false</IsTruncated><Contents><Key>x</Key><Size>3</Size>"
     "</Contents></ListBucketResult>"
 )
+MODIFIED = {"Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
 GIVEN = (
     "<{0}Response xmlns='https://sts.amazonaws.com/doc/2011-06-15/'><{0}Result><Credentials>"
     "<AccessKeyId>key</AccessKeyId><SecretAccessKey>secret</SecretAccessKey>"
@@ -37,12 +37,12 @@ print(json.dumps({"Version": 1, "AccessKeyId": "key", "SecretAccessKey": "secret
 """
 
 
-class Expiring(BaseHTTPRequestHandler):
+class Expiring(Answering):
     """A store that knows of each token when it ends, and a service that gives such tokens."""
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - http.server's name
         """A range or a listing, for who has a token that has not ended."""
         token = self.headers.get("x-amz-security-token", "")
         self.server.tokens.add(token)
@@ -50,32 +50,20 @@ class Expiring(BaseHTTPRequestHandler):
         good = good and token not in self.server.ended
         if not good:
             self.server.refused += 1
-            self.answer(400, "<Error><Code>ExpiredToken</Code></Error>")
+            self.answer(400, b"<Error><Code>ExpiredToken</Code></Error>")
         elif "list-type" in self.path:
-            self.answer(200, LISTING)
+            self.answer(200, LISTING.encode(), MODIFIED)
         else:
-            self.answer(206, "abc", {"Content-Range": "bytes 0-2/3", "ETag": '"e"'})
+            headers = MODIFIED | {"Content-Range": "bytes 0-2/3", "ETag": '"e"'}
+            self.answer(206, b"abc", headers)
 
-    def do_POST(self):
+    def do_POST(self):  # noqa: N802 - likewise
         """A token, of the security token service."""
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         action = re.search(r"Action=(\w+)", body)[1]
         end = time.time() + LIFE_S
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
-        self.answer(200, GIVEN.format(action, f"until-{end}", stamp))
-
-    def answer(self, status, body, headers=()):
-        """A whole response."""
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *arguments):
-        """Nothing is logged."""
+        self.answer(200, GIVEN.format(action, f"until-{end}", stamp).encode())
 
 
 @pytest.fixture
@@ -83,24 +71,16 @@ def expiring(monkeypatch, tmp_path):
     """The server, and the environment that leads to it."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Expiring)
-    server.daemon_threads = True
-    server.tokens, server.ended, server.refused = set(), set(), 0
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    server.endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.endpoint)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    (tmp_path / "process.py").write_text(PROCESS)
-    (tmp_path / "token").write_text("a web identity")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Expiring, tokens=set(), ended=set(), refused=0) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        (tmp_path / "process.py").write_text(PROCESS)
+        (tmp_path / "token").write_text("a web identity")
+        yield server
 
 
 CONFIG = """
@@ -124,9 +104,7 @@ aws_secret_access_key = secret
 def test_credentials_are_renewed(expiring, tmp_path, monkeypatch):
     """Of a process, a web identity and a role: both clients go on with new tokens, none is refused."""
     (tmp_path / "config").write_text(
-        CONFIG.format(
-            python=sys.executable, folder=tmp_path, life_s=LIFE_S, endpoint=expiring.endpoint
-        )
+        CONFIG.format(python=sys.executable, folder=tmp_path, life_s=LIFE_S, endpoint=expiring.url)
     )
     ways = ("process", "identity", "role")
     table = [[f"s3://{way}", way, False] for way in ways]
