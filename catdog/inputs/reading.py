@@ -446,6 +446,7 @@ class _TableStream:
         while row >= self._group_end:
             self._group += 1
             if self._group >= self._table.num_row_groups:
+                self.position = self._group_end  # who asks for an earlier row begins anew
                 return ImageRejected(ErrorCode.MISSING, "The table has no such row.")
             self.position = self._group_end
             self._group_end += self._table.metadata.row_group(self._group).num_rows

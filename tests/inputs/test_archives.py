@@ -377,6 +377,28 @@ def test_enormous_tar_headers_are_not_read(tmp_path):
     assert planned(path)["error"].to_pylist() == ["too-large"]
 
 
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("left", [0, 1, 200])
+def test_a_tar_cut_in_a_long_name_says_so(tmp_path, tar_format, left):
+    """What names the next member is whole, or the archive is truncated there."""
+    path = tmp_path / "a.tar"
+    write_archive(path, [("1.jpg", b"1"), ("n" * 300 + ".jpg", b"2")], tar_format)
+    path.write_bytes(path.read_bytes()[: 3 * 512 + left])  # within what follows its header
+    row = planned(path).to_pylist()[-1]
+    assert row["error"] == "truncated"
+    assert row["error_detail"] == "The archive ends inside the header at byte 1,024."
+
+
+@pytest.mark.parametrize("length", [b"4", b"0", b"-20", b"99999999999999999999"])
+def test_a_pax_record_has_the_length_of_one(tmp_path, length):
+    """Shorter than the least one, below nothing, or longer than its header: damage, not for ever."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 512
+    path = tmp_path / "a.tar"
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + (length + b" a=b\n").ljust(512, b"\0"))
+    assert planned(path)["error"].to_pylist() == ["unreadable"]
+
+
 def test_zip_specialties(tmp_path):
     """Encrypted members, other methods, links, zip64, Windows paths and a program in front."""
     path = tmp_path / "a.zip"

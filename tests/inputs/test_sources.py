@@ -382,6 +382,19 @@ def test_limits_on_bytes(tmp_path):
         assert results(table, SourceLimits(max_bytes=10 << 20))[0] == bytes(10 << 20)
 
 
+@pytest.mark.parametrize("size", [1000, 5 << 20])
+def test_a_file_that_a_list_names_is_bounded_before_it_is_read(tmp_path, size):
+    """Whether it would be read at once or, being large, when its turn comes."""
+    (tmp_path / "a.jpg").write_bytes(bytes(size))
+    (tmp_path / "l.txt").write_text("a.jpg\n")
+    table = planned(tmp_path / "l.txt")
+    assert results(table, SourceLimits(max_bytes=size)) == [bytes(size)]
+    (rejected,) = results(table, SourceLimits(max_bytes=size - 1))
+    assert isinstance(rejected, ImageRejected)
+    assert rejected.code == ErrorCode.TOO_LARGE
+    assert f"{size:,} bytes" in rejected.detail
+
+
 def test_files_that_change_after_planning(tmp_path):
     """Gone, replaced by a folder, grown or emptied: each costs its own row only, and is told."""
     make(tmp_path, *(f"{i}.jpg" for i in range(5)))

@@ -423,6 +423,16 @@ def test_damaged_texts(folder):
     assert table["error"].to_pylist()[-1] == "unreadable"
 
 
+@pytest.mark.parametrize("row", ["9" * 18, "9" * 19, "9" * 5000, "-1", "one", "\u0663", ""])
+def test_rows_of_tables_that_are_none(folder, row):
+    """Whatever a list writes for a table's row, it costs its own line."""
+    pq.write_table(pa.table({"bytes": [b"0"]}), folder / "t.parquet")
+    (folder / "l.txt").write_text(f"parquet://{row}::t.parquet\nparquet://0::t.parquet\n")
+    (_, _, wrong), (_, _, right) = read(planned(folder / "l.txt"))
+    assert wrong in {"missing", "unsupported"}
+    assert right == b"0"
+
+
 @pytest.mark.parametrize(
     "line",
     [

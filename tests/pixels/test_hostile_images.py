@@ -186,19 +186,25 @@ def test_webp_canvas_is_checked_before_it_is_allocated():
     assert outcome(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body) == "too-large"
 
 
-def test_extreme_shapes_need_no_memory():
+@pytest.mark.parametrize("shape", [(1, 3_000_000), (3_000_000, 1), (8, 2_000_000)])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_extreme_shapes_need_no_memory(shape, resize):
     """A picture one pixel wide and millions high scales without a huge image in between."""
-    tall = png(1, 3_000_000, bytes(6_000_000))
+    width, height = shape
+    pixels = bytes((width + 1) * height)
     code = (
         "import sys, resource, catdog.pixels as i\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
-        "p = i.Preprocessing(512, 512)\n"
+        f"p = i.Preprocessing(512, 512, {resize!r})\n"
         "print(i.decode(sys.stdin.buffer.read(), p, i.DecodeLimits()).height)\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], input=tall, capture_output=True, check=True
+        [sys.executable, "-c", code],
+        input=png(width, height, pixels),
+        capture_output=True,
+        check=True,
     )
-    assert answer.stdout.strip() == b"3000000", answer.stderr
+    assert answer.stdout.strip() == b"%d" % height, answer.stderr
 
 
 def test_too_little_memory_is_too_large():
