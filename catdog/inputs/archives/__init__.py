@@ -11,6 +11,9 @@ What becomes of odd members:
 - members of a zip that share bytes with an earlier one (a zip bomb's way) are `too-large`;
 - an archive that ends early gives the members that are whole, then `truncated` for itself. From a
   zip without its directory at the end, the members are found by their own headers;
+- a zip whose directory is damaged gives the members before the damage, those that are found by
+  their own headers, then `unreadable` for itself. Behind a member that was written to a pipe, whose
+  size stands in the directory alone, nothing is found;
 - members of tars joined end to end are all found; what follows an end mark and is no tar is
   `unreadable`;
 - a zip's name in UTF-8 without its flag, or in Info-ZIP's extra field, gives name and label; the

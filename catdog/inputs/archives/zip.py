@@ -27,6 +27,16 @@ _ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 _ZIP_ENTRY = struct.Struct("<4s6H3L5H2L")
 _ZIP_LOCAL = struct.Struct("<4s5H3L2H")
 _LARGEST = (1 << 63) - 1  # that a plan's int64 holds
+_LOCAL_MAGIC = b"PK\3\4"
+# Bytes of the checksum and sizes behind a streamed member's data: none, with their mark or without
+# it, in zip64 form or not.
+_DESCRIPTORS = (0, 12, 16, 20, 24)
+_LONGEST_DESCRIPTOR = max(_DESCRIPTORS)
+_NO_SPANS: npt.NDArray[np.uint64] = np.empty((0, 2), np.uint64)
+
+
+class _DamagedError(Exception):
+    """A zip's directory is none, or not from here on."""
 
 
 class _Entry(NamedTuple):
@@ -44,7 +54,7 @@ class _Entry(NamedTuple):
 
 
 def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
-    """The members of a zip in the order of its directory.
+    """The members of a zip in the order of its directory, then those that only their headers tell.
 
     Raises:
         ImageRejected: after the members found, where the archive is cut, damaged or too large.
@@ -52,30 +62,48 @@ def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
     """
     if not file.size:
         raise ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
-    found = _zip_directory(file)
-    if found is None:
-        if file.read_at(0, 4) != b"PK\3\4":
+    damage: ImageRejected | None = None
+    spans, shift = _NO_SPANS, 0
+    try:
+        found = _zip_directory(file)
+    except _DamagedError:
+        found, damage = None, _directory_damaged()
+    if found is not None:
+        start, length, shift = found
+        # The directory is read twice, rather than kept: a million members have a hundred megabytes.
+        spans, damage = _zip_spans(file, start, length, max_members)
+        overlapping = _overlapping(spans)
+        entries = _zip_entries(file, start, length)
+        # Up to the damage: what comes in place of a record may be anything.
+        for overlaps, entry in zip(overlapping, entries, strict=False):
+            yield from _member(file, entry, shift, overlaps=bool(overlaps))
+        if damage is None:
+            return
+    elif damage is None:
+        if file.read_at(0, 4) != _LOCAL_MAGIC:
             raise ImageRejected(ErrorCode.UNREADABLE, "It is no zip archive.")
-        yield from _zip_members_without_directory(file, max_members)
+        damage = ImageRejected(
+            ErrorCode.TRUNCATED,
+            "The directory at the end of the zip is missing; later members are lost.",
+        )
+    if damage.code != ErrorCode.TOO_LARGE:
+        yield from _members_by_headers(file, max_members, spans, shift)
+    raise damage
+
+
+def _member(file: FileBytes, entry: _Entry, shift: int, *, overlaps: bool) -> Iterator[Member]:
+    """The member of a record; nothing for a folder's."""
+    name = _zip_name(entry)
+    if name.endswith("/"):
         return
-    start, length, shift = found
-    # The directory is read twice, rather than kept: a million members have a hundred megabytes.
-    spans = _zip_spans(file, start, length, max_members)
-    overlapping = _overlapping(spans)
-    for index, entry in enumerate(_zip_entries(file, start, length)):
-        if index >= max_members:
-            raise ImageRejected(ErrorCode.TOO_LARGE, f"It has more than {max_members:,} members.")
-        name = _zip_name(entry)
-        if name.endswith("/"):
-            continue
-        error, detail = _zip_trouble(entry)
-        offset = entry.offset + shift
-        if error is None and overlapping[index]:
-            error, detail = ErrorCode.TOO_LARGE, "It shares its bytes with another member (a bomb)."
-        if error is None and offset + entry.header_bytes + entry.compressed > file.size:
-            error, detail = ErrorCode.TRUNCATED, "The archive ends before it."
-        span = entry.header_bytes + entry.compressed + _ZIP_SLACK_BYTES
-        yield Member(name, offset, span, entry.size, error, detail, _true_name(entry, name))
+    error, detail = _zip_trouble(entry)
+    offset = entry.offset + shift
+    if error is None and overlaps:
+        error, detail = ErrorCode.TOO_LARGE, "It shares its bytes with another member (a bomb)."
+    if error is None and offset + entry.header_bytes + entry.compressed > file.size:
+        error, detail = ErrorCode.TRUNCATED, "The archive ends before it."
+    span = entry.header_bytes + entry.compressed + _ZIP_SLACK_BYTES
+    yield Member(name, offset, span, entry.size, error, detail, _true_name(entry, name))
 
 
 def extract_zip_member(span: bytes, size: int) -> bytes:
@@ -88,7 +116,7 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
     Raises:
         ImageRejected: it is damaged, or not of that size. `truncated` where `span` is too short.
     """
-    if len(span) < _ZIP_LOCAL_BYTES or span[:4] != b"PK\3\4":
+    if len(span) < _ZIP_LOCAL_BYTES or span[:4] != _LOCAL_MAGIC:
         raise ImageRejected(ErrorCode.UNREADABLE, "The archive has no member at its offset.")
     _, _, flags, method, _, _, crc, compressed, _, name_bytes, extra_bytes = _ZIP_LOCAL.unpack_from(
         span
@@ -129,7 +157,12 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
 
 
 def _zip_directory(file: FileBytes) -> tuple[int, int, int] | None:
-    """Where the directory starts, its length, and by how much all offsets are shifted."""
+    """Where the directory starts, its length, and by how much all offsets are shifted.
+
+    Raises:
+        _DamagedError: it is nowhere in the file.
+        ImageRejected: the archive is one part of several.
+    """
     tail_start = max(0, file.size - (_ZIP_END.size + 65535 + _ZIP64_LOCATOR.size))
     tail = file.read_at(tail_start, file.size - tail_start)
     at = len(tail)
@@ -158,7 +191,7 @@ def _zip_directory(file: FileBytes) -> tuple[int, int, int] | None:
         raise ImageRejected(ErrorCode.UNSUPPORTED, "It is one part of a zip in several files.")
     shift = directory_end - length - start  # bytes put before the archive, such as a program
     if shift < 0:
-        raise ImageRejected(ErrorCode.UNREADABLE, "The directory of the zip is damaged.")
+        raise _DamagedError
     return start + shift, length, shift
 
 
@@ -166,7 +199,6 @@ def _zip_entries(file: FileBytes, start: int, length: int) -> Iterator[_Entry]:
     end = start + length
     chunk, chunk_start = b"", start
     position = start
-    damaged = ImageRejected(ErrorCode.UNREADABLE, "The directory of the zip is damaged.")
     while position < end:
         chunk_end = chunk_start + len(chunk)
         if chunk_end < min(end, position + _ZIP_ENTRY.size + 3 * 65535):  # the longest record
@@ -174,14 +206,14 @@ def _zip_entries(file: FileBytes, start: int, length: int) -> Iterator[_Entry]:
             chunk_start = position
         at = position - chunk_start
         if at + _ZIP_ENTRY.size > len(chunk) or chunk[at : at + 4] != b"PK\1\2":
-            raise damaged
+            raise _DamagedError
         fields = _ZIP_ENTRY.unpack_from(chunk, at)
         flags, method = fields[3:5]
         compressed, size, n, e, c = fields[8:13]
         attributes, offset = fields[15:17]
         after = at + _ZIP_ENTRY.size + n + e + c
         if after > len(chunk):
-            raise damaged
+            raise _DamagedError
         name_end = at + _ZIP_ENTRY.size + n
         raw_name = chunk[at + _ZIP_ENTRY.size : name_end]
         extra = chunk[name_end : name_end + e]
@@ -192,7 +224,7 @@ def _zip_entries(file: FileBytes, start: int, length: int) -> Iterator[_Entry]:
                 compressed = next(wide) if compressed == 0xFFFFFFFF else compressed
                 offset = next(wide) if offset == 0xFFFFFFFF else offset
             except StopIteration:
-                raise damaged from None
+                raise _DamagedError from None
         # Here alone the numbers are bounded. What lies outside of the file is cut to its size,
         # which is outside as well: the header alone goes beyond it.
         yield _Entry(
@@ -227,26 +259,53 @@ def _zip64_numbers(extra: bytes) -> Iterator[int]:
 
 def _zip_spans(
     file: FileBytes, start: int, length: int, max_members: int
-) -> npt.NDArray[np.uint64]:
-    """First and last byte of every member, as the directory claims them: uint64, (members, 2)."""
+) -> tuple[npt.NDArray[np.uint64], ImageRejected | None]:
+    """First and last byte of every member, as the directory claims them: uint64, (members, 2).
+
+    And why these are not all that the directory names.
+    """
     spans = bytearray()
-    for count, entry in enumerate(_zip_entries(file, start, length)):
-        if count >= max_members:
-            break
-        first = _ZIP_LOCAL_BYTES + len(entry.raw_name)
-        spans += struct.pack(
-            "<2Q", entry.offset, min(entry.offset + first + entry.compressed, (1 << 64) - 1)
-        )
-    return np.frombuffer(spans, dtype="<u8").reshape(-1, 2)
+    damage: ImageRejected | None = None
+    try:
+        for count, entry in enumerate(_zip_entries(file, start, length)):
+            if count >= max_members:
+                damage = _too_many(max_members)
+                break
+            first = _ZIP_LOCAL_BYTES + len(entry.raw_name)
+            spans += struct.pack("<2Q", entry.offset, entry.offset + first + entry.compressed)
+    except _DamagedError:
+        damage = _directory_damaged()
+    return np.frombuffer(spans, dtype="<u8").reshape(-1, 2), damage
+
+
+def _too_many(max_members: int) -> ImageRejected:
+    return ImageRejected(ErrorCode.TOO_LARGE, f"It has more than {max_members:,} members.")
+
+
+def _directory_damaged() -> ImageRejected:
+    return ImageRejected(
+        ErrorCode.UNREADABLE,
+        "The directory of the zip is damaged; what it does not tell was looked for by the members' "
+        "own headers, and may be lost.",
+    )
 
 
 def _overlapping(spans: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which members start before another one, that starts earlier, has ended."""
+    """Which members to leave out, so that none of the others shares a byte with another.
+
+    As many as possible are kept: of one that lies about its size and those that it covers, these.
+    """
     overlapping = np.zeros(len(spans), dtype=np.bool_)
-    if len(spans) > 1:
-        order = np.argsort(spans[:, 0], kind="stable")
-        ends = np.maximum.accumulate(spans[order, 1])
-        overlapping[order[1:]] = spans[order[1:], 0] < ends[:-1]
+    by_start = spans[np.argsort(spans[:, 0], kind="stable")]
+    if (by_start[1:, 0] >= np.maximum.accumulate(by_start[:, 1])[:-1]).all():
+        return overlapping
+    ended = 0
+    for at in np.argsort(spans[:, 1], kind="stable").tolist():
+        start, end = spans[at].tolist()
+        if start < ended:
+            overlapping[at] = True
+        else:
+            ended = end
     return overlapping
 
 
@@ -285,36 +344,68 @@ def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
     return None, None
 
 
-def _zip_members_without_directory(file: FileBytes, max_members: int) -> Iterator[Member]:
-    """Members by their own headers, up to where these end or do not tell the size."""
+def _members_by_headers(
+    file: FileBytes, max_members: int, known: npt.NDArray[np.uint64], shift: int
+) -> Iterator[Member]:
+    """Members by their own headers, up to where these end or do not tell the size.
+
+    Args:
+        file: the archive.
+        max_members: after which it is too large, those that are known among them.
+        known: first and last byte of those that the directory tells, which are not given again.
+        shift: of their offsets.
+    """
+    known = known[np.argsort(known[:, 0], kind="stable")]
+    left = max_members - len(known)
     offset = 0
-    for _ in range(max_members):
-        header = file.read_at(offset, _ZIP_LOCAL_BYTES)
-        if len(header) < _ZIP_LOCAL_BYTES or header[:4] != b"PK\3\4":
-            break
-        fields = _ZIP_LOCAL.unpack(header)
-        flags, method, compressed, size, name_bytes, extra_bytes = (
-            fields[2],
-            fields[3],
-            *fields[7:],
-        )
-        rest = file.read_at(offset + _ZIP_LOCAL_BYTES, name_bytes + extra_bytes)
-        if size == 0xFFFFFFFF or compressed == 0xFFFFFFFF:
-            wide = [*_zip64_numbers(rest[name_bytes:])]
-            if len(wide) >= 2:
-                size, compressed = wide[:2]
-        length = _ZIP_LOCAL_BYTES + name_bytes + extra_bytes + compressed
-        if offset + length > file.size or (flags & 8 and not compressed):
-            break
-        raw_name, extra = rest[:name_bytes], rest[name_bytes:]
-        size = min(size, _LARGEST)
-        entry = _Entry(raw_name, flags, method, compressed, size, 0, offset, 0, extra)
-        name = _zip_name(entry)
+    while (header := _local_header(file, offset)) is not None:
+        compressed = header.compressed
+        at = int(np.searchsorted(known[:, 0], np.uint64(max(0, header.offset - shift))))
+        told = at < len(known) and int(known[at, 0]) + shift == header.offset
+        if header.flags & 8 and not compressed:  # of a stream: the directory alone tells the size
+            if not told:
+                return
+            first = _ZIP_LOCAL_BYTES + len(header.raw_name)
+            compressed = max(0, int(known[at, 1] - known[at, 0]) - first)
+        length = header.header_bytes + compressed
+        if header.offset + length > file.size:
+            return
+        offset = header.offset + length
+        if told:
+            continue
+        if left <= 0:
+            raise _too_many(max_members)
+        left -= 1
+        name = _zip_name(header)
         if not name.endswith("/"):
-            trouble = _zip_trouble(entry)
-            yield Member(name, offset, length, entry.size, *trouble, _true_name(entry, name))
-        offset += length
-    raise ImageRejected(
-        ErrorCode.TRUNCATED,
-        "The directory at the end of the zip is missing; later members are lost.",
+            trouble = _zip_trouble(header)
+            true_name = _true_name(header, name)
+            yield Member(name, header.offset, length, header.size, *trouble, true_name)
+
+
+def _local_header(file: FileBytes, offset: int) -> _Entry | None:
+    """A member's own header at an offset, or behind the checksum and sizes that may stand there."""
+    start = file.read_at(offset, _LONGEST_DESCRIPTOR + _ZIP_LOCAL_BYTES)
+    at = start.find(_LOCAL_MAGIC)
+    fixed = start[at : at + _ZIP_LOCAL_BYTES] if at in _DESCRIPTORS else b""
+    if len(fixed) < _ZIP_LOCAL_BYTES:
+        return None
+    fields = _ZIP_LOCAL.unpack(fixed)
+    flags, method, compressed, size, name_bytes, extra_bytes = fields[2], fields[3], *fields[7:]
+    rest = file.read_at(offset + at + _ZIP_LOCAL_BYTES, name_bytes + extra_bytes)
+    raw_name, extra = rest[:name_bytes], rest[name_bytes:]
+    if size == 0xFFFFFFFF or compressed == 0xFFFFFFFF:
+        wide = [*_zip64_numbers(extra)]
+        if len(wide) >= 2:
+            size, compressed = wide[:2]
+    return _Entry(
+        raw_name,
+        flags,
+        method,
+        compressed,
+        min(size, _LARGEST),
+        0,
+        offset + at,
+        _ZIP_LOCAL_BYTES + name_bytes + extra_bytes,
+        extra,
     )
