@@ -5,9 +5,12 @@ fsspec finds it by its entry point, so that whoever reads results opens every UR
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
 import tarfile
 import zipfile
+import zlib
 from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem
@@ -15,6 +18,9 @@ from fsspec import AbstractFileSystem
 from catdog.storage.files import open_input
 from catdog.storage.tiff_pages import as_first_page, page_number, tiff_pages
 from catdog.storage.uris import parse_odd, to_uri
+
+# Of a zip's member: the rest of its mark and version, flags, method, size in the archive, lengths.
+_LOCAL = struct.Struct("<6s2H8xL4x2H")
 
 
 class OddNameFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -57,10 +63,28 @@ def _of_tiff(data: bytes, number: int) -> bytes:
 
 
 def _of_zip(file: BinaryIO, name: str) -> bytes:
-    with zipfile.ZipFile(file) as archive:
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
         for info in reversed(archive.infolist()):
             if info.orig_filename.split("\0", 1)[0] == name:
                 return archive.read(info)
+    file.seek(0)
+    return _of_damaged_zip(file.read(), name)
+
+
+def _of_damaged_zip(data: bytes, name: str) -> bytes:
+    """A member by its own header, of a zip without a sound directory; the last one of its name."""
+    at = len(data)
+    while (at := data.rfind(b"PK\3\4", 0, at)) >= 0:
+        header = data[at : at + _LOCAL.size].ljust(_LOCAL.size, b"\0")
+        _, flags, method, compressed, name_bytes, extra_bytes = _LOCAL.unpack(header)
+        start = at + _LOCAL.size
+        encoding = "utf-8" if flags & 0x800 else "cp437"
+        found = data[start : start + name_bytes].decode(encoding, "replace").split("\0", 1)[0]
+        start += name_bytes + extra_bytes
+        if found == name and method == 8:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(memoryview(data)[start:])
+        if found == name and method == 0 and not flags & 8:
+            return data[start : start + compressed]
     raise FileNotFoundError(name)
 
 

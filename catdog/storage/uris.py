@@ -116,7 +116,8 @@ def member_uri(scheme: str, name: str, archive: str, *, by_name: bool = True) ->
         scheme: `zip` or `tar`.
         name: as Python's zipfile or tarfile spells it.
         archive: its canonical URI.
-        by_name: whether these find it, which a tar behind another one in the same file is not.
+        by_name: whether these find it; not in a tar behind another one in the same file, nor in a zip
+            without a sound directory.
     """
     unseen = archive.lower().endswith(".tgz")  # fsspec does not take it for compressed
     if "::" in name or "::" in archive or name.startswith("/") or unseen or not by_name:

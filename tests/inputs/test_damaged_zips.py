@@ -6,13 +6,17 @@ import io
 import struct
 import zipfile
 
+import fsspec
 import pyarrow as pa
 import pytest
 
-from catdog.errors import ErrorCode, ImageRejected
+from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, archives, list_images, read_images
+from catdog.storage import odd_names
 
 LIMITS = SourceLimits()
+# Installed, the entry point does that; a source tree in front of another installation does not.
+fsspec.register_implementation("catdog", odd_names.OddNameFileSystem, clobber=True)
 
 
 def planned(path: object, limits: SourceLimits = LIMITS) -> pa.Table:
@@ -83,6 +87,9 @@ def test_a_damaged_directory_costs_no_sound_member(tmp_path, damaged, field):
     path.write_bytes(data)
     table = planned(path)
     assert contents(table) == [*(data for _, data in ZIPPED), "unreadable"]
+    for uri, (_, content) in zip(table["uri"].to_pylist(), ZIPPED, strict=False):
+        with fsspec.open(uri) as file:
+            assert file.read() == content
     assert "directory of the zip is damaged" in table["error_detail"].to_pylist()[-1]
 
 
@@ -214,3 +221,47 @@ def test_a_directory_cut_in_a_record_is_damaged(tmp_path):
     path = tmp_path / "a.zip"
     path.write_bytes(data[:cut] + data[end:])
     assert contents(planned(path)) == [*(data for _, data in ZIPPED), "unreadable"]
+
+
+@pytest.mark.parametrize("rest", [b"PK\3\4", b"PK\3\4".ljust(29, b"\0")])
+def test_a_last_header_cut_short_is_none(tmp_path, rest):
+    """Where the archive ends within a member's header, those before it are read."""
+    data = a_zip()
+    path = tmp_path / "a.zip"
+    path.write_bytes(data[: data.index(b"PK\1\2")] + rest)
+    assert contents(planned(path)) == [*(data for _, data in ZIPPED), "truncated"]
+
+
+def test_a_wide_size_without_its_field_ends_the_search(tmp_path):
+    """A header that points to an extra field that is not there tells no size."""
+    header = struct.pack("<4s5H3L2H", b"PK\3\4", 45, 0, 8, 0, 33, 0, *[0xFFFFFFFF] * 2, 5, 0)
+    path = tmp_path / "a.zip"
+    path.write_bytes(header + b"1.jpg" + b"data")
+    assert contents(planned(path)) == ["truncated"]
+
+
+def test_a_wide_end_is_looked_for_in_the_file_alone(tmp_path):
+    """A locator at the very start, or one that leads to the last bytes, leads to no wide end."""
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, 1 << 62, 1)
+    path = tmp_path / "a.zip"
+    path.write_bytes(locator + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(UserInputError, match="no images in it"):
+        planned(path)
+    data = a_zip()
+    end = data.rindex(b"PK\5\6")
+    finish = bytearray(data[end:])
+    finish[20:22] = struct.pack("<H", 4)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(data) + len(locator), 1)
+    path.write_bytes(data[:end] + locator + finish + b"PK\6\6")
+    assert contents(planned(path)) == [*(data for _, data in ZIPPED), "unreadable"]
+
+
+def test_no_number_reads_beyond_the_file(tmp_path):
+    """Bytes are read of what is there, whatever an archive claims."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"0123456789")
+    with archives.FileBytes(f"file://{path}") as file:
+        for huge in (1 << 31, 1 << 63, 1 << 64, 1 << 88):
+            assert file.read_at(4, huge) == b"456789"
+            assert file.read_at(huge, 4) == file.read_at(huge, huge) == b""
+            assert not file.reaches(huge)

@@ -161,6 +161,12 @@ CASES = [
         ]
     ),
     Case(
+        "a `.zip` whose directory at the end is damaged or missing",
+        {"a.zip": packed("zip", "cat/0.jpg", "dog/1.jpg").replace(b"PK\1\2", b"PK\1\0")},
+        ("a.zip",),
+        BOTH | {"a.zip": "unreadable"},
+    ),
+    Case(
         "a `.tif` or `.tiff` of several pages, outside archives, with `--pages`",
         {"a.tif": pages_of_a_tiff(), "b.jpg": JPEG},
         ("",),
@@ -169,7 +175,7 @@ CASES = [
     *(
         Case(
             "a name with `::` in it, one in an archive that begins with `/`, a tar behind another "
-            "one in the same file, a member of a `.tgz`",
+            "one in the same file, a zip without a sound directory, a member of a `.tgz`",
             {file: archive},
             (file,),
             dict.fromkeys(names),

@@ -213,7 +213,7 @@ def _pax_attributes(data: bytes, offset: int) -> dict[str, bytes]:
             length = int(data[position:space])
             record = data[space + 1 : position + length]
             key, separator, value = record.partition(b"=")
-            if length < 5 or not separator or not record.endswith(b"\n"):
+            if not separator or not record.endswith(b"\n"):
                 raise ValueError("not a record")
         except ValueError:
             raise ImageRejected(

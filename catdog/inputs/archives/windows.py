@@ -38,7 +38,8 @@ class Member(NamedTuple):
     true_name: str | None = None
     """Where `name` is a wrong reading of what the archive means."""
     by_name: bool = True
-    """Whether zipfile and tarfile find it: they stop at a tar's first end mark."""
+    """Whether zipfile and tarfile find it: they stop at a tar's first end mark, and need the directory
+    of a zip."""
     content: bytes | ImageRejected | None = None
     """What stands in it, where that was asked for."""
 

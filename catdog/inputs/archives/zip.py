@@ -76,7 +76,9 @@ def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
         entries = _zip_entries(file, start, length)
         # Up to the damage: what comes in place of a record may be anything.
         for overlaps, entry in zip(overlapping, entries, strict=False):
-            yield from _member(file, entry, shift, overlaps=bool(overlaps))
+            for member in _member(file, entry, shift, overlaps=bool(overlaps)):
+                # zipfile reads no zip whose directory is damaged.
+                yield member if damage is None else member._replace(by_name=False)
         if damage is None:
             return
     elif damage is None:
@@ -380,7 +382,7 @@ def _members_by_headers(
         if not name.endswith("/"):
             trouble = _zip_trouble(header)
             true_name = _true_name(header, name)
-            yield Member(name, header.offset, length, header.size, *trouble, true_name)
+            yield Member(name, header.offset, length, header.size, *trouble, true_name, False)
 
 
 def _local_header(file: FileBytes, offset: int) -> _Entry | None:
