@@ -21,7 +21,7 @@ SLOW = (
     "tests/classification/test_classification.py::test_killed_worker_costs_nothing",
     "tests/training/test_training.py::test_run_folder_holds_what_the_contract_says",
     "tests/training/test_training.py::test_two_workers_follow_one_in_everything",
-    "tests/training/test_training.py::test_killed_worker_is_started_again",
+    "tests/training/test_training.py::test_killed_worker_and_killed_driver_change_nothing",
 )
 
 

@@ -81,11 +81,17 @@ def to_iceberg(results: str, warehouse: str) -> int:
 
 
 def to_lance(results: str, place: str) -> int:
-    """A Lance dataset, embeddings too; returns its version."""
+    """A Lance dataset, embeddings too, as vectors of one size; returns its version."""
     import lance
 
     files = [str(file) for file in part_files(results)]
-    return lance.write_dataset(pa.dataset.dataset(files), place, mode="overwrite").version
+    schema = pq.read_schema(files[0])
+    if "embedding" in schema.names:
+        size = json.loads(schema.metadata[b"embedding"])["size"]
+        field = pa.field("embedding", pa.list_(pa.float16(), size))
+        schema = schema.set(schema.get_field_index("embedding"), field)
+    whole = pa.dataset.dataset(files, schema=schema)
+    return lance.write_dataset(whole, place, mode="overwrite").version
 
 
 def main() -> None:

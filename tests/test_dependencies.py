@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-LOCK = Path(__file__).parents[1] / "requirements.lock"
+ROOT = Path(__file__).parents[1]
+LOCK = ROOT / "requirements.lock"
+
+
+def test_what_other_versions_are_tested_with_is_there():
+    """Each test that noxfile.py names exists; one that was renamed would end every session."""
+    named = re.findall(r'"(tests/[\w/]+\.py)(?:::(\w+))?"', (ROOT / "noxfile.py").read_text())
+    assert len(named) > 5
+    for path, function in named:
+        assert not function or f"def {function}(" in (ROOT / path).read_text(), (path, function)
 
 
 def test_every_dependency_is_pinned_by_hash():

@@ -81,7 +81,24 @@ def _is_pandas(images: Any) -> bool:
 def _as_table(frame: Frame) -> pa.Table:
     if _is_pandas(frame):
         return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    return frame if isinstance(frame, pa.Table) else pa.table(frame)
+    table = frame if isinstance(frame, pa.Table) else pa.table(frame)
+    schema = pa.schema([field.with_type(_without_views(field.type)) for field in table.schema])
+    return table if schema == table.schema else table.cast(schema)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """A type for the same values without Arrow's views, which Polars has and pyarrow before 21 writes to no file."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_without_views(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_without_views(kind.value_type))
+    return kind
 
 
 def _located(table: pa.Table, columns: Columns) -> pa.Table:

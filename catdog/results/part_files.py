@@ -133,11 +133,9 @@ def _lists(values: NDArray[Any], rejected: NDArray[np.bool_]) -> pa.ListArray:
 def _with_embeddings(
     rows: pa.Table, embeddings: NDArray[np.float16], rejected: NDArray[np.bool_]
 ) -> pa.Table:
-    size = embeddings.shape[1]
-    column = pa.FixedSizeListArray.from_arrays(
-        pa.array(embeddings.ravel()), size, mask=pa.array(rejected)
-    )
-    described = {"size": size, "normalisation": "L2"}
+    # No list of fixed size: pyarrow reads those that are null in a file from 26 on alone.
+    column = _lists(embeddings, rejected)
+    described = {"size": embeddings.shape[1], "normalisation": "L2"}
     return rows.append_column(EMBEDDING, column).replace_schema_metadata(
         {EMBEDDING: json.dumps(described)}
     )

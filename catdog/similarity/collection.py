@@ -109,7 +109,7 @@ def read(names: Sequence[str], flag: str = "RESULTS") -> Collection:
                 place[:, 0], place[:, 1], place[:, 2] = number, shard, row
                 places.append(place)
     table = pa.concat_tables(columns)
-    size = table.schema.field(part_files.EMBEDDING).type.list_size
+    size = json.loads(table.schema.metadata[part_files.EMBEDDING.encode()])["size"]
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
     return Collection(
         tuple(names),

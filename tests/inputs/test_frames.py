@@ -63,6 +63,13 @@ def test_images(tmp_path, kind):
     assert all(f"::file://{tmp_path}/_given/" in uri for uri, _, _ in rows)
 
 
+def test_images_in_structs(tmp_path):
+    """Polars has views within structs and lists too, which not every pyarrow can write."""
+    image = [{"bytes": b"1", "path": "1.jpg"}, {"bytes": b"2", "path": None}]
+    frame = pl.DataFrame({"image": image, "label": ["a", "b"], "tags": [["x"], []]})
+    assert [row[1:] for row in read(frame, tmp_path)] == [("a", b"1"), ("b", b"2")]
+
+
 def test_images_that_are_elsewhere(tmp_path, monkeypatch):
     """Bytes and paths without bytes are the files at the paths, below the current folder."""
     monkeypatch.chdir(tmp_path)
