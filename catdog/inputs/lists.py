@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import posixpath
 import re
@@ -9,13 +10,14 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
-from catdog.inputs import archives, kept
+from catdog.inputs import archives, kept, plain_uris
 from catdog.inputs.entries import (
     BATCH_ROWS,
     PLAN_SCHEMA,
@@ -50,9 +52,11 @@ from catdog.inputs.pages import row_of_page
 from catdog.inputs.skipped import Skips
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from catdog.inputs.tables import Entries
+    from numpy.typing import NDArray
+
+    from catdog.inputs.tables import Entries, Entry
 
 logger = logging.getLogger(__name__)
 
@@ -75,36 +79,60 @@ class EntryList:
 
     def works(self) -> Iterator[Work]:
         """Rows, and the folders and archives among them."""
-        folder = self.uri.rpartition("/")[0] + "/"
-        rows: list[Row] = []
-        values: list[Any] = []  # that are kept of each
-        for entry in self.entries:
-            if entry.error is not None:
-                # Several lines may be wrong: each is a row of its own.
-                uri = f"{self.uri}#{entry.place}"
-                work: Work | Row = error_row(uri, posixpath.basename(self.uri), entry.error)
-            else:
-                work = self.reader.read(entry.text, folder, entry.label)
-                if isinstance(work, Row):
-                    work = as_given(work, entry.text)
-            if isinstance(work, Row):
-                rows.append(work)
-                values.append(entry.kept)
-            if len(rows) >= BATCH_ROWS or (rows and not isinstance(work, Row)):
-                yield self._batch(rows, values)
-                rows, values = [], []
-            if not isinstance(work, Row):
-                keep = self.reader.keep
-                yield work if keep is None else kept.with_one(work, entry.kept, keep)
-        if rows:
-            yield self._batch(rows, values)
+        entries = iter(self.entries)
+        while chunk := list(itertools.islice(entries, BATCH_ROWS)):
+            yield from self._works(chunk)
 
-    def _batch(self, rows: list[Row], values: list[Any]) -> pa.RecordBatch:
-        keep = self.reader.keep
-        if keep is None:
-            return to_batch(rows)
+    def _works(self, entries: Sequence[Entry]) -> Iterator[Work]:
+        folder = self.uri.rpartition("/")[0] + "/"
+        plain = plain_uris.which([entry.text for entry in entries])
+        found = [
+            None if is_plain else self._read(entry, folder)
+            for entry, is_plain in zip(entries, plain, strict=True)
+        ]
+        batch, keep = self._rows(entries, found, plain, folder), self.reader.keep
+        start = before = 0  # in the batch, and in the entries
+        for at, work in enumerate(found):
+            if work is None or isinstance(work, Row):
+                continue
+            if at > before:
+                yield batch.slice(start, at - before)
+            start, before = start + at - before, at + 1
+            yield work if keep is None else kept.with_one(work, entries[at].kept, keep)
+        if start < batch.num_rows:
+            yield batch.slice(start)
+
+    def _read(self, entry: Entry, folder: str) -> Row | Work:
+        if entry.error is not None:
+            # Several lines may be wrong: each is a row of its own.
+            uri = f"{self.uri}#{entry.place}"
+            return error_row(uri, posixpath.basename(self.uri), entry.error)
+        work = self.reader.read(entry.text, folder, entry.label)
+        return as_given(work, entry.text) if isinstance(work, Row) else work
+
+    def _rows(
+        self,
+        entries: Sequence[Entry],
+        found: Sequence[Row | Work | None],
+        plain: NDArray[np.bool_],
+        folder: str,
+    ) -> pa.RecordBatch:
+        """What is a row, in the order of the entries; `found` has it where it is not plain."""
+        at = np.flatnonzero(plain)
+        told = [entries[place] for place in at.tolist()]
+        batch = plain_uris.rows([e.text for e in told], [e.label for e in told], folder)
+        others = [place for place, row in enumerate(found) if isinstance(row, Row)]
+        if others:
+            rows = to_batch([row for row in found if isinstance(row, Row)])
+            at = np.concatenate([at, np.array(others)])
+            together = pa.Table.from_batches([batch, rows]).take(pa.array(np.argsort(at)))
+            batch = together.combine_chunks().to_batches()[0]
+            at.sort()
+        if self.reader.keep is None:
+            return batch
         try:
-            return kept.with_values(to_batch(rows), values, keep)
+            values = [entries[place].kept for place in at.tolist()]
+            return kept.with_values(batch, values, self.reader.keep)
         except pa.ArrowException as error:
             raise UserInputError(f"{self.uri}: --keep: {error}") from error
 

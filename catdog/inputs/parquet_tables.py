@@ -95,7 +95,7 @@ class ParquetTable:
             keep = self._reader.keep
             values = [None] * batch.num_rows if keep is None else kept.of_batch(batch, keep)
             for text, label, value in zip(named, labels.of(batch), values, strict=True):
-                yield _entry(row, text, label)._replace(kept=value)
+                yield _entry(row, text, label, value)
                 row += 1
 
     def _kept_columns(self, schema: pa.Schema) -> list[str]:
@@ -226,14 +226,16 @@ class _Labels:
         return label.strip() or None if isinstance(label, str) else label
 
 
-def _entry(row: int, text: _Text, label: _Text) -> tables.Entry:
+def _entry(row: int, text: _Text, label: _Text, value: Any) -> tables.Entry:
     place = f"row={row}"
     if isinstance(text, UnicodeError) or isinstance(label, UnicodeError):
         what = "URI" if isinstance(text, UnicodeError) else "label"
-        return tables.wrong(place, f"The {what} in row {row} of the table is not valid UTF-8.")
+        return tables.wrong(
+            place, f"The {what} in row {row} of the table is not valid UTF-8.", value
+        )
     if not text or not text.strip():
-        return tables.wrong(place, f"Row {row} of the table has no URI.")
-    return tables.Entry(place, text.strip(), label)
+        return tables.wrong(place, f"Row {row} of the table has no URI.", value)
+    return tables.Entry(place, text.strip(), label, None, value)
 
 
 def texts(column: pa.Array[Any]) -> list[_Text]:

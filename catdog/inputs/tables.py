@@ -42,9 +42,9 @@ class Entry(NamedTuple):
 Entries: TypeAlias = "Iterator[Entry]"
 
 
-def wrong(place: str, what: str) -> Entry:
-    """An entry that cannot be read."""
-    return Entry(place, error=ImageRejected(ErrorCode.UNREADABLE, what))
+def wrong(place: str, what: str, values: Any = None) -> Entry:
+    """An entry that cannot be read; what is kept of it may be."""
+    return Entry(place, error=ImageRejected(ErrorCode.UNREADABLE, what), kept=values)
 
 
 def list_entries(uri: str, limits: SourceLimits) -> Entries:
