@@ -54,8 +54,9 @@ def build(
         preprocessing: gives the height and width of the input.
         classes: two or more.
         dtype_policy: Keras' dtype policy of the hidden layers; the output is float32 always.
-        weights: of `PRETRAINED` or a network of keras.applications: `imagenet`, a local file, or
-            None for random.
+        weights: a local file; or `imagenet` for `PRETRAINED` or a network of keras.applications; or
+            None for random. Of `ARCHITECTURES` the file has the whole network, of others all but the
+            last layer.
         any_size: whether it takes images of any size, which all but `article` can.
 
     Raises:
@@ -86,7 +87,10 @@ def build(
             dtype="float32",
             name="scores",
         )(features)
-        return keras.Model(pixels, scores, name=architecture)
+        network = keras.Model(pixels, scores, name=architecture)
+        if weights is not None and architecture in ARCHITECTURES:
+            network.load_weights(weights)
+        return network
     finally:
         keras.config.set_dtype_policy(previous)
 

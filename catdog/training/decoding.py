@@ -97,7 +97,8 @@ def decode_all(
         row_of=row_of,
         classes=labelled.classes,
         train=decodable[copies.parts == TRAIN],
-        validation=decodable[copies.parts == VALIDATION],
+        # One without a label may be here as the copy of another.
+        validation=decodable[(copies.parts == VALIDATION) & (labelled.classes[decodable] >= 0)],
         shape=(config.preprocessing.height, config.preprocessing.width, 3),
         window_images=window_images,
         rejected=tuple(sorted(rejected)),

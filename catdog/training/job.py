@@ -21,7 +21,7 @@ from catdog.model import folders
 from catdog.observer import Observer
 from catdog.pixels import DecodeLimits
 from catdog.runtime import fit, nodes, ray_quirks
-from catdog.training import choice, claims, decoding, downloads, fitting, records
+from catdog.training import choice, claims, decoding, downloads, fitting, records, teacher
 from catdog.training.config import AUTO, TrainConfig, best_row
 from catdog.training.labelled import TRAIN, list_labelled
 from catdog.training.records import METRICS_COLUMNS
@@ -87,6 +87,7 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
             observer.phase("nothing to do: the run is complete")
             return _finished_result(output)
         labelled = labelled or _listed(config, observer)
+        of_teacher = config.teacher and teacher.load(config.teacher, labelled.labels)
         observer.phase("starting Ray")
         with ray_quirks.connect(
             config.address,
@@ -95,7 +96,9 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
             labels=(config.node_label, config.decoding_label),
             install=config.install,
         ):
-            return _on_cluster(config, output, labelled, claim, observer, started)
+            return _on_cluster(
+                config, output, labelled, of_teacher or None, claim, observer, started
+            )
 
 
 def _listed(config: TrainConfig, observer: Observer) -> LabelledImages:
@@ -108,6 +111,7 @@ def _listed(config: TrainConfig, observer: Observer) -> LabelledImages:
         test=config.test,
         split_by_folder=config.split_by_folder == "auto",
         given_labels=config.labels,
+        unlabelled=config.teacher is not None,
     )
     for line in labelled.notices:
         observer.phase(line)
@@ -118,6 +122,7 @@ def _on_cluster(
     config: TrainConfig,
     output: str,
     labelled: LabelledImages,
+    of_teacher: folders.Model | None,
     claim: claims.Claim,
     observer: Observer,
     started: float,
@@ -158,6 +163,11 @@ def _on_cluster(
     images = decoded.images
     total = len(images.train) + len(images.validation) + len(images.rejected)
     records.write_rejected(output, images.rejected, total, config.max_rejected)
+    if of_teacher is not None:
+        observer.phase("the teacher looks at the images")
+        images = teacher.taught(
+            images, teacher.scores_of(of_teacher, labelled, output, actors=max(1, cpus))
+        )
     decoding.refuse_empty(images, labelled.labels)
     cached = config.cache is not None
     for line in decoding.notices(decoded, parts_given=labelled.parts_given, cached=cached):
@@ -189,6 +199,7 @@ def _on_cluster(
         labelled.labels,
         counts,
         workers,
+        of_teacher,
         decoding_s=decoded.seconds,
         decoded_images_per_s=total / max(decoded.seconds, 1e-9),
         started=started,
@@ -263,6 +274,7 @@ def _saved(
     labels: tuple[str, ...],
     counts: dict[str, int],
     workers: int,
+    of_teacher: folders.Model | None,
     *,
     decoding_s: float,
     decoded_images_per_s: float,
@@ -291,7 +303,8 @@ def _saved(
             "seconds": round(seconds, 1),
             "decoding_s": round(decoding_s, 1),
             "versions": versions(),
-        },
+        }
+        | ({} if of_teacher is None else {"teacher": of_teacher.metadata.fingerprint}),
     )
     return TrainResult(
         output=output,

@@ -39,7 +39,7 @@ class LabelledImages:
     Attributes:
         entries: the plan of all images, each with a label.
         labels: the classes, sorted by name.
-        classes: class number of each entry, int32 (n,).
+        classes: class number of each entry, int32 (n,); -1 where it has no label.
         parts: part of each entry as its place in `PARTS`, int8 (n,).
         parts_given: whether folders say which part an image belongs to.
         notices: what the user should know, a line each.
@@ -62,6 +62,7 @@ def list_labelled(
     test: float,
     split_by_folder: bool = True,
     given_labels: str | None = None,
+    unlabelled: bool = False,
 ) -> LabelledImages:
     """List the images, with a label each and a part by its folder or by `splits.part_of`.
 
@@ -74,6 +75,7 @@ def list_labelled(
         split_by_folder: whether folders `train`, `val` and `test` are the parts, where there are no
             others; else they are classes.
         given_labels: a table whose labels take the place of the images' own.
+        unlabelled: whether some may be without a label, to be trained on all the same.
 
     Raises:
         UserInputError: no labels, or a single one, or two that look alike; an empty train or
@@ -93,16 +95,19 @@ def list_labelled(
     if given_labels is not None:
         found, line = _corrected(entries, found, given_labels, limits)
         notices.append(line)
-    _refuse_unlabelled(entries, found, shown)
+    _refuse_unlabelled(entries, found, shown, some=unlabelled)
     labels, classes = found.sorted()
     _refuse_labels(labels, shown)
     parts = _parts_of_names(entries, validation=validation, test=test)
     if given is not None:
         parts = np.where(folder_parts == TRAIN, parts, folder_parts)
+    parts[classes < 0] = TRAIN
     for part in (TRAIN, VALIDATION):
         if not (parts == part).any():
             raise UserInputError(f"{shown}: no image falls into the {PARTS[part]} part")
-    notices += _rare(labels, np.bincount(classes[parts == TRAIN], minlength=len(labels)))
+    notices += _rare(
+        labels, np.bincount(classes[(parts == TRAIN) & (classes >= 0)], minlength=len(labels))
+    )
     return LabelledImages(entries, labels, classes, parts, given is not None, tuple(notices))
 
 
@@ -166,7 +171,7 @@ def _corrected(
     return corrected, line
 
 
-def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str) -> None:
+def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str, *, some: bool) -> None:
     if None not in found.names:
         return
     unlabelled = found.codes == found.names[None]
@@ -175,8 +180,13 @@ def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str) -> None:
             f"{shown}: no labels; training needs one folder per class "
             "(or archives of such folders, or a table with a label column)"
         )
+    if some:
+        return
     first = entries.values(np.flatnonzero(unlabelled)[:1], "name")[0]
-    raise UserInputError(f"{shown}: {unlabelled.sum()} images have no label, among them {first!r}")
+    raise UserInputError(
+        f"{shown}: {unlabelled.sum()} images have no label, among them {first!r}; "
+        "only a --teacher can label them"
+    )
 
 
 def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:

@@ -137,17 +137,17 @@ class Network:
             any_size=any_size,
         )
 
-    def losses(self, scores: Any, classes: Any, smoothing: float = 0.0) -> Any:
-        """Loss and correctness of each image, float32 (n,)."""
+    def losses(self, scores: Any, classes: Any, smoothing: float = 0.0, targets: Any = None) -> Any:
+        """Loss and correctness of each image, float32 (n,); the loss to `targets` where given."""
         import keras
 
         tf = self._tf
         if self.classes == 2:
-            target = tf.cast(classes, tf.float32)[:, None]
+            target = tf.cast(classes, tf.float32)[:, None] if targets is None else targets[:, 1:]
             loss = keras.losses.binary_crossentropy(target, scores, label_smoothing=smoothing)
             predicted = tf.cast(scores[:, 0] > 0.5, tf.int32)  # as Keras' binary accuracy
         else:
-            target = tf.one_hot(classes, self.classes)
+            target = tf.one_hot(classes, self.classes) if targets is None else targets
             loss = keras.losses.categorical_crossentropy(target, scores, label_smoothing=smoothing)
             predicted = tf.argmax(scores, axis=1, output_type=tf.int32)
         return loss, tf.cast(predicted == classes, tf.float32)

@@ -251,13 +251,14 @@ def read(
     reader: PixelReader,
     batches: Iterable[Batch],
     randomness: Callable[[Batch], NDArray[np.float32]] | None = None,
+    targets: NDArray[np.float32] | None = None,
 ) -> Generator[tuple[Any, ...], None, None]:
     """Batches as arrays, read ahead by a thread that ends with the generator.
 
     Yields:
         pixels uint8 (share, H, W, 3) or features float32 (share, k), classes int32 (share,), weights
         float32 (share,), images in the global batch, random numbers float32 (share, k) where
-        `randomness` gives them.
+        `randomness` gives them, rows float32 (share, classes) of `targets` where these are given.
     """
 
     def arrays() -> Iterator[tuple[Any, ...]]:
@@ -272,7 +273,8 @@ def read(
     def array(batch: Batch, asked: Any) -> tuple[Any, ...]:
         pixels, classes = reader.read(batch.numbers, asked)
         random = (randomness(batch),) if randomness else ()
-        return pixels, classes, batch.weights, np.float32(batch.total), *random
+        taught = () if targets is None else (targets[batch.numbers],)
+        return pixels, classes, batch.weights, np.float32(batch.total), *random, *taught
 
     with read_ahead(arrays(), _BATCHES_AHEAD, name="catdog-batches") as ahead:
         yield from cast("Iterator[tuple[Any, ...]]", ahead)  # none of them is `NothingYet`

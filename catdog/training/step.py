@@ -71,7 +71,13 @@ class TrainingStep:
         return self._network.strategy.run(self._on_replica, args=batch)
 
     def _on_replica(
-        self, pixels: Any, classes: Any, weights: Any, total: Any, uniforms: Any
+        self,
+        pixels: Any,
+        classes: Any,
+        weights: Any,
+        total: Any,
+        uniforms: Any,
+        targets: Any = None,
     ) -> Any:
         import tensorflow as tf
 
@@ -81,7 +87,7 @@ class TrainingStep:
         variables = network.model.trainable_variables
         with tf.GradientTape() as tape:
             scores = network.model(pixels, training=True)
-            loss, correct = network.losses(scores, classes, recipe.label_smoothing)
+            loss, correct = network.losses(scores, classes, recipe.label_smoothing, targets)
             loss *= tf.gather(self._class_weights, classes)
             share = tf.reduce_sum(loss * weights) / total
             if network.model.losses:

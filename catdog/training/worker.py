@@ -58,6 +58,7 @@ class _Epochs:
     """The epochs of one worker: what was done, what is best, what comes next."""
 
     def __init__(self, loop: dict[str, Any]) -> None:
+        import ray
         import ray.train
         import ray.train.collective
 
@@ -67,6 +68,7 @@ class _Epochs:
         self._images: DecodedImages = loop["images"]
         self._board = loop["board"]
         self._recipe = self._config.hyperparameters
+        self._targets = None if self._images.targets is None else ray.get(self._images.targets)
         classes = len(loop["labels"])
         one_node = context.get_local_world_size() == self._workers
         self._network = Network(
@@ -158,6 +160,7 @@ class _Epochs:
             self._reader(self._kept_images),
             itertools.islice(stream, done, all_steps),
             lambda batch: batch.uniforms(config.seed, batch_size, self._network.uniforms),
+            self._targets,
         )
 
     def _validation_batches(self) -> Generator[tuple[Any, ...], None, None]:

@@ -68,6 +68,7 @@ def test_without_the_extra_it_is_compact_and_says_how_to_get_it(missing):
         ({"weights": "imagenet"}, "EfficientNetLite0"),
         ({"frozen_epochs": 3}, "EfficientNetLite0"),
         ({"weights": "none"}, "compact"),
+        ({"weights": "run/model/model.keras"}, "EfficientNetLite0"),
         ({"augmented_scale": 0.5}, "compact"),
         ({"height": 32, "width": 32}, "compact"),
     ],

@@ -192,3 +192,15 @@ def test_shards_hold_every_image_of_their_part_once(tmp_path):
     for part, rows in seen.items():
         assert np.concatenate(rows).tolist() == np.flatnonzero(found.parts == part).tolist()
         assert all(len(each) == 256 for each in rows[:-1])
+
+
+def test_images_without_a_label_are_trained_on_where_that_is_wanted(tmp_path):
+    """All of them, whatever their names: nothing can be validated or tested on them."""
+    put(tmp_path, *photos("cat"), *photos("dog"), *(f"{number}.jpg" for number in range(30)))
+    with pytest.raises(UserInputError, match="30 images have no label"):
+        listed(tmp_path)
+    found = listed(tmp_path, validation=0.3, test=0.3, unlabelled=True)
+    assert found.labels == ("cat", "dog")
+    assert np.count_nonzero(found.classes == -1) == 30
+    assert set(found.parts[found.classes == -1]) == {labelled.TRAIN}
+    assert set(found.parts[found.classes >= 0]) == {0, 1, 2}

@@ -146,6 +146,7 @@ def test_the_monitor_decides_what_is_best():
         ({"architecture": "resnet"}, "--architecture resnet"),
         ({"architecture": "compact", "weights": "imagenet"}, "--weights imagenet"),
         ({"architecture": "MobileNetV2", "frozen_epochs": 1}, "--frozen-epochs 1"),
+        ({"architecture": "compact", "weights": "a.keras", "frozen_epochs": 1}, "as a whole"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"weight_average": 1.0}, "--weight-average"),
         ({"label_smoothing": -0.1}, "--label-smoothing"),
