@@ -346,12 +346,13 @@ _PAGES = (
     asked.Similar,
     asked.Leaks,
 )  # whose output is a file
-_NAMES = {"model": (folders.SHIPPED,), "weights": ("imagenet", "none")}
+_SHIPPED = (folders.SHIPPED,)
+_NAMES = {"model": _SHIPPED, "teacher": _SHIPPED, "weights": ("imagenet", "none")}
 
 
 def _places(command: Any) -> Iterator[tuple[str, str, str]]:
     """Every path or URI among a command's arguments: its field, flag and text."""
-    for field in ("images", "places", *_RESULTS, "output", "model", "weights"):
+    for field in ("images", "places", *_RESULTS, "output", "model", "teacher", "weights"):
         value = getattr(command, field, None)
         flag = parsing.written(field)
         for text in value if isinstance(value, tuple) else (value,):
