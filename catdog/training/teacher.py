@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SCORES_FILE = "teacher.npz"
 LABELS_SHARE = 0.5  # of what is learned of an image that has a label; the rest is the teacher's
+_BATCH_IMAGES = 32
 _MAX_SCORES_BYTES = 64 * 2**30
 
 
@@ -155,6 +156,7 @@ class _Scorer:
         from catdog.model import inference
 
         teacher: folders.Model = ray.get(model[0])
+        self._classes = len(teacher.metadata.labels)
         preprocessing = teacher.metadata.preprocessing
         self._shape = (preprocessing.height, preprocessing.width, 3)
         self._decode = DecodeEntries(preprocessing, DecodeLimits(), SourceLimits(), ("index",))
@@ -164,8 +166,9 @@ class _Scorer:
         decoded = self._decode(entries)
         decoded = decoded.filter(decoded["error"].is_null())
         pixels = as_pixels(decoded["pixels"], self._shape)
-        scores = np.concatenate(
-            [self._predict(pixels[at : at + 32]) for at in range(0, max(1, len(pixels)), 32)]
-        )
-        column = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1])
+        scores = np.empty((len(pixels), self._classes), np.float32)
+        for start in range(0, len(pixels), _BATCH_IMAGES):
+            batch = slice(start, start + _BATCH_IMAGES)
+            scores[batch] = self._predict(pixels[batch])
+        column = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), self._classes)
         return pa.table({"index": decoded["index"], "scores": column})
