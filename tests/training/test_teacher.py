@@ -65,6 +65,7 @@ def test_a_network_learns_from_a_teacher(ray_cluster, drawings, tiny_config, tin
         output=str(tmp_path / "run"),
         teacher=tiny_model,
         epochs=1,
+        workers=1,
     )
     result = train(config)
     assert sum(result.images.values()) == 160
