@@ -165,9 +165,14 @@ def _on_cluster(
     records.write_rejected(output, images.rejected, total, config.max_rejected)
     if of_teacher is not None:
         observer.phase("the teacher looks at the images")
-        images = teacher.taught(
-            images, teacher.scores_of(of_teacher, labelled, output, actors=max(1, cpus))
+        scores = teacher.scores_of(
+            of_teacher,
+            labelled,
+            output,
+            actors=max(1, decoders),
+            label=config.decoding_label,
         )
+        images = teacher.taught(images, scores)
     decoding.refuse_empty(images, labelled.labels)
     cached = config.cache is not None
     for line in decoding.notices(decoded, parts_given=labelled.parts_given, cached=cached):

@@ -87,7 +87,12 @@ def taught(images: DecodedImages, scores: NDArray[np.float32]) -> DecodedImages:
 
 
 def scores_of(
-    model: folders.Model, labelled: LabelledImages, output: str, *, actors: int
+    model: folders.Model,
+    labelled: LabelledImages,
+    output: str,
+    *,
+    actors: int,
+    label: str | None = None,
 ) -> NDArray[np.float32]:
     """The teacher's scores of all images to train on or to validate with, (n, classes).
 
@@ -98,6 +103,7 @@ def scores_of(
         labelled: all images.
         output: the run's folder, which has the scores once they are computed.
         actors: how many compute.
+        label: of the nodes that do, as `nodes.on_label` takes it; None for any.
 
     Raises:
         CatdogError: nodes are gone and do not return.
@@ -111,8 +117,9 @@ def scores_of(
                 return found
     found = np.full((count, len(model.metadata.labels)), np.nan, np.float32)
     with ray_quirks.plain_errors():
-        watch = nodes.NodeWatch(1, cpus=1)
-        for index, scores in nodes.watched(_computed(model, labelled, actors), watch.check):
+        watch = nodes.NodeWatch(1, cpus=1, label=label)
+        computed = _computed(model, labelled, actors, label)
+        for index, scores in nodes.watched(computed, watch.check):
             found[index] = scores
     buffer = io.BytesIO()
     np.savez(buffer, fingerprint=fingerprint, scores=found)
@@ -121,21 +128,24 @@ def scores_of(
 
 
 def _computed(
-    model: folders.Model, labelled: LabelledImages, actors: int
+    model: folders.Model, labelled: LabelledImages, actors: int, label: str | None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Numbers of images and their scores, as they come."""
     import ray
     from ray.data import ActorPoolStrategy
 
     shards = [ray.put(shard) for shard in decoding.shards(labelled)]
+    # Numbers, as in `decoding`: the shards themselves would start a task each on any CPU.
+    numbers = [pa.table({"shard": [number]}) for number in range(len(shards))]
     scored = ray_quirks.map_batches(
-        ray.data.from_arrow_refs(shards),
+        ray.data.from_blocks(numbers),
         _Scorer,
-        fn_constructor_args=([ray.put(model)],),
+        fn_constructor_args=([ray.put(model)], shards),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(actors, len(shards))),
         num_cpus=1,
+        node_label=label,
     )
     for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
         width = table["scores"].type.list_size
@@ -146,24 +156,30 @@ def _computed(
 class _Scorer:
     """Scores tables of entries: rows of `index` and `scores`, those alone that could be decoded.
 
+    It is given a table with the number of a shard.
+
     Args:
         model: a list with the teacher's reference.
+        shards: references of the tables.
     """
 
-    def __init__(self, model: list[Any]) -> None:
+    def __init__(self, model: list[Any], shards: list[Any]) -> None:
         import ray
 
         from catdog.model import inference
 
         teacher: folders.Model = ray.get(model[0])
+        self._shards = shards
         self._classes = len(teacher.metadata.labels)
         preprocessing = teacher.metadata.preprocessing
         self._shape = (preprocessing.height, preprocessing.width, 3)
         self._decode = DecodeEntries(preprocessing, DecodeLimits(), SourceLimits(), ("index",))
         self._predict = inference.load_predictor(teacher)
 
-    def __call__(self, entries: pa.Table) -> pa.Table:
-        decoded = self._decode(entries)
+    def __call__(self, numbers: pa.Table) -> pa.Table:
+        import ray
+
+        decoded = self._decode(ray.get(self._shards[numbers["shard"][0].as_py()]))
         decoded = decoded.filter(decoded["error"].is_null())
         pixels = as_pixels(decoded["pixels"], self._shape)
         scores = np.empty((len(pixels), self._classes), np.float32)
