@@ -27,6 +27,7 @@ from catdog.training.labelled import TRAIN, list_labelled
 from catdog.training.records import METRICS_COLUMNS
 
 if TYPE_CHECKING:
+    from catdog.training.data import DecodedImages
     from catdog.training.labelled import LabelledImages
 
 __all__ = ["METRICS_COLUMNS", "TrainConfig", "TrainResult", "train"]
@@ -150,33 +151,8 @@ def _on_cluster(
     pixels = config.preprocessing.height * config.preprocessing.width
     for line in fit.small_stores(ray.nodes(), labelled.entries.num_rows * pixels * 3):
         observer.phase(line)
-    observer.phase(f"decoding {labelled.entries.num_rows:,} images")
-    decoded = decoding.decode_all(
-        labelled,
-        config,
-        DecodeLimits(),
-        SourceLimits(),
-        actors=max(1, decoders),
-        window_images=_window_images(config, output),
-        observer=observer,
-    )
-    images = decoded.images
-    total = len(images.train) + len(images.validation) + len(images.rejected)
-    records.write_rejected(output, images.rejected, total, config.max_rejected)
-    if of_teacher is not None:
-        observer.phase("the teacher looks at the images")
-        scores = teacher.scores_of(
-            of_teacher,
-            labelled,
-            output,
-            actors=max(1, decoders),
-            label=config.decoding_label,
-        )
-        images = teacher.taught(images, scores)
-    decoding.refuse_empty(images, labelled.labels)
-    cached = config.cache is not None
-    for line in decoding.notices(decoded, parts_given=labelled.parts_given, cached=cached):
-        observer.phase(line)
+    decoded, images = _prepared(config, output, labelled, of_teacher, decoders, observer)
+    total = len(decoded.images.train) + len(decoded.images.validation) + len(images.rejected)
     observer.phase(
         f"starting {workers} workers"
         + (", which compute features first" if config.trains_head_only else "")
@@ -209,6 +185,46 @@ def _on_cluster(
         decoded_images_per_s=total / max(decoded.seconds, 1e-9),
         started=started,
     )
+
+
+def _prepared(
+    config: TrainConfig,
+    output: str,
+    labelled: LabelledImages,
+    of_teacher: folders.Model | None,
+    decoders: int,
+    observer: Observer,
+) -> tuple[decoding.Decoded, DecodedImages]:
+    """What decoding gave, and the images of it as they are trained on, with a teacher's targets."""
+    decoders = max(1, decoders)
+    observer.phase(f"decoding {labelled.entries.num_rows:,} images")
+    decoded = decoding.decode_all(
+        labelled,
+        config,
+        DecodeLimits(),
+        SourceLimits(),
+        actors=decoders,
+        window_images=_window_images(config, output),
+        observer=observer,
+    )
+    images = decoded.images
+    total = len(images.train) + len(images.validation) + len(images.rejected)
+    records.write_rejected(output, images.rejected, total, config.max_rejected)
+    if of_teacher is not None:
+        observer.phase("the teacher looks at the images")
+        scores = teacher.scores_of(
+            of_teacher,
+            labelled,
+            output,
+            actors=decoders,
+            label=config.decoding_label,
+        )
+        images = teacher.taught(images, scores)
+    decoding.refuse_empty(images, labelled.labels)
+    cached = config.cache is not None
+    for line in decoding.notices(decoded, parts_given=labelled.parts_given, cached=cached):
+        observer.phase(line)
+    return decoded, images
 
 
 def _window_images(config: TrainConfig, output: str) -> int:
