@@ -218,6 +218,7 @@ def _prepared(
             output,
             actors=decoders,
             label=config.decoding_label,
+            observer=observer,
         )
         images = teacher.taught(images, scores)
     decoding.refuse_empty(images, labelled.labels)

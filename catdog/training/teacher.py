@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from catdog.model import folders
 from catdog.pixels import DecodeEntries, DecodeLimits, as_pixels
 from catdog.runtime import nodes, ray_quirks
 from catdog.training import decoding
+from catdog.training.labelled import TEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from catdog.observer import Observer
     from catdog.training.data import DecodedImages
     from catdog.training.labelled import LabelledImages
 
@@ -92,7 +95,8 @@ def scores_of(
     output: str,
     *,
     actors: int,
-    label: str | None = None,
+    label: str | None,
+    observer: Observer,
 ) -> NDArray[np.float32]:
     """The teacher's scores of all images to train on or to validate with, (n, classes).
 
@@ -104,6 +108,7 @@ def scores_of(
         output: the run's folder, which has the scores once they are computed.
         actors: how many compute.
         label: of the nodes that do, as `nodes.on_label` takes it; None for any.
+        observer: told how far it is.
 
     Raises:
         CatdogError: nodes are gone and do not return.
@@ -116,11 +121,15 @@ def scores_of(
                 found: NDArray[np.float32] = kept["scores"]
                 return found
     found = np.full((count, len(model.metadata.labels)), np.nan, np.float32)
+    total, started, done, rejected = int((labelled.parts != TEST).sum()), time.monotonic(), 0, 0
     with ray_quirks.plain_errors():
         watch = nodes.NodeWatch(1, cpus=1, label=label)
         computed = _computed(model, labelled, actors, label)
         for index, scores in nodes.watched(computed, watch.check):
+            seen = ~np.isnan(scores[:, 0])
             found[index] = scores
+            done, rejected = done + len(seen), rejected + int((~seen).sum())
+            observer.progress(done, total, rejected, done / (time.monotonic() - started))
     buffer = io.BytesIO()
     np.savez(buffer, fingerprint=fingerprint, scores=found)
     storage.write_atomic(uri, buffer.getvalue())
@@ -154,7 +163,7 @@ def _computed(
 
 
 class _Scorer:
-    """Scores tables of entries: rows of `index` and `scores`, those alone that could be decoded.
+    """Scores tables of entries: rows of `index` and `scores`, NaN where one cannot be decoded.
 
     It is given a table with the number of a shard.
 
@@ -180,11 +189,11 @@ class _Scorer:
         import ray
 
         decoded = self._decode(ray.get(self._shards[numbers["shard"][0].as_py()]))
-        decoded = decoded.filter(decoded["error"].is_null())
         pixels = as_pixels(decoded["pixels"], self._shape)
         scores = np.empty((len(pixels), self._classes), np.float32)
         for start in range(0, len(pixels), _BATCH_IMAGES):
             batch = slice(start, start + _BATCH_IMAGES)
             scores[batch] = self._predict(pixels[batch])
+        scores[decoded["error"].is_valid().to_numpy(zero_copy_only=False)] = np.nan
         column = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), self._classes)
         return pa.table({"index": decoded["index"], "scores": column})
