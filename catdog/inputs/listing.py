@@ -57,7 +57,7 @@ from catdog.inputs.entries import (
     to_batch,
 )
 from catdog.inputs.folders import Folder, Glob, is_glob
-from catdog.inputs.lists import EntryList, EntryReader
+from catdog.inputs.lists import EntryList, EntryReader, in_chunks
 from catdog.inputs.members import Archive
 from catdog.inputs.names import (
     ARCHIVES,
@@ -264,10 +264,10 @@ class _Opener:
             return ParquetTable(uri, stamp, self._limits, self._columns, self._entries).works
         if lower.endswith(LISTS):
             entries = tables.list_entries(uri, self._limits)
-            return EntryList(uri, entries, self._entries).works
+            return EntryList(uri, in_chunks(entries), self._entries).works
         if lower.endswith(TABLES):
             entries = tables.table_entries(uri, self._columns, self._limits, self._keep)
-            return EntryList(uri, entries, self._entries).works
+            return EntryList(uri, in_chunks(entries), self._entries).works
         row = file_row(uri, posixpath.basename(uri), size=size, stamp=stamp)
         return partial(_single, to_batch([row]))
 

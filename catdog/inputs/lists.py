@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +52,7 @@ from catdog.inputs.pages import row_of_page
 from catdog.inputs.skipped import Skips
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -64,41 +64,65 @@ _CHAINED = re.compile(r"(zip|tar|parquet)://(.*)::(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """Entries that follow each other, as columns.
+
+    Attributes:
+        texts: what they name, as strings; null where that is to be looked at in any case.
+        labels: of each.
+        kept: of each, what is kept of its row.
+        entry: each by itself, by its place here.
+    """
+
+    texts: pa.Array[Any]
+    labels: Sequence[str | None]
+    kept: Sequence[Any]
+    entry: Callable[[int], Entry]
+
+
+def in_chunks(entries: Entries) -> Iterator[Chunk]:
+    """Entries that come one by one."""
+    while some := list(itertools.islice(entries, BATCH_ROWS)):
+        try:
+            texts = pa.array([entry.text for entry in some], pa.string())
+        except UnicodeEncodeError:
+            texts = pa.nulls(len(some), pa.string())
+        labels, values = [entry.label for entry in some], [entry.kept for entry in some]
+        yield Chunk(texts, labels, values, some.__getitem__)
+
+
+@dataclass(frozen=True)
 class EntryList:
     """A list, or a table of URIs, as an input.
 
     Attributes:
         uri: of the list.
-        entries: what it names.
+        chunks: what it names.
         reader: turns an entry into rows.
     """
 
     uri: str
-    entries: Entries
+    chunks: Iterator[Chunk]
     reader: EntryReader
 
     def works(self) -> Iterator[Work]:
         """Rows, and the folders and archives among them."""
-        entries = iter(self.entries)
-        while chunk := list(itertools.islice(entries, BATCH_ROWS)):
-            yield from self._works(chunk)
-
-    def _works(self, entries: Sequence[Entry]) -> Iterator[Work]:
         folder = self.uri.rpartition("/")[0] + "/"
-        plain = plain_uris.which([entry.text for entry in entries])
-        found = [
-            None if is_plain else self._read(entry, folder)
-            for entry, is_plain in zip(entries, plain, strict=True)
-        ]
-        batch, keep = self._rows(entries, found, plain, folder), self.reader.keep
-        start = before = 0  # in the batch, and in the entries
-        for at, work in enumerate(found):
-            if work is None or isinstance(work, Row):
+        for chunk in self.chunks:
+            yield from self._works(chunk, folder)
+
+    def _works(self, chunk: Chunk, folder: str) -> Iterator[Work]:
+        plain = plain_uris.which(chunk.texts, folder)
+        found = {at: self._read(chunk.entry(at), folder) for at in np.flatnonzero(~plain).tolist()}
+        batch, keep = self._rows(chunk, found, plain, folder), self.reader.keep
+        start = before = 0  # in the batch, and in the chunk
+        for at, work in found.items():
+            if isinstance(work, Row):
                 continue
             if at > before:
                 yield batch.slice(start, at - before)
             start, before = start + at - before, at + 1
-            yield work if keep is None else kept.with_one(work, entries[at].kept, keep)
+            yield work if keep is None else kept.with_one(work, chunk.kept[at], keep)
         if start < batch.num_rows:
             yield batch.slice(start)
 
@@ -112,26 +136,26 @@ class EntryList:
 
     def _rows(
         self,
-        entries: Sequence[Entry],
-        found: Sequence[Row | Work | None],
+        chunk: Chunk,
+        found: Mapping[int, Row | Work],
         plain: NDArray[np.bool_],
         folder: str,
     ) -> pa.RecordBatch:
-        """What is a row, in the order of the entries; `found` has it where it is not plain."""
+        """What is a row, in the order of the entries; `found` has what is not plain."""
         at = np.flatnonzero(plain)
-        told = [entries[place] for place in at.tolist()]
-        batch = plain_uris.rows([e.text for e in told], [e.label for e in told], folder)
-        others = [place for place, row in enumerate(found) if isinstance(row, Row)]
+        labels = [chunk.labels[place] for place in at.tolist()]
+        batch = plain_uris.rows(chunk.texts.filter(pa.array(plain)), labels, folder)
+        others = {place: row for place, row in found.items() if isinstance(row, Row)}
         if others:
-            rows = to_batch([row for row in found if isinstance(row, Row)])
-            at = np.concatenate([at, np.array(others)])
+            rows = to_batch(list(others.values()))
+            at = np.concatenate([at, np.array(list(others))])
             together = pa.Table.from_batches([batch, rows]).take(pa.array(np.argsort(at)))
             batch = together.combine_chunks().to_batches()[0]
             at.sort()
         if self.reader.keep is None:
             return batch
         try:
-            values = [entries[place].kept for place in at.tolist()]
+            values = [chunk.kept[place] for place in at.tolist()]
             return kept.with_values(batch, values, self.reader.keep)
         except pa.ArrowException as error:
             raise UserInputError(f"{self.uri}: --keep: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from catdog import storage
 from catdog.errors import UserInputError, without_secrets
 from catdog.inputs import image_columns, kept, parquet_footer, table_columns, tables
 from catdog.inputs.entries import BATCH_ROWS, Columns, Row, SourceLimits, to_batch
-from catdog.inputs.lists import EntryList, EntryReader
+from catdog.inputs.lists import Chunk, EntryList, EntryReader
 from catdog.inputs.names import label_of
 from catdog.inputs.unique import Seen
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from catdog.inputs.entries import Work
-    from catdog.inputs.tables import Entries
 
     # A value of a column of text; an exception where it is damaged.
     _Text: TypeAlias = str | UnicodeError | None
@@ -64,14 +64,14 @@ class ParquetTable:
                 ):
                     yield from self._images(table, column)
                 else:
-                    entries = self._entries(table, column)
-                    yield from EntryList(self._uri, entries, self._reader).works()
+                    chunks = self._chunks(table, column)
+                    yield from EntryList(self._uri, chunks, self._reader).works()
         except (*parquet_footer.DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of a disk or a store; Arrow's own have none
             raise UserInputError(f"{self._uri}: it is no Parquet table, or damaged") from error
 
-    def _entries(self, table: Any, images: str | None) -> Entries:
+    def _chunks(self, table: Any, images: str | None) -> Iterator[Chunk]:
         """What a table of URIs names.
 
         Args:
@@ -91,12 +91,11 @@ class ParquetTable:
         row = 0
         for batch in table.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted))):
             read = batch.column(root)
-            named = texts(pc.struct_field(read, "path") if images is not None else read)
+            named = pc.struct_field(read, "path") if images is not None else read
             keep = self._reader.keep
             values = [None] * batch.num_rows if keep is None else kept.of_batch(batch, keep)
-            for text, label, value in zip(named, labels.of(batch), values, strict=True):
-                yield _entry(row, text, label, value)
-                row += 1
+            yield _chunk(row, named, list(labels.of(batch)), values)
+            row += batch.num_rows
 
     def _kept_columns(self, schema: pa.Schema) -> list[str]:
         keep = self._reader.keep
@@ -224,6 +223,20 @@ class _Labels:
         if self._names and isinstance(label, str) and label.isdigit():
             return self._names[int(label)] if int(label) < len(self._names) else label
         return label.strip() or None if isinstance(label, str) else label
+
+
+def _chunk(row: int, named: pa.Array[Any], labels: list[_Text], values: Any) -> Chunk:
+    """Some rows of a table, from number `row` on."""
+    as_text = functools.cache(lambda: texts(named))  # where one of them is to be looked at
+
+    def entry(at: int) -> tables.Entry:
+        return _entry(row + at, as_text()[at], labels[at], values[at])
+
+    sound = [label for label in labels if not isinstance(label, UnicodeError)]
+    quick = pa.types.is_string(named.type) or pa.types.is_large_string(named.type)
+    if not quick or len(sound) < len(labels):
+        return Chunk(pa.nulls(len(labels), pa.string()), [None] * len(labels), values, entry)
+    return Chunk(named.cast(pa.string()), sound, values, entry)
 
 
 def _entry(row: int, text: _Text, label: _Text, value: Any) -> tables.Entry:

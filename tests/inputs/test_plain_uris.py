@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from catdog.inputs import Columns, SourceLimits, list_images, plain_uris
@@ -27,7 +28,7 @@ PLAIN = [
     "https://lists/of/2.zip.jpg",
 ]
 ODD = [
-    *("", "a.jpg", "a/b.jpg", "/", "//a/b.jpg", "/a//b.jpg", "/a/./b.jpg", "/a/../b.jpg", "/a/"),
+    *("", "/", "//a/b.jpg", "/a//b.jpg", "/a/./b.jpg", "/a/../b.jpg", "/a/"),
     *("s3://bucket", "s3://bucket/", "s3://bucket//a.jpg", "s3://a/../b.jpg", "s3://a/.b.jpg"),
     *("S3://bucket/a.jpg", "s3a://bucket/a.jpg", "s3:/bucket/a.jpg", "s3://u:p@b/a.jpg"),
     *("s3://Bucket/a.jpg", "s3://b/a.jpg?X-Amz-Signature=1", "https://h:80/a.jpg", "https://h"),
@@ -39,36 +40,58 @@ ODD = [
 ]
 
 
-def test_what_is_plain():
-    """A file's URI or absolute path, where nothing in it could mean something else."""
-    assert plain_uris.which([*PLAIN, "/a/~"]).tolist() == [True] * len(PLAIN) + [False]
-    assert not plain_uris.which(ODD).any()
-    assert not plain_uris.which(["/a.jpg", "/\ud800.jpg"]).any()
+BELOW = ["1.jpg", "cat/1.jpg", "a-b/c_d/2", "s3.jpg", "http/x"]
+FOLDERS = ["file:///lists/", "s3://lists/of/", "https://lists/of/", "file:///a b/é/"]
 
 
-@pytest.mark.parametrize("folder", ["file:///lists/", "s3://lists/of/", "https://lists/of/"])
+def plain(texts, folder):
+    """Those of the texts that are plain."""
+    return list(itertools.compress(texts, plain_uris.which(pa.array(texts), folder)))
+
+
+def at_once_and_alone(texts, folder, label=None):
+    """The rows of plain texts, both ways."""
+    reader = EntryReader(SourceLimits(), Columns(), Skips())
+    alone = [as_given(reader.read(text, folder, label), text) for text in texts]
+    return plain_uris.rows(pa.array(texts), [label] * len(texts), folder), to_batch(alone)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_is_plain(folder):
+    """A file's URI or path, where nothing in it could mean something else."""
+    assert plain([*PLAIN, *BELOW, None], folder) == PLAIN + BELOW
+    assert plain(ODD, folder) == []
+
+
+def test_a_folder_of_an_odd_name():
+    """What is relative to it is read by itself."""
+    for folder in ("file:///a::b/", "s3://u:p@b/", "s3://X/../"):
+        assert plain([*PLAIN, *BELOW], folder)[: len(PLAIN)] == PLAIN
+    assert plain(BELOW, "file:///a::b/") == []
+    assert plain(BELOW, "s3://u:p@b/") == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("label", [None, "cat"])
 def test_rows_are_the_same(folder, label):
     """All at once or one by one, in a list's folder or elsewhere, with a label or without."""
-    reader = EntryReader(SourceLimits(), Columns(), Skips())
-    alone = [as_given(reader.read(text, folder, label), text) for text in PLAIN]
-    together = plain_uris.rows(PLAIN, [label] * len(PLAIN), folder)
-    assert together.equals(to_batch(alone))
+    at_once, alone = at_once_and_alone(PLAIN + BELOW, folder, label)
+    assert at_once.equals(alone)
 
 
-def test_random_texts_are_read_the_same():
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_random_texts_are_read_the_same(folder):
     """Whatever is taken for plain, of random pieces of URIs, gives the row that it gives alone."""
     rng = np.random.default_rng(7)
     pieces = ["s3://", "https://", "/", "a", "b1", ".", "..", ":", "@", "%2F", "~", "lists/", "of"]
     pieces += ["?", "=", ".zip", ".jpg", "é", "\\", " ", "C:", "//", "::", "&", "-", "X", "_", "1"]
     starts = ["s3://lists/", "https://b1/", "/", ""]
-    lengths = rng.integers(1, 7, 20_000)
-    texts = [rng.choice(starts) + "".join(rng.choice(pieces, length)) for length in lengths]
-    texts = list(itertools.compress(texts, plain_uris.which(texts)))
-    assert len(texts) > 100
-    reader = EntryReader(SourceLimits(), Columns(), Skips())
-    alone = [as_given(reader.read(text, "s3://lists/of/", None), text) for text in texts]
-    assert plain_uris.rows(texts, [None] * len(texts), "s3://lists/of/").equals(to_batch(alone))
+    lengths = rng.integers(1, 7, 10_000)
+    texts = [str(rng.choice(starts)) + "".join(rng.choice(pieces, n)) for n in lengths]
+    found = plain(texts, folder)
+    assert len(found) > 100
+    at_once, alone = at_once_and_alone(found, folder)
+    assert at_once.equals(alone)
 
 
 def test_all_kinds_in_one_list(tmp_path):
