@@ -56,6 +56,9 @@ _DRIVER_SETTINGS = {
 }
 
 
+# What Ray raises where it does not start or connect, besides.
+_REFUSALS = (ConnectionError, ValueError, RuntimeError)
+
 # What ends with the process, where that is about to end by `embedded.abandon`.
 _left_open: list[contextlib.ExitStack] = []
 
@@ -112,9 +115,12 @@ def connect(
         else:
             with _fault_detection():
                 stack.enter_context(embedded.cluster(minimum_cpus or 1, told))
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address:
+    except Exception as error:
+        if address and isinstance(error, _REFUSALS):
             raise fit.refusal(address, error) from error
+        # A plain one is what Ray raises of a node that is not up after 30 s (2.51 to 2.60).
+        if not isinstance(error, _REFUSALS) and type(error) is not Exception:
+            raise
         raise CatdogError(f"Ray does not start on this machine: {error}") from error
     try:
         importing.join()

@@ -100,9 +100,12 @@ def fit(
         workers, cpus=config.cpus_per_worker, gpus=int(use_gpu), label=config.node_label
     )
     shown = 0
-    with read_ahead(
-        _outcome(trainer, workers), 1, name="catdog-trainer", every_s=_POLL_S, patience_s=0.0
-    ) as fit:
+    with (
+        ray_quirks.plain_errors(),  # of the board's, which a node without memory ends, too
+        read_ahead(
+            _outcome(trainer, workers), 1, name="catdog-trainer", every_s=_POLL_S, patience_s=0.0
+        ) as fit,
+    ):
         result: Any = None
         for came in fit:
             check()

@@ -286,6 +286,34 @@ print("heard", len(heard))
     assert (done.returncode, done.stdout) == (0, "heard 1\n"), done.stderr
 
 
+@pytest.mark.long  # Ray waits for half a minute
+def test_ray_that_does_not_come_up_is_one_line(tmp_path, drawings):
+    """Its raylet is not there in time, as on a machine that is too busy: one line, exit code 1, nothing left."""
+    program = """
+import sys
+from ray._private import services
+from catdog import cli
+
+services.RAYLET_EXECUTABLE = "/bin/false"
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    place = tmp_path / "t"
+    place.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "classify", drawings, "--output", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        env=environment | {"TMPDIR": str(place)},
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("catdog classify: ")]
+    assert "Ray does not start on this machine: The current node timed out" in line
+    assert "Traceback" not in done.stderr
+    assert not list(place.glob(f"{scratch.PREFIX}*"))
+
+
 def test_death_for_want_of_memory_says_so(tmp_path, drawings, start, control_group):
     """With the limit and what to lower, in place of all that may have been the cause."""
     limit = 1200 * 2**20
