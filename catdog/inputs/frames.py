@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from catdog import scratch, storage
 from catdog.errors import UserInputError
 from catdog.inputs import image_columns, parquet_tables, table_columns
-from catdog.inputs.names import is_windows_path
 
 if TYPE_CHECKING:
     from catdog.inputs.entries import Columns
@@ -102,7 +101,7 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
 
 
 def _located(table: pa.Table, columns: Columns) -> pa.Table:
-    """The table with absolute paths, since its file lies elsewhere."""
+    """The table with the folder that its paths start from, since its file lies elsewhere."""
     images = image_columns.image_column(table.schema, columns, _NAME)
     if images is None:
         at = table_columns.choose_uri(table.schema.names, columns, _NAME)
@@ -119,14 +118,10 @@ def _located(table: pa.Table, columns: Columns) -> pa.Table:
             others = [name for name in table.schema.names if name != "uri"]
             table = table.select(others).rename_columns({images: "uri"})
             at = table.schema.get_field_index("uri")
-    located = [_absolute(text) for chunk in texts.chunks for text in parquet_tables.texts(chunk)]
-    return table.set_column(at, table.schema.names[at], pa.array(located, pa.string()))
-
-
-def _absolute(text: str | UnicodeError | None) -> str | None:
-    if not isinstance(text, str):
-        return None
-    text = text.strip()
-    if not text or "://" in text or text[0] == "/" or is_windows_path(text, ""):
-        return text
-    return os.path.join(os.getcwd(), text)  # noqa: PTH109, PTH118 - a final slash is to stay
+    given = [text for chunk in texts.chunks for text in parquet_tables.texts(chunk)]
+    sound = [text if isinstance(text, str) else None for text in given]
+    table = table.set_column(at, table.schema.names[at], pa.array(sound, pa.string()))
+    folder = storage.to_uri(os.curdir).rstrip("/") + "/"
+    return table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), parquet_tables.FOLDER_KEY: folder}
+    )

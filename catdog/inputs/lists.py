@@ -99,15 +99,17 @@ class EntryList:
         uri: of the list.
         chunks: what it names.
         reader: turns an entry into rows.
+        folder: URI that relative paths start from, with a final `/`; by default the list's own.
     """
 
     uri: str
     chunks: Iterator[Chunk]
     reader: EntryReader
+    folder: str | None = None
 
     def works(self) -> Iterator[Work]:
         """Rows, and the folders and archives among them."""
-        folder = self.uri.rpartition("/")[0] + "/"
+        folder = self.folder or self.uri.rpartition("/")[0] + "/"
         for chunk in self.chunks:
             yield from self._works(chunk, folder)
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     _Text: TypeAlias = str | UnicodeError | None
 
 
+FOLDER_KEY = b"catdog.folder"
+"""In a table's metadata: URI of the folder that its paths start from, where that is not its own."""
+
+
 class ParquetTable:
     """A Parquet table as an input.
 
@@ -65,7 +69,8 @@ class ParquetTable:
                     yield from self._images(table, column)
                 else:
                     chunks = self._chunks(table, column)
-                    yield from EntryList(self._uri, chunks, self._reader).works()
+                    folder = _folder(table.schema_arrow)
+                    yield from EntryList(self._uri, chunks, self._reader, folder).works()
         except (*parquet_footer.DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of a disk or a store; Arrow's own have none
@@ -223,6 +228,11 @@ class _Labels:
         if self._names and isinstance(label, str) and label.isdigit():
             return self._names[int(label)] if int(label) < len(self._names) else label
         return label.strip() or None if isinstance(label, str) else label
+
+
+def _folder(schema: pa.Schema) -> str | None:
+    folder = (schema.metadata or {}).get(FOLDER_KEY, b"").decode(errors="replace")
+    return folder if folder.startswith("file:///") and folder.endswith("/") else None
 
 
 def _chunk(row: int, named: pa.Array[Any], labels: list[_Text], values: Any) -> Chunk:

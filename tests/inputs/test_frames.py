@@ -55,6 +55,24 @@ def test_paths(tmp_path, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_the_user_called_them(tmp_path, kind, monkeypatch):
+    """Results show the frame's own texts, as of a list; what opens stands beside them."""
+    monkeypatch.chdir(tmp_path)
+    texts = ["cat/1.jpg", "./2.jpg", f"{tmp_path}/3.jpg", "s3://b1/4.jpg"]
+    uri, _ = store_frame(KINDS[kind]({"path": texts[:2]}), Columns(), f"file://{tmp_path}/out")
+    if kind != "chunks":  # which has two rows
+        frame = KINDS[kind]({"path": texts})
+        uri, _ = store_frame(frame, Columns(), f"file://{tmp_path}/out")
+    monkeypatch.chdir("/")  # whoever reads it stands elsewhere
+    rows = [row for batch in list_images([uri], LIMITS) for row in batch.to_pylist()]
+    assert [row["given"] or row["uri"] for row in rows] == texts[: len(rows)]
+    base = f"file://{tmp_path}"
+    expected = [f"{base}/cat/1.jpg", f"{base}/2.jpg", f"{base}/3.jpg", "s3://b1/4.jpg"]
+    assert [row["uri"] for row in rows] == expected[: len(rows)]
+    assert [row["label"] for row in rows][:2] == ["cat", None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_images(tmp_path, kind):
     """Bytes in a column are read from the file that was written; its row is named by its number."""
     frame = KINDS[kind]({"photo": [b"1", b"2"], "Kind": ["a", "b"]})
