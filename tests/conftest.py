@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -26,6 +27,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in its background so, and all that it starts: no Ctrl-C would arrive.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Images of containers often forbid it: each of some hundred processes would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 ACCESS_KEY = "AKIACATDOGTESTS"
 SECRET_KEY = "no-one-may-read-this-in-an-error"
 BUCKET = "pictures"
@@ -48,6 +53,25 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.markexpr != "not slow":
         config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """What is loaded meanwhile stays until the end: the collector of garbage need not look at it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What opens Chromium is slow, wherever it stands: its start alone takes as long as 50 fast tests."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -367,6 +367,7 @@ def test_examples_of_the_reference_work(name, reader):
             exec(compile(text, f"catdog.{name}", "exec"), {"__name__": "reader"})
 
 
+@pytest.mark.slow
 def test_reference_has_all_that_is_offered(tmp_path):
     """`make docs` writes it; no example stands where none is run."""
     code = (

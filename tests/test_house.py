@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -34,17 +35,25 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0] if inside else None
 
 
+@functools.cache
+def nodes(path):
+    """Every node of a file's syntax tree; each file is parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imports(path):
     """Module and name of each `from catdog... import name`, wherever in the file it stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    found = []
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("catdog"):
-            for alias in node.names:
-                yield node.module.split(".")[1:], alias.name
+            found += [(node.module.split(".")[1:], alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.startswith("catdog."):
                     *module, name = alias.name.split(".")[1:]
-                    yield module, name
+                    found.append((module, name))
+    return found
 
 
 def test_no_import_runs_up():
@@ -70,10 +79,10 @@ def test_rooms_meet_at_the_door():
 
 def uses(path):
     """Room and name of all that a file uses of other rooms: imported, or as `room.name`."""
-    tree, room = ast.parse(path.read_text()), room_of(path)
+    room = room_of(path)
     rooms = {name for module, name in imports(path) if not module}
     found = {(module[0], name) for module, name in imports(path) if module}
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             found |= {(node.value.id, node.attr)} if node.value.id in rooms else set()
     return {(other, name) for other, name in found if other != room}
@@ -103,7 +112,7 @@ def test_doors_are_light():
 
 def private_uses(path):
     """Names with an underscore that a file takes from what is not its own."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute):
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             if not own and re.match("_[a-z]", node.attr):
@@ -128,19 +137,20 @@ def test_private_names_of_libraries_are_listed():
     assert [name for name in listed if not any(use in name for use in used)] == []
 
 
+@functools.cache
 def defined(room):
     """Names of the functions and classes of a room, methods as `Class.method`."""
     files = (
         (PACKAGE / room).rglob("*.py") if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
     )
     kinds = (ast.FunctionDef, ast.ClassDef)
+    found = set()
     for path in files:
-        for node in ast.parse(path.read_text()).body:
+        for node in nodes(path)[0].body:
             if isinstance(node, kinds):
-                yield node.name
-                yield from (
-                    f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)
-                )
+                found.add(node.name)
+                found |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)}
+    return found
 
 
 def test_the_walks_lead_through_the_code():
@@ -148,7 +158,7 @@ def test_the_walks_lead_through_the_code():
     steps = [line for line in ARCHITECTURE.splitlines() if re.match(r"\| \d", line)]
     named = re.findall(r"`([a-z]+)\.(?!json)([A-Za-z]\w*(?:\.\w+)?)`", "\n".join(steps))
     assert len(named) > 25
-    assert [f"{room}.{name}" for room, name in named if name not in set(defined(room))] == []
+    assert [f"{room}.{name}" for room, name in named if name not in defined(room)] == []
 
 
 def test_the_map_has_the_floors_of_the_contract():

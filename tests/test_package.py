@@ -25,6 +25,7 @@ def dist(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_whole_package(dist):
     """Every file of it: the weights, the page's template, what tells type checkers to look."""
     (wheel,) = dist.glob("*.whl")
@@ -39,6 +40,7 @@ def test_the_wheel_holds_the_whole_package(dist):
     assert not [name for name in inside if name.startswith(("tests", "benchmarks", "docs"))]
 
 
+@pytest.mark.slow
 def test_the_wheel_is_a_program(dist, tmp_path):
     """Installed where nothing of the source tree is, it says its version."""
     (wheel,) = dist.glob("*.whl")
@@ -54,6 +56,7 @@ def test_the_wheel_is_a_program(dist, tmp_path):
     assert done.stdout == f"catdog {__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_source_distribution_can_be_tested(dist):
     """It holds what `make test` needs."""
     (archive,) = dist.glob("*.tar.gz")

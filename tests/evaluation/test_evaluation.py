@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from sklearn import metrics
 
 from catdog import inputs as sources
 from catdog import reporting, storage
@@ -299,6 +298,8 @@ def test_lowest_threshold_reaches_what_is_wanted():
 
 def test_curves_keep_their_ends_and_their_area():
     """A hundred points of many are the same curve to the eye."""
+    from sklearn import metrics  # takes a second, of every process that collects tests
+
     rng = np.random.default_rng(1)
     one = rng.random(4000) < 0.4
     scores = (one + rng.normal(0, 0.8, 4000)).astype(np.float32)

@@ -55,6 +55,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 RESULT = {"uri": "a", "label": "cat", "scores": [1.0], "model": "m"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "program"),
     [

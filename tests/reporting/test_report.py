@@ -608,6 +608,7 @@ for results in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_memory_and_page_hardly_grow_with_the_rows(tmp_path):
     """Of 131,072 rows 100,000 can be searched: some MB of memory, and of page."""
     labels = np.resize(LABELS, 2048)

@@ -327,6 +327,7 @@ def test_nothing_listens_beyond_loopback(address):
     assert listening == [f"0100007F:{port}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "last"), [(signal.SIGINT, 0, ""), (signal.SIGTERM, 143, "stopped by SIGTERM")]
 )

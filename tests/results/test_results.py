@@ -490,6 +490,7 @@ print(sum(draft.generation.images), Path("/proc/self/status").read_text().split(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is read from /proc")
 def test_planning_takes_flat_memory(tmp_path):
     """Nothing of an image stays in the driver's memory (docs/scale.md)."""

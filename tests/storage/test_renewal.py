@@ -101,6 +101,7 @@ aws_secret_access_key = secret
 """
 
 
+@pytest.mark.slow
 def test_credentials_are_renewed(expiring, tmp_path, monkeypatch):
     """Of a process, a web identity and a role: both clients go on with new tokens, none is refused."""
     (tmp_path / "config").write_text(
