@@ -149,7 +149,9 @@ def defined(room):
         for node in nodes(path)[0].body:
             if isinstance(node, kinds):
                 found.add(node.name)
-                found |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)}
+                found |= {
+                    f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)
+                }
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def _read(config: PackageConfig) -> Any:
         raise UserInputError(
             f"{place}: name a .keras, .onnx or .xml file, or a SavedModel's folder"
         )
+    level = logging.root.level
     try:
         if place.suffix == ".keras":
             return _from_keras(place)
@@ -119,6 +121,10 @@ def _read(config: PackageConfig) -> Any:
     except Exception as error:  # each reader has its own
         reason = " ".join(str(error).split())[:300]
         raise UserInputError(f"{place}: cannot be read as a model ({reason})") from error
+    finally:
+        logging.root.setLevel(
+            level
+        )  # OpenVINO's converter raises it, and leaves it so where it fails
 
 
 def _from_keras(place: Path) -> Any:

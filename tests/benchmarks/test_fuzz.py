@@ -9,7 +9,7 @@ from catdog.inputs.archives import zip as zips
 from catdog.results import damage
 
 SEED = 7
-CASES = dict.fromkeys(running.KINDS, 12) | {"picture": 50, "model": 50}
+CASES = dict.fromkeys(running.KINDS, 12) | {"picture": 25, "model": 50}
 
 
 def found(kind: str, numbers: range) -> running.Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,8 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(network, pairs, tmp_pat
 
 
 def test_damaged_networks_are_one_line(tmp_path, capsys):
-    """Whatever the reader says of it."""
+    """Whatever the reader says of it; and the log of this process is as it was."""
+    level = logging.root.level
     for name in ("a.onnx", "a.xml"):
         (tmp_path / name).write_bytes(b"no model")
         words = ["package", str(tmp_path / name), "--output", str(tmp_path / "model")]
@@ -119,6 +121,7 @@ def test_damaged_networks_are_one_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert "cannot be read as a model" in error
+        assert logging.root.level == level
 
 
 def test_our_own_network_can_be_packaged(tiny_model, tmp_path):

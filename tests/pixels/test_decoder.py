@@ -249,6 +249,7 @@ def test_a_crash_costs_one_image(photos, slow, number):
         assert Collected(decoding.decode(table(*photos))).errors() == {}
 
 
+@pytest.mark.slow
 def test_one_death_is_nobodys_fault(photos, slow):
     """What the kernel ends for want of memory is tried again, alone: no image is blamed for it."""
     places = (0, 5, 8, 19)  # first and last of all, inside of a batch, first of one
@@ -264,6 +265,7 @@ def test_one_death_is_nobodys_fault(photos, slow):
         assert Collected(decoding.decode(table(*photos))).errors() == {}
 
 
+@pytest.mark.slow
 def test_crashes_at_the_edges(photos, slow):
     """The first, the last, and two crashing images in a row cost one row each."""
     paths = [slow, *photos[:7], slow, slow, photos[7], slow]
@@ -273,6 +275,7 @@ def test_crashes_at_the_edges(photos, slow):
     assert collected.errors() == dict.fromkeys((0, 8, 9, 11), "crashed")
 
 
+@pytest.mark.slow
 def test_random_kills_lose_nothing(photos):
     """Killed at any moment, again and again, it gives every image, and its pixels."""
     paths = photos * 5
@@ -375,6 +378,7 @@ def test_too_long_is_a_timeout(photos, slow):
         assert time.monotonic() - began_at < 5
 
 
+@pytest.mark.slow
 def test_many_scans_are_a_timeout(photos, tmp_path):
     """A progressive JPEG of 300 scans, each over 16 megapixels, ends at the time limit."""
     stream = io.BytesIO()
@@ -435,6 +439,7 @@ LARGEST = {  # what takes most memory of its format: extension, mode, how it is 
 }
 
 
+@pytest.mark.slow
 def test_memory_of_the_largest_images(tmp_path):
     """A folder of images that are just permitted, in every format, several times over.
 
@@ -480,6 +485,7 @@ with decoder() as decoding:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [True, False])
 def test_the_child_ends_with_its_parent(photos, slow, busy):
     """Killed, a parent leaves no process behind, be it decoding or idle."""

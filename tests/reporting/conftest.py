@@ -13,7 +13,7 @@ from docs import pictures
 from tests.reporting.pages import LABELS, classify, jpeg, score
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pets(tmp_path_factory):
     """A results folder of 120 labelled pictures and five broken files; and its page's path."""
     folder = tmp_path_factory.mktemp("pets")
@@ -32,7 +32,7 @@ def pets(tmp_path_factory):
     return folder / "out"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page(pets):
     return pets / "_report.html"
 
