@@ -209,7 +209,7 @@ def _pax_attributes(data: bytes, offset: int) -> dict[str, bytes]:
     position = 0
     while position < len(data) and data[position]:
         try:
-            space = data.index(b" ", position, position + 20)
+            space = data.index(b" ", position)
             length = int(data[position:space])
             record = data[space + 1 : position + length]
             key, separator, value = record.partition(b"=")

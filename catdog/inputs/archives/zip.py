@@ -368,7 +368,7 @@ def _members_by_headers(
             if not told:
                 return
             first = _ZIP_LOCAL_BYTES + len(header.raw_name)
-            compressed = max(0, int(known[at, 1] - known[at, 0]) - first)
+            compressed = int(known[at, 1] - known[at, 0]) - first
         length = header.header_bytes + compressed
         if header.offset + length > file.size:
             return

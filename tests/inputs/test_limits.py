@@ -1,0 +1,115 @@
+"""Numbers that strangers wrote, against the limits on what is read: of tars, tables and labels."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import tarfile
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catdog import storage
+from catdog.inputs import PLAN_SCHEMA, Columns, SourceLimits, list_images, read_images
+
+LIMITS = SourceLimits()
+
+
+def planned(path: object, columns: Columns | None = None) -> pa.Table:
+    return pa.Table.from_batches(list_images([str(path)], LIMITS, columns), PLAN_SCHEMA)
+
+
+def contents(table: pa.Table, limits: SourceLimits = LIMITS) -> list[bytes | str]:
+    """What each row gives: its bytes, or the reason code."""
+    results = read_images(table, limits, threads=2)
+    return [result if isinstance(result, bytes) else result.code.value for result in results]
+
+
+def tar_of(*names: str, size: int = 2000) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = size
+            archive.addfile(info, io.BytesIO(bytes(size)))
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("left", [0, 100, 511])
+def test_a_tar_cut_in_the_map_of_a_sparse_file(tmp_path, left):
+    """The blocks that go on with the map of a GNU sparse file are there, or the archive is cut."""
+    info = tarfile.TarInfo("a.jpg")
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1  # one more block follows
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_of("0.jpg")[: 5 * 512] + header + bytes(left))
+    assert planned(path)["error"].to_pylist() == [None, "truncated"]
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz"])
+def test_an_archive_that_became_shorter_unseen(tmp_path, kind):
+    """Of the same time and size to the system, as after a disk's fault: what is gone is truncated."""
+    path = tmp_path / kind
+    pack = gzip.compress if kind.endswith("gz") else bytes
+    path.write_bytes(pack(tar_of("0.jpg", "1.jpg")))
+    table = planned(path)
+    path.write_bytes(pack(tar_of("0.jpg", "1.jpg")[: 6 * 512 + 600]))
+    at = table.schema.get_field_index("stamp")
+    stamps = pa.array([storage.stamp_of_status(path.stat())] * table.num_rows)
+    assert contents(table.set_column(at, "stamp", stamps)) == [bytes(2000), "truncated"]
+
+
+def test_a_packed_member_larger_than_an_image_may_be(tmp_path):
+    """Whatever it claims to expand to, no more than the limit is read of it."""
+    packed = zipfile.ZIP_DEFLATED
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", packed) as z:
+        z.writestr("a.jpg", b"a" * 100)
+    data = sink.getvalue()
+    at, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    gap = 1 << 20
+    record, finish = bytearray(data[at:end]), bytearray(data[end:])
+    record[20:24] = struct.pack("<L", gap)
+    finish[16:20] = struct.pack("<L", at + gap)
+    path = tmp_path / "a.zip"
+    path.write_bytes(data[:at] + bytes(gap) + record + finish)
+    table = planned(path)
+    assert contents(table) == [b"a" * 100]
+    assert contents(table, SourceLimits(max_bytes=gap // 2)) == ["too-large"]
+
+
+@pytest.mark.parametrize("column", [pa.binary(), pa.large_binary(), pa.binary(1000)])
+def test_an_image_of_a_table_is_bounded(tmp_path, column):
+    """One above the limit costs its row."""
+    path = tmp_path / "a.parquet"
+    images = pa.array([b"a" * 1000, b"b" * (1000 if column == pa.binary(1000) else 1)], column)
+    pq.write_table(pa.table({"bytes": images}), path)
+    assert contents(planned(path)) == images.to_pylist()
+    small = [each if len(each) < 1000 else "too-large" for each in images.to_pylist()]
+    assert contents(planned(path), SourceLimits(max_bytes=999)) == small
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_label_is_not_read_beyond_a_mebibyte(tmp_path, kind):
+    """A member that holds a label is asked for its size first."""
+    path = tmp_path / f"a.{kind}"
+    files = {"0.jpg": b"x", "0.cls": b"cat" + b" " * (1 << 20), "1.jpg": b"x", "1.cls": b"dog"}
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as z:
+            for name, data in files.items():
+                z.writestr(name, data)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name, data in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    rows = planned(path, Columns(label_from="cls")).to_pylist()
+    assert [row["label"] for row in rows] == [None, "dog"]
+    assert "1,048,579 bytes, more than 1,048,576" in rows[0]["error_detail"]
