@@ -46,7 +46,7 @@ class SourceLimits:
     """Largest number of members of an archive; the rest becomes one row `too-large`."""
 
     max_expansion: int = 200
-    """Largest expansion of a `.tar.gz`, as a multiple of its size (beyond its first GiB)."""
+    """Largest expansion of a `.tar.gz` or a table, as a multiple of its size (beyond its first GiB)."""
 
     bytes_in_flight: int = 256 << 20
     """Bytes of encoded images to read ahead; a single larger image is still read."""

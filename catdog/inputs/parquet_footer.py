@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _MOST_BYTES = 64 << 20  # of a footer
+_MOST_PAGE_HEADER_BYTES = 16 << 20  # as Arrow
 _DEEPEST = 16
 _LARGEST = (1 << 63) - 1
 # Types of Thrift's compact protocol.
@@ -38,6 +39,10 @@ class Chunk(NamedTuple):
     values: int
     nulls: int | None
     """Of the values, where that is told."""
+    start: int
+    """Of its first page in the file."""
+    length: int
+    """Of all its pages in bytes."""
 
 
 def chunks(file: BinaryIO) -> Iterator[Chunk]:
@@ -65,7 +70,48 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
                 path.decode("utf-8", "replace"),
                 _number(described.get(5)),
                 None if nulls is None else _number(nulls),
+                _start(described),
+                _number(described.get(7)),
             )
+
+
+def _start(described: dict[int, Any]) -> int:
+    """Where the pages of a column begin: its dictionary, where it has one, comes first."""
+    data, dictionary = _number(described.get(9)), _number(described.get(11, 0))
+    return min(data, dictionary) if dictionary else data
+
+
+def page_sizes(file: BinaryIO, columns: Collection[str]) -> Iterator[tuple[str, int]]:
+    """The name of a column, and the bytes that a page of it claims to expand to, for each page.
+
+    Arrow takes these bytes, whatever the footer says of them.
+
+    Args:
+        file: a Parquet table.
+        columns: names of those at the top that count.
+
+    Raises:
+        DamagedError: the footer or a page's header is damaged.
+    """
+    for chunk in list(chunks(file)):
+        name = next((each for each in columns if f"{chunk.path}.".startswith(f"{each}.")), None)
+        at, end = chunk.start, chunk.start + chunk.length
+        while name is not None and at < end:
+            header, length = _page_header(file, at)
+            yield name, _number(header.get(2))
+            at += length + _number(header.get(3))
+
+
+def _page_header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
+    """The header of a page, and its length."""
+    for most in (1 << 10, _MOST_PAGE_HEADER_BYTES):  # it may hold the least and largest value
+        file.seek(at)
+        reader = _Reader(file.read(most))
+        try:
+            return reader.struct(), reader.read
+        except DamagedError:
+            continue
+    raise DamagedError("a page's header is damaged")
 
 
 def _list(fields: Any, number: int, kind: type = dict) -> list[Any]:
@@ -86,6 +132,11 @@ class _Reader:
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at, self._depth = data, 0, 0
+
+    @property
+    def read(self) -> int:
+        """Bytes of what was read."""
+        return self._at
 
     def struct(self) -> dict[int, Any]:
         """Values by the numbers of their fields."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog import storage
 from catdog.errors import UserInputError, without_secrets
-from catdog.inputs import image_columns, kept, parquet_footer, table_columns, tables
+from catdog.inputs import archives, image_columns, kept, parquet_footer, table_columns, tables
 from catdog.inputs.entries import BATCH_ROWS, Columns, Row, SourceLimits, to_batch
 from catdog.inputs.lists import Chunk, EntryList, EntryReader
 from catdog.inputs.names import label_of
+from catdog.inputs.text_lines import MAX_LINE
 from catdog.inputs.unique import Seen
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
     from catdog.inputs.entries import Work
 
-    # A value of a column of text; an exception where it is damaged.
-    _Text: TypeAlias = str | UnicodeError | None
+    # A value of a column of text; what is wrong with it where it is none.
+    _Text: TypeAlias = str | ValueError | None
 
+# Of columns that are read in the driver. Writers make pages of a megabyte, few of a hundred.
+_MOST_PAGE_BYTES = 256 << 20
+_MOST_BATCH_BYTES = 1 << 30
 
 FOLDER_KEY = b"catdog.folder"
 """In a table's metadata: URI of the folder that its paths start from, where that is not its own."""
@@ -66,9 +70,9 @@ class ParquetTable:
                 if column is not None and not image_columns.is_elsewhere(
                     file, table.schema_arrow, column
                 ):
-                    yield from self._images(table, column)
+                    yield from self._images(file, table, column)
                 else:
-                    chunks = self._chunks(table, column)
+                    chunks = self._chunks(file, table, column)
                     folder = _folder(table.schema_arrow)
                     yield from EntryList(self._uri, chunks, self._reader, folder).works()
         except (*parquet_footer.DAMAGE, OSError) as error:
@@ -76,11 +80,12 @@ class ParquetTable:
                 raise  # of a disk or a store; Arrow's own have none
             raise UserInputError(f"{self._uri}: it is no Parquet table, or damaged") from error
 
-    def _chunks(self, table: Any, images: str | None) -> Iterator[Chunk]:
+    def _chunks(self, file: BinaryIO, table: Any, images: str | None) -> Iterator[Chunk]:
         """What a table of URIs names.
 
         Args:
-            table: a ParquetFile.
+            file: the table.
+            table: the same, a ParquetFile.
             images: a column of images that are all elsewhere, at its `path`.
         """
         schema = table.schema_arrow
@@ -93,14 +98,25 @@ class ParquetTable:
             label_at = self._label_at(schema)
         labels = _Labels(schema, label_at, self._uri)
         wanted = [column, *labels.columns, *self._kept_columns(schema)]
+        total, most = table.metadata.num_rows, self._limits.max_expansion * self._size()
+        if total > most:
+            raise UserInputError(
+                f"{self._uri}: it claims {total:,} rows, more than {self._limits.max_expansion} a byte"
+            )
         row = 0
-        for batch in table.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted))):
+        for batch in _bounded(file, table, wanted, self._uri, self._most_bytes()):
             read = batch.column(root)
             named = pc.struct_field(read, "path") if images is not None else read
             keep = self._reader.keep
             values = [None] * batch.num_rows if keep is None else kept.of_batch(batch, keep)
             yield _chunk(row, named, list(labels.of(batch)), values)
             row += batch.num_rows
+
+    def _size(self) -> int:
+        return storage.size_and_stamp(self._uri)[0]
+
+    def _most_bytes(self) -> int:
+        return max(archives.BOMB_FLOOR_BYTES, self._limits.max_expansion * self._size())
 
     def _kept_columns(self, schema: pa.Schema) -> list[str]:
         keep = self._reader.keep
@@ -109,11 +125,11 @@ class ParquetTable:
     def _label_at(self, schema: pa.Schema) -> int | None:
         return table_columns.choose_label(schema.names, self._columns, self._uri)
 
-    def _images(self, table: Any, column: str) -> Iterator[pa.RecordBatch]:
+    def _images(self, file: BinaryIO, table: Any, column: str) -> Iterator[pa.RecordBatch]:
         """Rows of a table that holds the images themselves."""
         schema, total = table.schema_arrow, table.metadata.num_rows
         most = self._limits.max_archive_members
-        if total > min(most, storage.size_and_stamp(self._uri)[0]):
+        if total > min(most, self._size()):
             raise UserInputError(
                 f"{self._uri}: it claims {total:,} images; that is more than it has bytes, or than "
                 f"--max-archive-members {most:,}"
@@ -129,7 +145,8 @@ class ParquetTable:
         keep = self._reader.keep
         seen = Seen()  # two rows with one URI are two images: the later ones go by their number
         row = 0
-        for batch, count in _batches(table, wanted, total):
+        batches = _bounded(file, table, wanted, self._uri, self._most_bytes())
+        for batch, count in _batches(batches, wanted, total):
             given = _Given(batch, count, names, column if pathed else None)
             shown = given.uris(seen)
             told = [None] * count if batch is None else labels.of(batch)
@@ -149,8 +166,8 @@ class ParquetTable:
     ) -> Row:
         uri = shown or f"parquet://{number}::{self._uri}"
         own_name = name or (shown.rpartition("://")[2].lstrip("/") if shown else "")
-        if isinstance(label, UnicodeError):
-            error, detail = "unreadable", f"The label in row {number} is not valid UTF-8."
+        if isinstance(label, ValueError):
+            error, detail = "unreadable", f"The label in row {number} {label}."
             return Row(uri, own_name or str(number), None, error=error, error_detail=detail)
         if label is None and name:
             label = label_of(name)
@@ -159,8 +176,45 @@ class ParquetTable:
         )
 
 
+def _bounded(
+    file: BinaryIO, table: Any, wanted: Sequence[str], uri: str, most: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of these columns, in memory that a stranger's table does not decide.
+
+    A page takes what its header claims, whatever the footer says. And all of it may be one value
+    that stands in each row: as a dictionary, or as what the values begin with.
+
+    Args:
+        file: the table.
+        table: the same, a ParquetFile.
+        wanted: names of columns.
+        uri: of the table.
+        most: bytes that they may expand to.
+
+    Raises:
+        UserInputError: a page claims too much, or they expand to more.
+    """
+    columns = list(dict.fromkeys(wanted))
+    largest = 1
+    for name, size in parquet_footer.page_sizes(file, columns):
+        if size > _MOST_PAGE_BYTES:
+            raise UserInputError(
+                f"{uri}: a page of its column {name} claims {size:,} bytes, more than "
+                f"{_MOST_PAGE_BYTES:,}"
+            )
+        largest = max(largest, size)
+    rows = max(1, min(BATCH_ROWS, _MOST_BATCH_BYTES // largest))
+    for batch in table.iter_batches(rows, columns=columns):
+        most -= batch.nbytes
+        if most < 0:
+            raise UserInputError(
+                f"{uri}: its columns {', '.join(columns)} expand to many times the size of the file"
+            )
+        yield batch
+
+
 def _batches(
-    table: Any, wanted: Sequence[str], total: int
+    batches: Iterator[pa.RecordBatch], wanted: Sequence[str], total: int
 ) -> Iterator[tuple[pa.RecordBatch | None, int]]:
     """Batches of these columns, with their numbers of rows; of no columns, numbers alone."""
     row = 0
@@ -168,7 +222,7 @@ def _batches(
         for row in range(0, total, BATCH_ROWS):
             yield None, min(BATCH_ROWS, total - row)
         return
-    for batch in table.iter_batches(BATCH_ROWS, columns=list(wanted)):
+    for batch in batches:
         if batch.num_rows:
             row += batch.num_rows
             yield batch, batch.num_rows
@@ -242,8 +296,9 @@ def _chunk(row: int, named: pa.Array[Any], labels: list[_Text], values: Any) -> 
     def entry(at: int) -> tables.Entry:
         return _entry(row + at, as_text()[at], labels[at], values[at])
 
-    sound = [label for label in labels if not isinstance(label, UnicodeError)]
+    sound = [label for label in labels if not isinstance(label, ValueError)]
     quick = pa.types.is_string(named.type) or pa.types.is_large_string(named.type)
+    quick = quick and _longest(named) <= MAX_LINE
     if not quick or len(sound) < len(labels):
         return Chunk(pa.nulls(len(labels), pa.string()), [None] * len(labels), values, entry)
     return Chunk(named.cast(pa.string()), sound, values, entry)
@@ -251,11 +306,11 @@ def _chunk(row: int, named: pa.Array[Any], labels: list[_Text], values: Any) -> 
 
 def _entry(row: int, text: _Text, label: _Text, value: Any) -> tables.Entry:
     place = f"row={row}"
-    if isinstance(text, UnicodeError) or isinstance(label, UnicodeError):
-        what = "URI" if isinstance(text, UnicodeError) else "label"
-        return tables.wrong(
-            place, f"The {what} in row {row} of the table is not valid UTF-8.", value
-        )
+    for what, given in (("URI", text), ("label", label)):
+        if isinstance(given, ValueError):
+            return tables.wrong(place, f"The {what} in row {row} of the table {given}.", value)
+    assert not isinstance(text, ValueError)  # noqa: S101 - for mypy
+    assert not isinstance(label, ValueError)  # noqa: S101 - likewise
     if not text or not text.strip():
         return tables.wrong(place, f"Row {row} of the table has no URI.", value)
     return tables.Entry(place, text.strip(), label, None, value)
@@ -264,22 +319,37 @@ def _entry(row: int, text: _Text, label: _Text, value: Any) -> tables.Entry:
 def texts(column: pa.Array[Any]) -> list[_Text]:
     """The values of a column of text, bytes or numbers, as text."""
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        # Each once, however often it stands there.
+        used = pc.unique(column.indices.drop_null())
+        known = dict(zip(used.to_pylist(), texts(column.dictionary.take(used)), strict=True))
+        return [known.get(at) for at in column.indices.to_pylist()]
     kind = column.type
     if _is_stringy(kind):  # whose bytes are checked one by one
         column = column.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
     elif not image_columns.is_bytes(kind):
-        column = column.cast(pa.string())
-    return [_text(value) for value in column.to_pylist()]
+        return cast("list[_Text]", column.cast(pa.string()).to_pylist())
+    if _longest(column) <= MAX_LINE:
+        return [_text(value) for value in column.to_pylist()]
+    return [_bounded_text(value) for value in column]
 
 
-def _text(value: str | bytes | None) -> _Text:
-    if not isinstance(value, bytes):
-        return value
+def _longest(column: pa.Array[Any]) -> int:
+    """Bytes of the longest value."""
+    return pc.max(pc.binary_length(column)).as_py() or 0 if len(column) else 0
+
+
+def _bounded_text(value: Any) -> _Text:
+    buffer = value.as_buffer()
+    if buffer is not None and buffer.size > MAX_LINE:
+        return ValueError(f"has more than {MAX_LINE:,} bytes")
+    return _text(value.as_py())
+
+
+def _text(value: bytes | None) -> _Text:
     try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        return error
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return ValueError("is not valid UTF-8")
 
 
 def _check_text(field: pa.Field[Any], table: str) -> None:

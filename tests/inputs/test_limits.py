@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog import storage
-from catdog.inputs import PLAN_SCHEMA, Columns, SourceLimits, list_images, read_images
+from catdog.errors import UserInputError
+from catdog.inputs import (
+    PLAN_SCHEMA,
+    Columns,
+    SourceLimits,
+    archives,
+    list_images,
+    parquet_tables,
+    read_images,
+)
 
 LIMITS = SourceLimits()
 
@@ -113,3 +122,58 @@ def test_a_label_is_not_read_beyond_a_mebibyte(tmp_path, kind):
     rows = planned(path, Columns(label_from="cls")).to_pylist()
     assert [row["label"] for row in rows] == [None, "dog"]
     assert "1,048,579 bytes, more than 1,048,576" in rows[0]["error_detail"]
+
+
+def repeated(value: str, rows: int) -> pa.DictionaryArray:
+    """One value in all rows, which Parquet stores once."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value]))
+
+
+@pytest.mark.parametrize("where", ["uri", "label", "path"])
+def test_a_table_that_expands_without_end_is_refused(tmp_path, monkeypatch, where):
+    """A value that stands once in a small file, and in each of its rows."""
+    monkeypatch.setattr(archives, "BOMB_FLOOR_BYTES", 64 << 20)
+    monkeypatch.setattr(parquet_tables, "_MOST_BATCH_BYTES", 8 << 20)
+    rows, value = 20_000, "a" * (1 << 20)
+    columns = {"uri": pa.array([f"{row}.jpg" for row in range(rows)])}
+    if where == "path":
+        paths = repeated(value, rows)
+        columns = {"image": pa.StructArray.from_arrays([pa.nulls(rows), paths], ["bytes", "path"])}
+    else:
+        columns[where] = repeated(value, rows)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 1 << 18
+    with pytest.raises(UserInputError, match="expand to many times the size of the file"):
+        planned(path)
+
+
+def test_a_table_of_more_rows_than_its_bytes_can_hold_is_refused(tmp_path):
+    """One name for each of a million rows takes Parquet a hundred bytes."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"uri": repeated("a.jpg", 1_000_000)}), path)
+    with pytest.raises(UserInputError, match="claims 1,000,000 rows, more than 200 a byte"):
+        planned(path)
+
+
+@pytest.mark.parametrize("where", ["uri", "label"])
+def test_a_value_too_long_costs_its_row(tmp_path, where):
+    """In a Parquet table as in one of text."""
+    columns = {"uri": ["0.jpg", "1.jpg"], "label": ["cat", "dog"]}
+    columns[where][0] = "x" * 70_000
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), path)
+    rows = planned(path).to_pylist()
+    assert [row["error"] for row in rows] == ["unreadable", None]
+    assert "in row 0 of the table has more than 65,536 bytes" in rows[0]["error_detail"]
+
+
+def test_a_page_larger_than_any_writer_makes_is_refused(tmp_path, monkeypatch):
+    """By its own header, before Arrow takes the memory; the footer may claim less."""
+    monkeypatch.setattr(parquet_tables, "_MOST_PAGE_BYTES", 1000)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"uri": ["a" * 100] * 9, "n": ["b" * 5000] * 9}), path)
+    assert planned(path).num_rows == 1
+    pq.write_table(pa.table({"uri": [f"{at:0500}" for at in range(9)]}), path)
+    with pytest.raises(UserInputError, match=r"a page of its column uri claims 4,\d\d\d bytes"):
+        planned(path)

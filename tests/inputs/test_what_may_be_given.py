@@ -347,6 +347,12 @@ CASES = [
     ),
     Case("a first line above 65,536 letters", *two("t.csv", LONG.encode()), refused="first line"),
     Case(
+        "a Parquet table that expands to gigabytes and more than 200 times its size "
+        "(`--max-expansion`)",
+        *two("t.parquet", parquet(uri=pa.array(["a.jpg"] * 1_000_000).dictionary_encode())),
+        refused="more than 200 a byte",
+    ),
+    Case(
         "a text or gzip file that is cut",
         *two("t.csv.gz", gzip.compress(CSV.encode())[:-4]),
         BOTH | {"t.csv.gz": "truncated"},

@@ -23,6 +23,7 @@ What becomes of odd members:
 
 from catdog.inputs.archives.tar import tar_members
 from catdog.inputs.archives.windows import (
+    BOMB_FLOOR_BYTES,
     Bytes,
     FileBytes,
     GzipBytes,
@@ -36,6 +37,7 @@ from catdog.inputs.archives.zip import (
 )
 
 __all__ = [
+    "BOMB_FLOOR_BYTES",
     "ZIP_LONGEST_HEADER_BYTES",
     "Bytes",
     "FileBytes",

@@ -18,7 +18,8 @@ _SMALL_WINDOW_BYTES = 16 << 10
 _LARGE_WINDOW_BYTES = 8 << 20
 MAX_LABEL_BYTES = 1 << 20
 """Largest member that is read for the label in it."""
-_BOMB_FLOOR_BYTES = 1 << 30  # expanding less than this harms nobody, whatever the ratio
+BOMB_FLOOR_BYTES = 1 << 30
+"""Expanding less than this harms nobody, whatever the ratio."""
 
 
 class Member(NamedTuple):
@@ -246,7 +247,7 @@ class GzipBytes:
                 raise ImageRejected(ErrorCode.UNREADABLE, "The gzip stream is damaged.") from error
             self._input = self._inflate.unconsumed_tail
             self._expanded += len(self._output)
-            if self._expanded > max(_BOMB_FLOOR_BYTES, self._max_expansion * self._read):
+            if self._expanded > max(BOMB_FLOOR_BYTES, self._max_expansion * self._read):
                 raise ImageRejected(
                     ErrorCode.TOO_LARGE,
                     f"The gzip stream expands more than {self._max_expansion} times.",
