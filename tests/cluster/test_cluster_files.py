@@ -231,6 +231,14 @@ def test_fault_detection_is_the_same_on_aws():
     assert FAULT_DETECTION_SETTINGS.items() <= settings.items()
 
 
+def test_each_setting_is_documented():
+    """docs/cluster.md says of each variable of Ray that catdog sets who reads it."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    for name in ("runtime/ray_quirks", "runtime/embedded", "training/fitting"):
+        for variable in re.findall(r'"(RAY_\w+)"', (ROOT / f"catdog/{name}.py").read_text()):
+            assert re.search(rf"`{variable}[`=]", page), variable
+
+
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_jobs_say_how_to_run_them_again(path):
     """A RayJob that has ended is not started by `apply`; nothing of its command hinders a second start."""
