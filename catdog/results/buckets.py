@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RANGE = 1 << 19  # positions of a bucket of what is ordered by position
 _HASHED = 256  # buckets of hashes: 400,000 images each where there are a hundred million
 _MEMORY_BYTES = 32 << 20  # of the records of one kind, before they go to files
+_WAITING_BYTES = 1 << 20  # of these, before they are put into buckets: large pieces, not many
 
 
 def of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -34,22 +35,35 @@ class Buckets:
 
     def __init__(self, folder: Path, kind: np.dtype[Any]) -> None:
         self._folder, self._kind = folder, kind
+        self._waiting: list[tuple[NDArray[np.int64], NDArray[Any]]] = []  # as they came
         self._held: defaultdict[int, list[NDArray[Any]]] = defaultdict(list)
-        self._bytes = 0
+        self._waiting_bytes = self._held_bytes = 0
 
     def add(self, buckets: NDArray[np.int64], records: NDArray[Any]) -> None:
         """Put each record into the bucket whose number stands beside it."""
         if not len(records):
             return
+        self._waiting.append((buckets, records))
+        self._waiting_bytes += records.nbytes
+        if self._waiting_bytes > _WAITING_BYTES:
+            self._sort()
+        if self._held_bytes > _MEMORY_BYTES:
+            self._spill()
+
+    def _sort(self) -> None:
+        """Put what waits into its buckets."""
+        if not self._waiting:
+            return
+        buckets, records = (np.concatenate(each) for each in zip(*self._waiting, strict=True))
         order = np.argsort(buckets, kind="stable")
         numbers, starts = np.unique(buckets[order], return_index=True)
         for number, part in zip(
             numbers.tolist(), np.split(records[order], starts[1:]), strict=True
         ):
             self._held[number].append(part)
-        self._bytes += records.nbytes
-        if self._bytes > _MEMORY_BYTES:
-            self._spill()
+        self._held_bytes += self._waiting_bytes
+        self._waiting.clear()
+        self._waiting_bytes = 0
 
     def _spill(self) -> None:
         with scratch.naming_full():
@@ -58,15 +72,17 @@ class Buckets:
                 with (self._folder / str(number)).open("ab") as file:
                     file.write(np.concatenate(parts).tobytes())
         self._held.clear()
-        self._bytes = 0
+        self._held_bytes = 0
 
     def numbers(self) -> list[int]:
         """The buckets that hold something."""
+        self._sort()
         spilled = [int(path.name) for path in self._folder.glob("*")]
         return sorted({*self._held, *spilled})
 
     def take(self, number: int) -> NDArray[Any]:
         """What a bucket holds."""
+        self._sort()
         path = self._folder / str(number)
         parts = [np.fromfile(path, self._kind)] if path.exists() else []
         return np.concatenate([np.empty(0, self._kind), *parts, *self._held.get(number, [])])
