@@ -162,8 +162,6 @@ class _Reader:
         if kind in (_LIST, _SET):
             header = self._byte()
             size = header >> 4 if header >> 4 < 15 else self._unsigned()
-            if size > len(self._data) - self._at:  # each takes a byte or more
-                raise DamagedError("a list of the footer is too long")
             return [self._value(header & 15) for _ in range(size)]
         if kind in (_TRUE, _FALSE, _BYTE):
             return self._byte()

@@ -236,7 +236,7 @@ def _scans(data: bytes) -> tuple[dict[tuple[int, int], tuple[int, int]], int] | 
     last = 0
     for marker, start, end in _segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame
-            if passes or end - start < 6:
+            if passes:
                 return None
             components = data[start + 6 : end : 3]
             passes = {(component, k): (0, 1) for component in components for k in range(64)}

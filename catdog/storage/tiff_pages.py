@@ -51,7 +51,7 @@ def tiff_pages(read_at: Callable[[int, int], bytes]) -> Pages:
         count = int.from_bytes(read_at(at, count_bytes), order)
         length = count * entry_bytes
         read += length
-        bounded = 0 < count < 1 << 16 and len(seen) < MOST_PAGES and read <= _MOST_BYTES
+        bounded = count > 0 and len(seen) < MOST_PAGES and read <= _MOST_BYTES
         if at in seen or not bounded:
             return Pages(offsets, whole=False)
         seen.add(at)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.fuzz import thrift
-from catdog.inputs import parquet_footer
+from catdog.errors import UserInputError
+from catdog.inputs import SourceLimits, list_images, parquet_footer
 from catdog.results import part_files
 
 LISTS = """
@@ -31,7 +32,8 @@ FOOTERS = """
 import sys
 from pathlib import Path
 from benchmarks.fuzz import thrift
-from catdog.inputs import parquet_footer
+from catdog.errors import UserInputError
+from catdog.inputs import SourceLimits, list_images, parquet_footer
 from catdog.results import part_files
 path = Path(sys.argv[1])
 
@@ -103,13 +105,58 @@ def test_a_page_is_not_believed(tmp_path, column):
 
 
 @pytest.mark.parametrize(
-    "flaw", [b"", b"\x19\xfc\xff\xff\xff\xff\x0f", b"\x1c" * 40, b"\x16" + b"\xff" * 12]
+    ("flaw", "said"),
+    [
+        (b"", "length is not right"),
+        (b"\x19\xfc\xff\xff\xff\xff\x0f", "ends too early"),  # a list longer than the file
+        (b"\x18\x7f", "ends too early"),  # text longer than the file
+        (b"\x1c" * 100_000, "too deep"),
+        (b"\x16" + b"\xff" * 100_000, "number of the footer is too long"),
+        (b"\x1f", "footer is damaged"),  # of no type
+        (b"\x49\x1c\x19\x1c\x16\x02\0\0\0", "column is not described"),
+        (b"\x49\x18\x01a\0", "no footer of Parquet"),  # text in place of row groups
+    ],
 )
-def test_footers_that_are_none(flaw):
-    """A list that is longer than the file, structures without end, a number without end."""
+def test_footers_that_are_none(flaw, said):
+    """Lists, text and structures without end, numbers without end or of no column."""
     file = io.BytesIO(b"PAR1" + flaw + len(flaw).to_bytes(4, "little") + b"PAR1")
-    with pytest.raises(parquet_footer.DamagedError):
+    with pytest.raises(parquet_footer.DamagedError, match=said):
         list(parquet_footer.chunks(file))
+
+
+@pytest.mark.parametrize("length", [6, 1 << 31, (1 << 32) - 1])
+def test_a_footer_longer_than_its_file(length):
+    """Nothing is read before the file's start."""
+    file = io.BytesIO(b"PAR1\0" + length.to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(parquet_footer.DamagedError, match="length is not right"):
+        list(parquet_footer.chunks(file))
+
+
+def test_a_footer_longer_than_any(monkeypatch):
+    """However large the file is."""
+    monkeypatch.setattr(parquet_footer, "_MOST_BYTES", 1 << 10)
+    file = io.BytesIO(bytes(1 << 12) + (1 << 11).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(parquet_footer.DamagedError, match="length is not right"):
+        list(parquet_footer.chunks(file))
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 63, 1 << 70, b"1", None, {}])
+def test_numbers_of_a_footer_are_of_int64(number):
+    """And not below nothing."""
+    with pytest.raises(parquet_footer.DamagedError, match="number of the footer is not right"):
+        parquet_footer._number(number)
+
+
+@pytest.mark.parametrize("encoded", [b"\x04", b"\x08", b"\x7e"], ids=["2", "4", "63"])
+def test_rows_that_do_not_add_up_are_damage(tmp_path, encoded):
+    """A footer that counts other rows than its columns have: none is lost without a word."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"bytes": [b"1", b"2", b"3"], "name": ["a", "b", "c"]}), path)
+    data = path.read_bytes()
+    at = data.index(b"\x16\x06\x19\x1c")  # 3 rows, then the row groups
+    path.write_bytes(data[: at + 1] + encoded + data[at + 2 :])
+    with pytest.raises(UserInputError, match="it is no Parquet table, or damaged"):
+        list(list_images([str(path)], SourceLimits()))
 
 
 def test_a_sound_footer():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import sys
 import tarfile
+import time
+import tracemalloc
 import zipfile
 
 import pyarrow as pa
@@ -23,6 +26,7 @@ from catdog.inputs import (
     parquet_tables,
     read_images,
 )
+from catdog.inputs.archives import windows
 
 LIMITS = SourceLimits()
 
@@ -154,6 +158,105 @@ def test_a_table_of_more_rows_than_its_bytes_can_hold_is_refused(tmp_path):
     pq.write_table(pa.table({"uri": repeated("a.jpg", 1_000_000)}), path)
     with pytest.raises(UserInputError, match="claims 1,000,000 rows, more than 200 a byte"):
         planned(path)
+
+
+def test_a_table_of_more_images_than_its_bytes_or_the_limit(tmp_path):
+    """Each image has a byte or more; and members of tables are counted as those of archives."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"bytes": [b"x"] * 1_000_000}), path)
+    with pytest.raises(UserInputError, match="claims 1,000,000 images; that is more than it has"):
+        planned(path)
+    pq.write_table(pa.table({"bytes": [b"%d" % at for at in range(9)]}), path)
+    few = SourceLimits(max_archive_members=8)
+    with pytest.raises(UserInputError, match="than --max-archive-members 8"):
+        list(list_images([str(path)], few))
+
+
+@pytest.mark.parametrize("number", [1, 2, 1 << 40, -1])
+def test_a_number_of_no_class_is_text(tmp_path, number):
+    """Where `datasets` left names for fewer classes."""
+    told = b'{"info": {"features": {"label": {"names": ["cat", "dog"]}}}}'
+    table = pa.table({"bytes": [b"x", b"y"], "label": [0, number]})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table.replace_schema_metadata({b"huggingface": told}), path)
+    assert planned(path)["label"].to_pylist() == ["cat", "dog" if number == 1 else str(number)]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_line_without_end_takes_no_memory(tmp_path, name):
+    """It is read a piece at a time, and costs its row."""
+    data = b"0.jpg\n" + b"x" * (32 << 20) + b"\n1.jpg\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
+    tracemalloc.start()
+    try:
+        assert planned(path)["error"].to_pylist() == [None, "unreadable", None]
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_list_that_expands_without_end_ends(tmp_path, monkeypatch):
+    """Compressed text is bounded as archives are."""
+    monkeypatch.setattr(windows, "BOMB_FLOOR_BYTES", 1 << 20)
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"0.jpg\n" + bytes(30 << 20)))
+    assert planned(path)["error"].to_pylist() == [None, "too-large"]
+
+
+def test_images_that_wait_are_bounded(tmp_path):
+    """Whoever takes long over the first image finds no more than the limit read ahead."""
+    for at in range(48):
+        (tmp_path / f"{at:02}.jpg").write_bytes(bytes(1 << 20))
+    table = planned(tmp_path)
+    tracemalloc.start()
+    try:
+        images = read_images(table, SourceLimits(bytes_in_flight=4 << 20), threads=16)
+        next(images)
+        time.sleep(0.5)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        images.close()
+    finally:
+        tracemalloc.stop()
+
+
+def chain(directories: list[int], *, cut: int = 0) -> bytes:
+    """A TIFF of directories with so many entries each, without the last bytes."""
+    data = b"II*\0" + struct.pack("<L", 8)
+    for at, count in enumerate(directories):
+        after = len(data) + 2 + 12 * count + 4
+        last = at == len(directories) - 1
+        data += (
+            struct.pack("<H", count) + bytes(12 * count) + struct.pack("<L", 0 if last else after)
+        )
+    return data[: len(data) - cut]
+
+
+@pytest.mark.parametrize(
+    ("data", "pages", "whole"),
+    [
+        (chain([1, 1, 1]), 3, True),
+        (chain([1, 0, 1]), 1, False),
+        (chain([1, 1, 1], cut=1), 2, False),
+        (chain([1, 1, 1], cut=4), 2, False),
+        (chain([1] * 12), 10, False),
+        (chain([1])[:-4] + struct.pack("<L", 8), 1, False),
+        (chain([1])[:-4] + struct.pack("<L", 1 << 31), 1, False),
+    ],
+    ids=["sound", "empty", "cut", "without end", "long", "circle", "beyond"],
+)
+def test_chains_of_pages(monkeypatch, data, pages, whole):
+    """Their offsets and counts lead nowhere but to pages that are there, and to an end."""
+    monkeypatch.setattr(sys.modules["catdog.storage.tiff_pages"], "MOST_PAGES", 10)
+    found = storage.tiff_pages(lambda offset, length: data[offset : offset + length])
+    assert (len(found.offsets), found.whole) == (pages, whole)
+
+
+def test_numbers_of_pages_have_six_digits():
+    """What is longer names no page."""
+    assert storage.page_number("page=100000", "a.tif") == 100_000
+    assert storage.page_number("page=1000000", "a.tif") is None
+    assert storage.page_number("page=" + "9" * 5000, "a.tif") is None
 
 
 @pytest.mark.parametrize("where", ["uri", "label"])

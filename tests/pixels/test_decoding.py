@@ -101,6 +101,15 @@ def test_broken_metadata_does_not_reject(exif):
     assert near(decoded(picture(), "JPEG", exif=exif), decoded(picture(), "JPEG"))
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 255, 65_535])
+def test_an_orientation_that_is_none_turns_nothing(orientation):
+    """Width and height are those that are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = decode(encoded(picture(), "JPEG", exif=exif), Preprocessing(16, 20), LIMITS)
+    assert (image.width, image.height) == picture().size
+
+
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
 @settings(max_examples=50, deadline=None)
 def test_alpha_is_composited_on_white(red, green, blue, alpha):

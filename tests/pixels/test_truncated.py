@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
-from catdog.pixels import DecodeLimits, Preprocessing, decode
+from catdog.pixels import DecodeLimits, Preprocessing, decode, whole_pixels
 
 SIDE = 192
 SAME = Preprocessing(SIDE, SIDE)
@@ -138,3 +139,25 @@ def test_only_two_ways():
     """Another word is refused."""
     with pytest.raises(UserInputError, match="--truncated yes"):
         DecodeLimits(truncated="yes")
+
+
+@pytest.mark.parametrize("count", [0, 2, 9, 255])
+def test_a_scan_of_other_components_than_its_header_holds(count):
+    """A cut JPEG whose last scan header lies about its length is truncated, whatever follows."""
+    data = bytearray(saved("baseline"))
+    data[data.rindex(b"\xff\xda") + 4] = count
+    assert rejection(bytes(data[: len(data) // 2]), DecodeLimits()) == ErrorCode.TRUNCATED
+
+
+def test_data_that_expands_beyond_the_picture_takes_no_memory():
+    """Of a damaged PNG no more is expanded than its header's rows."""
+    packed = zlib.compress(bytes(64 << 20))
+    whole = saved("png")
+    start = whole.index(b"IDAT") - 4
+    chunk = len(packed).to_bytes(4, "big") + b"IDAT" + packed + b"none"
+    tracemalloc.start()
+    try:
+        whole_pixels.salvaged(whole[:start] + chunk)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
