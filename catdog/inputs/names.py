@@ -29,11 +29,12 @@ SYSTEM_FILES = frozenset(
 )
 """What systems and photo managers write into each folder, in lower case."""
 
-# Folders of thumbnails, deleted files and snapshots: of Synology, QNAP, Windows, Linux, macOS's
-# archives, Lightroom. A photo in one is a second copy, or was thrown away.
+# Folders of thumbnails, deleted files and snapshots: of Synology, QNAP, NetApp, Windows, Linux, macOS
+# and its archives, Lightroom. A photo in one is a second copy, or was thrown away.
 _SYSTEM_FOLDERS = (
     r"@eaDir|#recycle|#snapshot|@tmp|@Recycle|@Recently-Snapshot|@__thumb|\$RECYCLE\.BIN|RECYCLER"
-    r"|System Volume Information|lost\+found|__MACOSX|[^/]+\.lrdata"
+    r"|System Volume Information|lost\+found|FOUND\.[0-9]{3}|__MACOSX|[^/]+\.lrdata"
+    r"|~snapshot|Network Trash Folder|Temporary Items"
 )
 _SET_ASIDE = re.compile(
     rf"(?:^|/)(?:(?P<hidden>\.(?!\.?(?:/|$)))|(?:{_SYSTEM_FOLDERS})(?=/))", re.IGNORECASE

@@ -96,7 +96,7 @@ def page_sizes(file: BinaryIO, columns: Collection[str]) -> Iterator[tuple[str, 
     for chunk in list(chunks(file)):
         name = next((each for each in columns if f"{chunk.path}.".startswith(f"{each}.")), None)
         at, end = chunk.start, chunk.start + chunk.length
-        while name is not None and at < end:
+        while name is not None and chunk.values and at < end:  # of none Arrow reads no page
             header, length = _page_header(file, at)
             yield name, _number(header.get(2))
             at += length + _number(header.get(3))

@@ -28,6 +28,10 @@ SYSTEM_FOLDERS = [
     "$Recycle.Bin",
     "System Volume Information",
     "lost+found",
+    "FOUND.000",
+    "~snapshot",
+    "Network Trash Folder",
+    "Temporary Items",
     "@__thumb",
     "Lightroom Previews.lrdata",
 ]

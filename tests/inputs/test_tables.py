@@ -256,6 +256,18 @@ def test_images_that_are_elsewhere(folder):
     assert read(planned(folder / "t.parquet")) == RIGHT
 
 
+@pytest.mark.parametrize("column", [pa.string(), pa.binary()], ids=["uri", "bytes"])
+def test_a_table_without_rows(folder, column):
+    """It holds no image, beside others it is just empty."""
+    name = "uri" if column == pa.string() else "bytes"
+    empty = folder / "empty.parquet"
+    pq.write_table(
+        pa.table({name: pa.array([], column), "label": pa.array([], pa.string())}), empty
+    )
+    with pytest.raises(UserInputError, match="no images in it"):
+        planned(empty)
+
+
 def test_numbers_of_bytes_are_no_images(folder):
     """A column `bytes` that is no binary, beside one of URIs, is a column like others."""
     table = pa.table({"uri": list(FILES), "bytes": [1, 2, 3, 4]})
