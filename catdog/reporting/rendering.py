@@ -8,6 +8,7 @@ Content-Security-Policy can name them by one digest.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from catdog.reporting import wording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import jinja2
 
 _FOLDER = Path(__file__).with_name("templates")
 
@@ -28,8 +31,27 @@ def render(template: str, scripts: Sequence[str], content: dict[str, Any]) -> st
         scripts: likewise, beside `page.js`.
         content: what the template's names stand for.
     """
-    import jinja2
     from markupsafe import Markup
+
+    texts = [(_FOLDER / name).read_text("utf-8") for name in ("page.js", *scripts)]
+    script = '"use strict";\n(() => {\n' + "\n".join(texts) + "})();\n"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            style=Markup((_FOLDER / "page.css").read_text("utf-8")),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own files
+            script_digest=digest,
+            **content,
+        )
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """What reads the templates; it compiles each of them once."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -40,12 +62,4 @@ def render(template: str, scripts: Sequence[str], content: dict[str, Any]) -> st
     )
     names = ("shown", "number", "images", "percent", "size", "duration", "moment")
     environment.filters.update({name: getattr(wording, name) for name in names})
-    texts = [(_FOLDER / name).read_text("utf-8") for name in ("page.js", *scripts)]
-    script = '"use strict";\n(() => {\n' + "\n".join(texts) + "})();\n"
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        style=Markup((_FOLDER / "page.css").read_text("utf-8")),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own files
-        script_digest=digest,
-        **content,
-    )
+    return environment
