@@ -219,7 +219,7 @@ def test_no_archive_at_all_is_one_row(tmp_path, kind, content):
 
 
 @pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(damage=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=8))))
 def test_damage_never_raises(tmp_path_factory, kind, damage):
     """Whatever bytes are overwritten, listing and reading end well, one result a row."""

@@ -15,7 +15,7 @@ FOUND_BY = dict(zip(faults.MUTATIONS, (7, 13, 0, 0, 0, 61, 3, 19, 1, 0, 1), stri
 SIXTH = "6 a part is replaced whatever is there"
 
 
-@pytest.mark.parametrize("seed", range(100, 112))
+@pytest.mark.parametrize("seed", range(100, 106))
 def test_no_promise_is_broken(seed):
     """Kills, rivals, failing operations and changed images: each image once, with the right answer."""
     assert simulation.tell_each(range(seed, seed + 1)).seed is None

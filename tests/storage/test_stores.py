@@ -19,6 +19,8 @@ from catdog.storage import Stores, ranges
 from tests.conftest import BUCKET, SECRET_KEY, S3Server
 from tests.jobs import catdog
 
+pytestmark = pytest.mark.slow  # a second store has to start
+
 OTHER_KEY = "AKIAOTHERSTORE"
 
 
@@ -183,7 +185,6 @@ def test_a_profile_that_is_not_there_is_refused(profiles, capsys, tmp_path, flag
     assert error.count("\n") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.long  # half a minute; what it rests on is tested above
 def test_a_job_of_three_accesses(profiles, other_server, drawings, tiny_model, monkeypatch):
     """Public images without keys, a model by one profile, results by another; no record has a key."""
