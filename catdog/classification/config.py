@@ -51,7 +51,8 @@ class ClassifyConfig:
         source_limits: limits of files and archives.
         keep: columns of input tables that the results are to have as well, with their types; `all`
             for each that does not name the images or hold them. Each row of a table is then a row of
-            the results, though it names an image that another one names.
+            the results, though it names an image that another one names. Columns of an image folder's
+            `metadata.csv` too; and `txt`, `json`, `cls`: the texts of a WebDataset sample.
         columns: of tables.
         stores: how the stores of images, results and model are asked.
         address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is

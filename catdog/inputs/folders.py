@@ -24,10 +24,11 @@ from catdog.inputs.entries import (
     is_text,
     to_batch,
 )
+from catdog.inputs.kept_beside import FolderColumns, with_kept
 from catdog.inputs.members import Archive
 from catdog.inputs.names import ALL_ARCHIVES, TABLES, label_of, skipped_as
 from catdog.inputs.skipped import Skips
-from catdog.inputs.told_labels import folder_labels, relabelled
+from catdog.inputs.told_labels import folder_labels, folder_tables, relabelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,22 +38,37 @@ _WILD = re.compile(r"[*?[]")
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder or S3 prefix as an input, read recursively."""
+    """A folder or S3 prefix as an input, read recursively.
+
+    Attributes:
+        uri: of the folder.
+        limits: what it may cost.
+        columns: where labels are.
+        skips: counts what is not planned.
+        keep: columns of the results; its tables, and texts in its archives, have some.
+    """
 
     uri: str
     limits: SourceLimits
     columns: Columns
     skips: Skips
+    keep: pa.StructType | None = None
 
     def works(self) -> Iterator[Work]:
         """Rows, and the archives among them."""
         base = self.uri if self.uri.endswith("/") else self.uri + "/"
         told = folder_labels(base, self.columns, self.limits)
-        for work in _walked(base, walking.walk(base), self.limits, self.columns, self.skips):
-            if told is not None and isinstance(work, pa.RecordBatch):
-                yield relabelled(work, told.of(work.column("name").to_pylist()), keep=True)
-            else:
+        beside: FolderColumns | None = None
+        if self.keep is not None and (names := folder_tables(base)):
+            beside = FolderColumns(base, names, self.keep, self.columns, self.limits)
+        walk = walking.walk(base)
+        for work in _walked(base, walk, self.limits, self.columns, self.skips, self.keep):
+            if not isinstance(work, pa.RecordBatch):
                 yield work
+                continue
+            images = work.column("name").to_pylist()
+            rows = work if told is None else relabelled(work, told.of(images), keep=True)
+            yield rows if beside is None else with_kept(rows, beside.of(images))
 
 
 def is_glob(text: str) -> bool:
@@ -75,9 +91,10 @@ class Glob:
         columns: Columns,
         skips: Skips,
         open_table: Callable[[str], Iterator[Work]],
+        keep: pa.StructType | None = None,
     ) -> None:
         self._limits, self._columns, self._skips = limits, columns, skips
-        self._open_table = open_table
+        self._open_table, self._keep = open_table, keep
         scheme, _, path = uri.partition("://")
         wild = _WILD.search(path)
         start = path.rfind("/", 0, wild.start() if wild else 0) + 1
@@ -102,7 +119,7 @@ class Glob:
         # `tables/*.parquet` names tables as explicitly as `tables/a.parquet` does.
         if self._pattern.lower().endswith(TABLES):
             return self._tables(pages)
-        return _walked(self._base, pages, self._limits, self._columns, self._skips)
+        return _walked(self._base, pages, self._limits, self._columns, self._skips, self._keep)
 
     def _tables(self, pages: Iterable[list[walking.Found]]) -> Iterator[Work]:
         for page in pages:
@@ -122,6 +139,7 @@ def _walked(
     limits: SourceLimits,
     columns: Columns,
     skips: Skips,
+    keep: pa.StructType | None,
 ) -> Iterator[Work]:
     """Rows and archives of a walk below `base`, which ends with `/`."""
     rows: list[Row] = []
@@ -140,7 +158,8 @@ def _walked(
                 if rows:
                     yield to_batch(rows)
                     rows = []
-                yield Archive(uri, posixpath.dirname(name), None, limits, columns, skips).rows
+                folder = posixpath.dirname(name)
+                yield Archive(uri, folder, None, limits, columns, skips, keep).rows
             elif (kind := skipped_as(name)) is not None:
                 skips.add(kind)
             else:

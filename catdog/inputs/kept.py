@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +11,28 @@ import pyarrow as pa
 from catdog import storage
 from catdog.errors import UserInputError
 from catdog.inputs import image_columns, parquet_footer, table_columns, tables
+from catdog.inputs.entries import Columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from catdog.inputs.entries import Columns, SourceLimits, Work
+    from catdog.inputs.entries import SourceLimits, Work
 
 KEPT = "kept"
 """The column of entries, behind those of `PLAN_SCHEMA`: a struct with a field for each column."""
 ALL = "all"
+SAMPLE_COLUMNS = ("cls", "json", "txt")
+"""What may be kept of a WebDataset sample: the text of its member with this extension."""
 
 
 def type_of_tables(
-    uris: Sequence[str], names: Sequence[str], columns: Columns, limits: SourceLimits
+    uris: Sequence[str],
+    names: Sequence[str],
+    columns: Columns,
+    limits: SourceLimits,
+    *,
+    beside: Sequence[str] = (),
+    samples: bool = False,
 ) -> pa.StructType:
     """The type of `KEPT` where these columns of these tables are kept.
 
@@ -31,13 +41,21 @@ def type_of_tables(
         names: of the columns; `all` for each that does not name the images or hold them.
         columns: which ones name the images.
         limits: what a table may cost.
+        beside: tables of image folders, beside their images.
+        samples: whether there are archives, whose samples may have texts.
 
     Raises:
         UserInputError: no table has one of them, or two have it with different types.
     """
     found: dict[str, pa.Field[Any]] = {}
-    for uri in uris:
-        for field in _schema(uri, columns, limits, every=ALL in names):
+    every = ALL in names
+    schemas = [(uri, _schema(uri, columns, limits, every=every)) for uri in uris]
+    for uri in beside:
+        with contextlib.suppress(UserInputError):  # else it is about something else
+            told = Columns("file_name", columns.label_column)
+            schemas.append((uri, _schema(uri, told, limits, every=every)))
+    for uri, fields in schemas:
+        for field in fields:
             if ALL not in names and field.name not in names:
                 continue
             before = found.setdefault(field.name, field)
@@ -45,6 +63,9 @@ def type_of_tables(
                 raise UserInputError(
                     f"--keep {field.name}: is {field.type} in {uri}, and {before.type} in another table"
                 )
+    for name in SAMPLE_COLUMNS if samples else ():
+        if name in names:
+            found.setdefault(name, pa.field(name, pa.string()))
     for name in names:
         if name != ALL and name not in found:
             raise UserInputError(f"--keep {name}: no table among the inputs has such a column")

@@ -70,6 +70,7 @@ from catdog.inputs.names import (
 from catdog.inputs.pages import each_page_of
 from catdog.inputs.parquet_tables import ParquetTable
 from catdog.inputs.skipped import Skips
+from catdog.inputs.told_labels import folder_tables
 from catdog.inputs.unique import Seen
 
 if TYPE_CHECKING:
@@ -144,12 +145,19 @@ def list_images(
 def kept_type(
     inputs: Sequence[str], names: Sequence[str], limits: SourceLimits, columns: Columns
 ) -> pa.StructType:
-    """The type of what is kept of tables among the inputs. Errors as `kept.type_of_tables`."""
+    """The type of what is kept of tables among the inputs, and of what stands beside images.
+
+    Errors as `kept.type_of_tables`.
+    """
     opener = _Opener(limits, columns, Skips())
     found: list[str] = []
+    beside: list[str] = []
+    samples = False
     for text in (text for given in inputs for text in opener.expand(given)):
         found += opener.tables(text)
-    return kept.type_of_tables(found, names, columns, limits)
+        beside += opener.tables_beside(text)
+        samples = samples or text.lower().endswith(tuple(ARCHIVES))
+    return kept.type_of_tables(found, names, columns, limits, beside=beside, samples=samples)
 
 
 class _Opener:
@@ -188,6 +196,19 @@ class _Opener:
         except (ValueError, OSError, storage.CredentialsError):
             self.open(text)
         return [uri for uri in found if uri.lower().endswith(TABLES)]
+
+    def tables_beside(self, text: str) -> list[str]:
+        """URIs of the tables beside the images of a folder; none of what is no folder."""
+        try:
+            uri = storage.to_uri(text)
+            if uri.lower().endswith((*TABLES, *ARCHIVES)) or storage.is_web(uri):
+                return []
+            if not walking.look(uri, as_folder=text.endswith("/"))[0]:
+                return []
+        except (ValueError, OSError, storage.CredentialsError):
+            return []  # opening it says what is wrong
+        base = uri if uri.endswith("/") else uri + "/"
+        return [base + name for name in folder_tables(base)]
 
     def expand(self, text: str) -> list[str]:
         """What a brace expression stands for; a text without one, or that is there, for itself.
@@ -242,13 +263,18 @@ class _Opener:
         if folder is None:
             if is_glob(text):
                 return Glob(
-                    uri, self._limits, self._columns, self._skips, lambda uri: self.open(uri)()
+                    uri,
+                    self._limits,
+                    self._columns,
+                    self._skips,
+                    lambda uri: self.open(uri)(),
+                    self._keep,
                 ).works
             raise FileNotFoundError
         if folder:
             if storage.is_local(uri):
                 os.scandir(storage.local_path(uri)).close()  # may it be read?
-            return Folder(uri, self._limits, self._columns, self._skips).works
+            return Folder(uri, self._limits, self._columns, self._skips, self._keep).works
         return self._file(uri, size, stamp)
 
     def _file(self, uri: str, size: int | None, stamp: str | None) -> Callable[[], Iterator[Work]]:
@@ -259,7 +285,9 @@ class _Opener:
         if lower.endswith((*ARCHIVES, *TABLES)):
             storage.read_range(uri, 0, 1)  # may it be read?
         if lower.endswith(tuple(ARCHIVES)):
-            return Archive(uri, "", None, self._limits, self._columns, self._skips).works
+            return Archive(
+                uri, "", None, self._limits, self._columns, self._skips, self._keep
+            ).works
         if lower.endswith(".parquet"):
             return ParquetTable(uri, stamp, self._limits, self._columns, self._entries).works
         if lower.endswith(LISTS):

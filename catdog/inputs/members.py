@@ -21,6 +21,7 @@ from catdog.inputs.entries import (
     error_row,
     to_batch,
 )
+from catdog.inputs.kept_beside import SampleColumns, with_kept
 from catdog.inputs.names import (
     ALL_ARCHIVES,
     archive_codec,
@@ -33,7 +34,7 @@ from catdog.inputs.told_labels import SampleLabels, relabelled, sample_of
 from catdog.inputs.unique import Spill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Archive:
         limits: what it may cost.
         columns: where its samples have their labels.
         skips: counts its members that are no images.
+        keep: columns of the results; the texts of its samples are some.
     """
 
     uri: str
@@ -55,6 +57,7 @@ class Archive:
     limits: SourceLimits
     columns: Columns
     skips: Skips
+    keep: pa.StructType | None = None
 
     def works(self) -> Iterator[Work]:
         """One work."""
@@ -66,14 +69,17 @@ class Archive:
             rows: list[Row] = []
             shared = SharedFolder()
             beside = self._labels_beside()
-            is_label = None if beside is None else beside.are_in
+            texts = None if self.keep is None else SampleColumns(self.uri, self.keep)
+            readers = [each for each in (beside, texts) if each is not None]
             try:
-                for member, stamp in archive_members(self.uri, self.limits, is_label):
+                for member, stamp in archive_members(self.uri, self.limits, _any_of(readers)):
                     parts = member_parts(self.uri, member)
                     if not parts:
                         continue
-                    if beside is not None and member.content is not None:
-                        beside.read("/".join(parts), member.content)
+                    if member.content is not None:
+                        for each in readers:
+                            if each.are_in(parts[-1]):
+                                each.read("/".join(parts), member.content)
                         continue
                     kind = set_aside_as("/".join(parts)) or skipped_as(parts[-1])
                     if kind is not None:
@@ -94,7 +100,8 @@ class Archive:
             for each in spill.batches():
                 told = each if beside is None else self._labelled(each, beside)
                 root = shared.root
-                yield from_root(told, self.prefix, root, relabel=relabel) if root else told
+                found = from_root(told, self.prefix, root, relabel=relabel) if root else told
+                yield found if texts is None else self._with_texts(found, each, texts)
             self.skips.add("replaced by a later member of its name", spill.replaced)
 
     def _labels_beside(self) -> SampleLabels | None:
@@ -102,12 +109,28 @@ class Archive:
             return None
         return SampleLabels(self.columns.label_from)
 
+    def _with_texts(
+        self, rows: pa.RecordBatch, listed: pa.RecordBatch, texts: SampleColumns
+    ) -> pa.RecordBatch:
+        """The rows with the texts of their samples, by the names as listed."""
+        start = len(f"{self.prefix}/") if self.prefix else 0
+        members = listed.column("container").is_valid().to_pylist()  # or the archive itself
+        names = zip(listed.column("name").to_pylist(), members, strict=True)
+        return with_kept(rows, texts.of(name[start:] if member else None for name, member in names))
+
     def _labelled(self, rows: pa.RecordBatch, beside: SampleLabels) -> pa.RecordBatch:
         start = len(f"{self.prefix}/") if self.prefix else 0
         names = [sample_of(name[start:]) for name in rows.column("name").to_pylist()]
         told = beside.told.of(names)
         member = rows.column("container").is_valid().to_pylist()  # or the archive itself
         return relabelled(rows, [t if m else None for t, m in zip(told, member, strict=True)])
+
+
+def _any_of(readers: Sequence[SampleLabels | SampleColumns]) -> Callable[[str], bool] | None:
+    """Whether one of them wants the content of a member of a name."""
+    if not readers:
+        return None
+    return lambda name: any(each.are_in(name) for each in readers)
 
 
 class SharedFolder:

@@ -8,7 +8,7 @@ import posixpath
 import re
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _LONGEST_LABEL = 200  # letters; what is longer is a text about the image
 _CHUNK = 10_000
 _METADATA = ("metadata.csv", "metadata.jsonl")
@@ -41,25 +43,25 @@ class Told(NamedTuple):
     """Why there is no label, a sentence."""
 
 
-class ToldLabels:
-    """What is told, by the names of what it is told of; 20 bytes each, and each label once."""
+class Named(Generic[T]):
+    """What is told, by the names of what it is told of; 20 bytes each, and each value once."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._new: list[int] = []
-        self._told: dict[Told, int] = {}
+        self._told: dict[T, int] = {}
         self._hashes: list[npt.NDArray[np.uint64]] = []
         self._codes: list[npt.NDArray[np.int32]] = []
         self._sorted = False
 
-    def add(self, name: str, told: Told) -> None:
+    def add(self, name: str, told: T) -> None:
         """What is told of a name; of several, the last one counts."""
         self._names.append(_composed(name))
         self._new.append(self._told.setdefault(told, len(self._told)))
         if len(self._names) >= _CHUNK:
             self._flush()
 
-    def of(self, names: Iterable[str]) -> list[Told | None]:
+    def of(self, names: Iterable[str]) -> list[T | None]:
         """What is told of each of these names, None for nothing."""
         keys = hashes(pa.array([_composed(name) for name in names], pa.string()))
         known, codes = self._index()
@@ -87,6 +89,9 @@ class ToldLabels:
             order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
             self._hashes, self._codes, self._sorted = [keys[order]], [codes[order]], True
         return self._hashes[0], self._codes[0]
+
+
+ToldLabels: TypeAlias = Named[Told]
 
 
 def _composed(name: str) -> str:
@@ -165,6 +170,20 @@ class SampleLabels:
         return Told(text)
 
 
+def folder_tables(base: str) -> list[str]:
+    """Names of the tables beside the images of a folder, relative to it.
+
+    Args:
+        base: URI of the folder, with a final `/`.
+    """
+    names = [
+        f"{part}{name}" for part in ("", *(f"{p}/" for p in PART_FOLDERS)) for name in _METADATA
+    ]
+    with ThreadPoolExecutor(len(names)) as pool:
+        there = list(pool.map(walking.is_file, [base + name for name in names]))
+    return [name for name, is_there in zip(names, there, strict=True) if is_there]
+
+
 def folder_labels(base: str, columns: Columns, limits: SourceLimits) -> ToldLabels | None:
     """The labels in a Hugging Face image folder's `metadata.csv` or `metadata.jsonl`.
 
@@ -180,14 +199,9 @@ def folder_labels(base: str, columns: Columns, limits: SourceLimits) -> ToldLabe
         OSError: one cannot be read.
         UserInputError: one has two columns of a name.
     """
-    names = [
-        f"{part}{name}" for part in ("", *(f"{p}/" for p in PART_FOLDERS)) for name in _METADATA
-    ]
-    with ThreadPoolExecutor(len(names)) as pool:
-        there = list(pool.map(walking.is_file, [base + name for name in names]))
     found = ToldLabels()
     any_told = False
-    for name in (name for name, is_there in zip(names, there, strict=True) if is_there):
+    for name in folder_tables(base):
         folder = posixpath.dirname(name)
         for path, label in _rows(base + name, columns, limits):
             any_told = True
