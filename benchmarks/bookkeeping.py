@@ -1,11 +1,13 @@
 """What a job costs besides its images: planning, scheduling, writing, resuming, the final check.
 
     python -m benchmarks.bookkeeping [--images 1000000 10000000] [--listings 1000000] [--requests]
+                                     [--growth 1000000 10000000]
 
 `--images`: a whole `classify` of a table of so many URIs, with the real code but for two things: no
 image is read or decoded, and no network scores it (the rows are made up). Then the same command on
 results that lack one shard in a hundred: a resume. `--listings`: planning of so many empty files in
-folders, and of a tar and a zip with so many members. `--requests`: S3 requests for a shard of
+folders, and of a tar and a zip with so many members. `--growth`: planning of a table of so many URIs,
+and then finding what a table with one more in a hundred has besides, by processor time. `--requests`: S3 requests for a shard of
 2,048 images as objects, tar, zip and tar.gz, counted against a real server (SeaweedFS).
 
 Every measurement runs in a process of its own. What is found goes to `benchmarks/bookkeeping.json`
@@ -255,12 +257,53 @@ def measure_listings(count: int, scratch: Path) -> dict[str, Any]:
     return found
 
 
+def measure_growth(images: int, scratch: Path) -> dict[str, Any]:
+    """Planning of so many URIs of a table, and of one more in a hundred when these are known."""
+    table, more, output = scratch / "known.parquet", scratch / "more.parquet", scratch / "grown"
+    make_table(table, images)
+    make_table(more, images + images // 100)
+    plan = in_process("plan", str(table), output.as_uri())
+    new = in_process("new", str(more), output.as_uri())
+    for path in (table, more):
+        path.unlink()
+    shutil.rmtree(output)
+    return {
+        "images": images,
+        "plan_cpu_s": plan["cpu_s"],
+        "plan_mib": plan["mib"],
+        "new": new["new"],
+        "new_cpu_s": new["cpu_s"],
+        "new_mib": new["mib"],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "cores": os.cpu_count(),
+    }
+
+
+def run_new(source: str, output: str) -> None:
+    """Finds what a listing has that a plan has not, and plans it; prints what that took."""
+    import contextlib
+
+    from catdog import inputs
+    from catdog.results import changes, drafts, plans
+
+    before = time.process_time()
+    plan = plans.read(output)
+    assert plan is not None
+    listed = inputs.list_images([source], inputs.SourceLimits(), once=False)
+    with contextlib.closing(changes.Changes(plan, listed)) as found:
+        revised = found.revised([], drop_gone=False)
+        draft = drafts.draft(plan.folder, found.new_entries(), before=plan, revised=revised)
+        draft.commit(plan.job)
+    told = {"new": found.counts.new, "mib": peak_mib()}
+    print(json.dumps(told | {"cpu_s": round(time.process_time() - before, 1)}))
+
+
 def run_plan(source: str, output: str) -> None:
     """Lists and writes a plan; prints how long it took and what memory."""
     from catdog import inputs
     from catdog.results import Folder, drafts
 
-    started = time.monotonic()
+    started, before = time.monotonic(), time.process_time()
     draft = drafts.draft(
         Folder(output), inputs.list_images([source], inputs.SourceLimits(), once=False)
     )
@@ -268,7 +311,8 @@ def run_plan(source: str, output: str) -> None:
     seconds = time.monotonic() - started
     images = sum(draft.generation.images)
     told = {"images": images, "seconds": round(seconds, 1), "mib": peak_mib()}
-    print(json.dumps(told | {"images_per_s": round(images / seconds)}))
+    told |= {"images_per_s": round(images / seconds)}
+    print(json.dumps(told | {"cpu_s": round(time.process_time() - before, 1)}))
 
 
 def make_files(folder: Path, count: int) -> None:
@@ -446,6 +490,19 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
     written = {}
     if jobs:
         written["jobs"] = _table([[name, *map(cell, jobs)] for name, cell in rows])
+    if "growth" in found:
+        grown = [found["growth"][key] for key in sorted(found["growth"], key=int)]
+        lines = {
+            "images": lambda told: f"{told['images']:,}",
+            "planning, processor s (images/s)": lambda told: _rate(told, "plan_cpu_s"),
+            "its memory at the peak, MiB": lambda told: f"{told['plan_mib']:,}",
+            "finding and planning 1 % new, processor s": lambda told: f"{told['new_cpu_s']:,}",
+            "its memory at the peak, MiB ": lambda told: f"{told['new_mib']:,}",
+            "measured": lambda told: f"{told['date']}, {told['cores']} cores",
+        }
+        written["growth"] = _table(
+            [[name.strip(), *map(cell, grown)] for name, cell in lines.items()]
+        )
     if "listings" in found:
         written["listings"] = _table(
             [
@@ -571,6 +628,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bookkeeping", description=__doc__)
     parser.add_argument("--images", type=int, nargs="*", default=[])
     parser.add_argument("--listings", type=int, default=0)
+    parser.add_argument("--growth", type=int, nargs="*", default=[])
     parser.add_argument("--labelled", type=int, nargs="*", default=[])
     parser.add_argument("--requests", action="store_true")
     parser.add_argument("--scratch", type=Path, default=None)
@@ -581,6 +639,8 @@ def main() -> None:
         for images in arguments.images:
             _record(arguments.found, "jobs", {str(images): measure_job(images, scratch)})
             print(f"{images:,} images: done", file=sys.stderr)
+        for images in arguments.growth:
+            _record(arguments.found, "growth", {str(images): measure_growth(images, scratch)})
         if arguments.listings:
             _record(arguments.found, "listings", measure_listings(arguments.listings, scratch))
         for images in arguments.labelled:
@@ -599,6 +659,7 @@ if __name__ == "__main__":
     STEPS: dict[str, Callable[..., None]] = {
         "job": run_job,
         "plan": run_plan,
+        "new": run_new,
         "labelled": run_labelled,
         "requests": run_requests,
     }

@@ -36,11 +36,13 @@ def test_a_small_measurement(tmp_path):
     found = tmp_path / "found.json"
     command = [sys.executable, "-m", "benchmarks.bookkeeping", "--found", str(found)]
     command += ["--scratch", str(tmp_path), "--images", "3000", "--listings", "500"]
+    command += ["--growth", "3000"]
     subprocess.run(command, check=True, timeout=300, cwd=bookkeeping.ROOT)
     told = json.loads(found.read_text())
     job = told["jobs"]["3000"]
     assert job["shards"] + 4 == job["files"]
     assert job["resume_shards"] == 1
+    assert told["growth"]["3000"]["new"] == 30
     assert {kind: each["images"] for kind, each in told["listings"].items()} == dict.fromkeys(
         ("files", "tar", "zip"), 500
     )
