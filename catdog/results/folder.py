@@ -7,6 +7,7 @@ operations. docs/protocol.md says which file is made by which of them.
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -21,6 +22,7 @@ R = TypeVar("R")
 
 _MAX_BYTES = 2**31  # of a file that is read whole
 _THREADS = 16  # these wait for a disk or a network
+_MAX_WAITING = 1000
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,11 @@ class Folder:
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """What the function gives for each item, in order, several at a time."""
+        left = iter(items)
         with concurrent.futures.ThreadPoolExecutor(_THREADS, "catdog-folder") as pool:
-            yield from pool.map(function, items)
+            # Not all at once: each that waits is a kilobyte.
+            while some := list(itertools.islice(left, _MAX_WAITING)):
+                yield from pool.map(function, some)
 
     def _at(self, name: str) -> str:
         return storage.join(self.uri, name)

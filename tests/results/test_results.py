@@ -490,6 +490,21 @@ print(sum(draft.generation.images), Path("/proc/self/status").read_text().split(
 """
 
 
+def test_files_are_looked_at_some_at_a_time(tmp_path):
+    """Of a hundred thousand part files, those that wait for their turn are few; all come, in order."""
+    taken = []
+
+    def numbers():
+        for number in range(5000):
+            taken.append(number)
+            yield number
+
+    answers = Folder(tmp_path.as_uri()).each(lambda number: -number, numbers())
+    assert next(answers) == 0
+    assert len(taken) < 2000
+    assert [0, *answers] == [-number for number in range(5000)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is read from /proc")
 def test_planning_takes_flat_memory(tmp_path):
