@@ -29,7 +29,7 @@ test-all: install ## the tests, and each further fault on a cluster of many node
 	$(BIN)/python -m pytest -rs
 	$(BIN)/python -m pytest -rs -m "slow or long"
 
-test-fast: install ## what plain pytest runs: tests without Ray and TensorFlow, in about two and a half minutes on two cores
+test-fast: install ## what plain pytest runs: tests without Ray, TensorFlow and a browser
 	$(BIN)/python -m pytest
 
 docs: install ## the reference of the Python API, in site/

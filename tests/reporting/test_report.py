@@ -60,13 +60,20 @@ def requests(browser):
     ]
 
 
+def drawn(browser):
+    """Wait until the page has drawn what the last input asked for: it does so with the next frame."""
+    browser.execute_async_script(
+        "requestAnimationFrame(() => requestAnimationFrame(arguments[0]));"
+    )
+
+
 def set_threshold(browser, index):
     browser.execute_script(
         "const slider = document.getElementById('threshold'); slider.value = arguments[0];"
         "slider.dispatchEvent(new Event('input'));",
         index,
     )
-    time.sleep(0.1)  # it is drawn with the next frame
+    drawn(browser)
 
 
 def counts_shown(browser):
@@ -145,10 +152,10 @@ def test_page_works_by_keyboard(browser, page):
     visit(browser, page)
     slider = browser.find_element("id", "threshold")
     slider.send_keys(Keys.END)
-    time.sleep(0.1)
+    drawn(browser)
     assert slider.get_attribute("aria-valuetext") == "100.0%"
     slider.send_keys(Keys.ARROW_LEFT)
-    time.sleep(0.1)
+    drawn(browser)
     assert slider.get_attribute("aria-valuetext") == "99.5%"
     browser.find_element("class name", "thumb").send_keys(Keys.ENTER)
     dialog = browser.find_element("id", "dialog")
