@@ -161,3 +161,13 @@ def test_data_that_expands_beyond_the_picture_takes_no_memory():
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_description_of_any_size_is_not_read():
+    """Of text that may hold the orientation, no more than a mebibyte is handed on."""
+    whole = saved("png")
+    at = whole.index(b"IDAT") - 4
+    body = b"XML:com.adobe.xmp\0\0\0\0\0" + b" " * (65 << 20)  # more than Pillow takes
+    checksum = zlib.crc32(b"iTXt" + body).to_bytes(4, "big")
+    chunk = len(body).to_bytes(4, "big") + b"iTXt" + body + checksum
+    assert decode(whole[:at] + chunk + whole[at:], SAME, DecodeLimits()).format == "PNG"
