@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -18,6 +19,8 @@ from catdog.inputs import image_columns, parquet_tables, table_columns
 
 if TYPE_CHECKING:
     from catdog.inputs.entries import Columns
+
+logger = logging.getLogger(__name__)
 
 FRAMES_FOLDER = "_given"
 _NAME = "images"  # of the table, in messages
@@ -79,25 +82,52 @@ def _is_pandas(images: Any) -> bool:
 
 def _as_table(frame: Frame) -> pa.Table:
     if _is_pandas(frame):
-        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        return _of_pandas(frame)
     table = frame if isinstance(frame, pa.Table) else pa.table(frame)
-    schema = pa.schema([field.with_type(_without_views(field.type)) for field in table.schema])
-    return table if schema == table.schema else table.cast(schema)
+    return pa.table(
+        [
+            pa.chunked_array(map(_written, column.chunks), _kind(column.type))
+            for column in table.columns
+        ],
+        schema=pa.schema(
+            [field.with_type(_kind(field.type)) for field in table.schema], table.schema.metadata
+        ),
+    )
 
 
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """A type for the same values without Arrow's views, which Polars has and pyarrow before 21 writes to no file."""
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(_without_views(kind.value_type))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_without_views(kind.value_type))
-    return kind
+def _of_pandas(frame: Any) -> pa.Table:
+    """Its columns, paths as text; one that Arrow has no type for is left out."""
+    if not frame.columns.is_unique:
+        raise ValueError(f"it has two columns of one name: {list(frame.columns)}")
+    columns: dict[str, Any] = {}
+    for name in frame.columns:
+        values = frame[name]
+        if values.dtype == object:
+            values = values.map(lambda each: os.fspath(each) if _is_path(each) else each)
+        try:
+            columns[str(name)] = pa.array(values, from_pandas=True)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            logger.warning("the table's column %s is left out: %s", name, error)
+    return pa.table(columns)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, os.PathLike)
+
+
+def _kind(kind: pa.DataType) -> pa.DataType:
+    """The type that Parquet holds for one of Polars' own."""
+    if not pa.types.is_dictionary(kind) or not pa.types.is_string_view(kind.value_type):
+        return kind
+    return pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
+
+
+def _written(column: pa.Array[Any]) -> pa.Array[Any]:
+    kind = _kind(column.type)
+    if kind == column.type:
+        return column
+    values = column.dictionary.cast(pa.large_string())
+    return pa.DictionaryArray.from_arrays(column.indices, values, ordered=kind.ordered)
 
 
 def _located(table: pa.Table, columns: Columns) -> pa.Table:

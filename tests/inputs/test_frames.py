@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from catdog.errors import ImageRejected, UserInputError
@@ -112,12 +115,44 @@ def test_the_file_follows_from_the_content(tmp_path):
     assert other not in {uri for uri, _ in uris}
 
 
+def test_paths_in_a_frame(tmp_path, monkeypatch):
+    """`pathlib` has them, and glob gives them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    frame = pd.DataFrame({"path": [Path("a.jpg"), tmp_path / "a.jpg", None]})
+    uri, _ = store_frame(frame, Columns(), f"file://{tmp_path}")
+    (batch,) = list_images([uri], SourceLimits(), once=False)
+    assert batch.column("uri").to_pylist()[:2] == [f"file://{tmp_path}/a.jpg"] * 2
+    assert batch.column("error").to_pylist() == [None, None, "unreadable"]
+
+
+def test_a_column_that_arrow_does_not_know_is_left_out(tmp_path, caplog):
+    """It costs nothing else, and is told."""
+    columns = {"uri": ["a.jpg", "b.jpg"], "x": [1, "two"], "y": [object(), None], "label": [1, 2]}
+    with caplog.at_level("WARNING"):
+        uri, _ = store_frame(pd.DataFrame(columns), Columns(), f"file://{tmp_path}")
+    assert pq.read_schema(uri.removeprefix("file://")).names == ["uri", "label"]
+    assert caplog.text.count("is left out") == 2
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["cat", "dog"]), pl.String])
+def test_labels_of_polars(tmp_path, kind):
+    """Whatever Polars keeps them as."""
+    frame = pl.DataFrame(
+        {"uri": ["a", "b", "c"], "label": pl.Series(["cat", "dog", None], dtype=kind)}
+    )
+    uri, _ = store_frame(frame, Columns(), f"file://{tmp_path}")
+    (batch,) = list_images([uri], SourceLimits())
+    assert batch.column("label").to_pylist() == ["cat", "dog", None]
+
+
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
         (pa.table({"a": [1]}), "images: there is no column uri; it has the columns a"),
         (pd.DataFrame({"path": [1], "url": [2]}), "its columns path and url may name images"),
-        (pd.DataFrame({"uri": [object()]}), "images: it is no table that Parquet holds"),
+        (pd.DataFrame({"uri": [object()]}), "images: there is no column uri"),
+        (pd.DataFrame([["a", "b"]], columns=["uri", "uri"]), "it has two columns of one name"),
     ],
 )
 def test_frames_without_images(tmp_path, frame, said):
