@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,9 +30,6 @@ _EXTRAS_OF_KERAS = ("matplotlib", "sklearn")
 
 def import_keras(threads: int, *, lean: bool = False) -> Any:
     """Import Keras 3 on TensorFlow with a bounded number of threads.
-
-    Ray's TensorflowTrainer sets `TF_USE_LEGACY_KERAS=1`; `import keras` still gives Keras 3, where
-    `tf.keras` would want the old package. So `tf.keras` is used nowhere in this project.
 
     Args:
         threads: operator threads of this process; by default TensorFlow takes all cores, also
@@ -96,8 +95,53 @@ With `passing=True` the sums are wanted no longer than until the next call.
 """
 
 
+def train_backend() -> Any:
+    """What has Ray Train tell each of its workers the addresses of all, as TensorFlow wants them.
+
+    Ray's own does the same, but imports TensorFlow and Keras, with all that `import_keras` can leave
+    out, in the driver, then in Ray Train's controller, then in each worker: one after the other,
+    before a worker begins.
+    """
+    import ray
+    from ray.train.backend import Backend, BackendConfig
+
+    class TellAddresses(Backend):  # type: ignore[misc]  # Ray has no types
+        def on_start(self, worker_group: Any, _: BackendConfig) -> None:
+            addresses = worker_group.execute(_free_address)
+            ray.get(
+                [
+                    worker_group.execute_single_async(number, _set_addresses, addresses, number)
+                    for number in range(len(worker_group))
+                ]
+            )
+
+    class Config(BackendConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return TellAddresses
+
+    return Config()
+
+
+def _free_address() -> str:
+    """This node's address and a free port, on a training worker."""
+    import ray
+
+    host = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.bind(("", 0))
+        port = listener.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _set_addresses(addresses: list[str], number: int) -> None:
+    """Say who all workers are, and who this one is."""
+    task = {"type": "worker", "index": number}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+
+
 def multi_worker_strategy() -> Any:
-    """The strategy for the workers that Ray Train started (it set `TF_CONFIG`).
+    """The strategy for the workers that Ray Train started with `train_backend`.
 
     A collective that waits for a dead worker waits for ever by default; with a timeout the
     survivors fail, and Ray Train starts the group again.

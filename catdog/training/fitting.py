@@ -81,7 +81,6 @@ def fit(
     Raises:
         CatdogError: training failed; by `check`, called twice a second; or nodes are gone and do not return.
     """
-    tensorflow_quirks.prepare_environment()
     import ray
 
     # Not on a worker's node, with which it would go.
@@ -150,11 +149,12 @@ def _trainer(
     config: TrainConfig, output: str, loop: dict[str, Any], workers: int, *, use_gpu: bool
 ) -> Any:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.tensorflow import TensorflowTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     filesystem, path = ray_quirks.arrow_filesystem(output)
-    return TensorflowTrainer(
+    return DataParallelTrainer(
         train_worker,
+        backend_config=tensorflow_quirks.train_backend(),
         train_loop_config=loop,
         scaling_config=ScalingConfig(
             num_workers=workers,

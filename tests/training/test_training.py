@@ -109,6 +109,21 @@ def assert_one_worker_follows(config, several, tmp_path, tolerance):
     assert len({row["loss"] for row in alone}) == len(alone)
 
 
+def test_only_workers_import_tensorflow():
+    """The driver that starts them would else do so first, while they wait."""
+    program = """
+import sys
+from catdog.training import TrainConfig, fitting
+config = TrainConfig(images=("photos",), output="run", architecture="compact")
+trainer = fitting._trainer(config, "file:///nowhere/run", {}, 2, use_gpu=False)
+sys.exit(str({"tensorflow", "keras"} & sys.modules.keys()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip().endswith("set()"), done.stderr
+
+
 @pytest.mark.long
 def test_two_workers_follow_the_loss_of_one(ray_cluster, tiny_config, tmp_path):
     """In float32, with one global batch size, the workers' number changes rounding only.
