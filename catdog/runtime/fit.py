@@ -8,7 +8,9 @@ import importlib.util
 import os
 import platform
 import re
-from typing import TYPE_CHECKING, Any
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catdog.errors import CatdogError, UserInputError
 from catdog.version import __version__
@@ -86,34 +88,50 @@ def check(
         _judge(node["NodeManagerAddress"], found)
 
 
-def small_stores(nodes: Sequence[dict[str, Any]], needed_bytes: int) -> list[str]:
-    """What makes a job slow that keeps `needed_bytes` in the object stores, a line each.
+class ObjectRoom(NamedTuple):
+    """Where a cluster keeps objects.
+
+    Attributes:
+        nodes: that work.
+        store_bytes: what the object stores of the nodes hold together.
+        disk_bytes: what their disks take of objects beyond that.
+        notices: what makes them slow, a line each.
+    """
+
+    nodes: int
+    store_bytes: int
+    disk_bytes: int
+    notices: tuple[str, ...]
+
+    def holds(self, count: int) -> bool:
+        """Whether there is room for so many bytes, and for copies on the nodes that read others'."""
+        return count * min(self.nodes, 2) <= self.store_bytes + self.disk_bytes
+
+
+def object_room(nodes: Sequence[dict[str, Any]]) -> ObjectRoom:
+    """What is there for objects.
 
     Args:
         nodes: the cluster's, as `ray.nodes` tells of them.
-        needed_bytes: of decoded images.
     """
-    lines = []
     works = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
     held = sum(node["Resources"].get("object_store_memory", 0) for node in works)
-    if needed_bytes > held:
-        lines.append(
-            f"the decoded images take {_gigabytes(needed_bytes)} and the object stores of the nodes "
-            f"hold {_gigabytes(held)}: what is too much goes to disk and comes back slowly "
-            "(`ray start --object-store-memory` sets a node's)"
-        )
+    free = 0
+    lines = []
     for node, found in _look_around(works, ()):
+        free += found["spill_bytes"]
         there = found["shared_bytes"]
         if there is not None and there < node["Resources"].get("object_store_memory", 0):
             lines.append(
                 f"node {node['NodeManagerAddress']}: its object store lies on disk, since /dev/shm has "
-                f"{_gigabytes(there)}; a container gets more with `--shm-size`, a pod with a volume of "
+                f"{gigabytes(there)}; a container gets more with `--shm-size`, a pod with a volume of "
                 "medium Memory"
             )
-    return lines
+    return ObjectRoom(len(works), int(held), free, tuple(lines))
 
 
-def _gigabytes(count: float) -> str:
+def gigabytes(count: float) -> str:
+    """Bytes as a text."""
     return f"{count / 1e9:.2f} GB"
 
 
@@ -175,11 +193,14 @@ def _looker() -> Callable[[Sequence[str]], dict[str, Any]]:
         with contextlib.suppress(OSError):  # where the system has none
             there = os.statvfs("/dev/shm")  # noqa: S108 - Ray's place, looked at only
             shared_bytes = there.f_blocks * there.f_frsize
+        disk = shutil.disk_usage(tempfile.gettempdir())
         return {
             "missing": missing,
             "catdog": catdog,
             "python": platform.python_version(),
             "shared_bytes": shared_bytes,
+            # Ray writes objects no more once a disk is 95 % full.
+            "spill_bytes": max(0, disk.free - disk.total // 20),
         }
 
     return look

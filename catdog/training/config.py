@@ -194,6 +194,9 @@ class TrainConfig:
             folder as a class.
         cache: folder that keeps decoded images for later runs; local (one that all nodes see) or
             S3. By default there is none, and each run decodes anew.
+        decode: `once` keeps the decoded images in the nodes' object stores and on their disks;
+            `each-epoch` keeps only those that are trained on next, and decodes them again in each
+            epoch; `auto` does so if they are too many for stores and disks.
         resume: accepted for old scripts: an interrupted run in `output` is continued anyway.
         restart: delete what an interrupted run left in `output`, and start over.
         discard: repeat the folder of `output` to let `restart` delete a finished model in it.
@@ -248,6 +251,7 @@ class TrainConfig:
     max_restarts: int = 3
     split_by_folder: Literal["auto", "no"] = "auto"
     cache: str | None = None
+    decode: Literal["auto", "once", "each-epoch"] = "auto"
     resume: bool = False
     restart: bool = False
     discard: str | None = None
@@ -431,6 +435,7 @@ class TrainConfig:
         """What decides the result: a resumed run must have the same."""
         neutral = {
             "cache",
+            "decode",
             "resume",
             "restart",
             "discard",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from catdog.training.block_decoder import BlockDecoder
     from catdog.training.placement import Placement
 
 
@@ -28,8 +29,9 @@ class DecodedImages:
 
     Attributes:
         blocks: references of the tables that `DecodeEntries` made; or of float32 arrays (images,
-            features), where `features` made them.
-        block_nodes: ids of the nodes where they were made.
+            features), where `features` made them; or of tables of entries, where there is a
+            `decoder`.
+        block_nodes: ids of the nodes where they were made; empty where there is a `decoder`.
         block_of, row_of: where image i lies, int32 (n,).
         classes: class number of image i, int32 (n,).
         train, validation: which images belong to the parts, int64.
@@ -38,6 +40,8 @@ class DecodedImages:
         rejected: URI, reason and sentence of what could not be decoded.
         targets: a reference of what is learned of image i where it is not its class alone, float32
             (n, classes), as `teacher.targets` gives it; or None.
+        decoder: makes a table of pictures of a table of entries, whenever it is read; None where
+            that is done.
     """
 
     blocks: tuple[Any, ...]
@@ -51,6 +55,7 @@ class DecodedImages:
     window_images: int
     rejected: tuple[tuple[str, str, str], ...]
     targets: Any = None
+    decoder: BlockDecoder | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""The images of a run, decoded once by a Ray Data job into the object store."""
+"""The images of a run, decoded by a Ray Data job: into the object store, or to see what they are.
+
+Where they are too many to be kept, the job only finds out which can be decoded and which are copies,
+and the workers have them decoded again, each block when it is needed (`BlockDecoder`).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ import pyarrow as pa
 
 from catdog.ahead import NothingYet, read_ahead
 from catdog.errors import CatdogError
-from catdog.pixels import DecodeEntries, as_pixels
+from catdog.pixels import as_pixels
 from catdog.runtime import nodes, ray_quirks
 from catdog.training import cache, duplicates
+from catdog.training.block_decoder import BlockDecoder
 from catdog.training.data import DecodedImages
 from catdog.training.labelled import TEST, TRAIN, VALIDATION
 
@@ -55,9 +60,12 @@ def decode_all(
     *,
     actors: int,
     window_images: int,
+    each_epoch: bool,
     observer: Observer,
 ) -> Decoded:
     """Decode the train and validation images with a Ray Data job. The cluster is connected.
+
+    With `each_epoch` no pixels are kept, and the images say how they are decoded again.
 
     Raises:
         CatdogError: nodes are gone and do not return.
@@ -66,15 +74,18 @@ def decode_all(
 
     started = time.monotonic()
     # In the object store, which spills what the driver's memory would have to hold.
-    references = [ray.put(shard) for shard in shards(labelled)]
+    entries = {shard["index"][0].as_py(): ray.put(shard) for shard in shards(labelled)}
     total = int((labelled.parts != TEST).sum())
-    preprocessing = config.preprocessing
-    index: list[Any] | None = None
-    if config.cache is not None:
-        index = [ray.put(cache.opened(config.cache, preprocessing, decode_limits))]
-    decoder = (preprocessing, decode_limits, source_limits, index)
-    on_label = config.decoding_label
-    blocks, summaries, count = _run(references, total, decoder, actors, on_label, observer)
+    decoder = BlockDecoder(config.preprocessing, decode_limits, source_limits).through(config.cache)
+    blocks, summaries, count = _run(
+        list(entries.values()),
+        total,
+        decoder,
+        actors,
+        config.decoding_label,
+        observer,
+        keep=not each_epoch,
+    )
     n = len(labelled.classes)
     block_of, row_of = np.full(n, -1, np.int32), np.zeros(n, np.int32)
     rejected: list[tuple[str, str, str]] = []
@@ -82,17 +93,23 @@ def decode_all(
         index = summary["index"].to_numpy()
         good = summary["error"].is_null().to_numpy(zero_copy_only=False)
         block_of[index[good]] = number
-        row_of[index[good]] = np.flatnonzero(good)
+        row_of[index[good]] = np.arange(good.sum()) if each_epoch else np.flatnonzero(good)
         bad = np.flatnonzero(~good)
         for row, uri in zip(bad, labelled.entries.values(index[bad], "uri"), strict=True):
             rejected.append(
                 (uri, summary["error"][row].as_py(), summary["error_detail"][row].as_py())
             )
+    if each_epoch:
+        blocks = tuple(_decodable(entries[s["index"][0].as_py()], s) for s in summaries)
+        block_nodes = ("",) * len(blocks)
+        decoder = decoder.through(config.cache)  # which has more now
+    else:
+        block_nodes = tuple(s.schema.metadata[b"node"].decode() for s in summaries)
     decodable = np.flatnonzero(block_of >= 0)
     copies = _regrouped(labelled, summaries, decodable)
     images = DecodedImages(
         blocks=blocks,
-        block_nodes=tuple(summary.schema.metadata[b"node"].decode() for summary in summaries),
+        block_nodes=block_nodes,
         block_of=block_of,
         row_of=row_of,
         classes=labelled.classes,
@@ -102,8 +119,18 @@ def decode_all(
         shape=(config.preprocessing.height, config.preprocessing.width, 3),
         window_images=window_images,
         rejected=tuple(sorted(rejected)),
+        decoder=decoder if each_epoch else None,
     )
     return Decoded(images, copies, time.monotonic() - started, count)
+
+
+def _decodable(entries: Any, summary: pa.Table) -> Any:
+    """A reference of a shard's entries, without those that could not be decoded."""
+    import ray
+
+    if summary["error"].null_count == summary.num_rows:
+        return entries
+    return ray.put(ray.get(entries).filter(summary["error"].is_null()))
 
 
 def shards(labelled: LabelledImages) -> Iterator[pa.Table]:
@@ -127,14 +154,16 @@ def shards(labelled: LabelledImages) -> Iterator[pa.Table]:
 def _run(
     shards: list[Any],
     total: int,
-    decoder: tuple[Any, ...],
+    decoder: BlockDecoder,
     actors: int,
     label: str | None,
     observer: Observer,
+    *,
+    keep: bool,
 ) -> tuple[tuple[Any, ...], list[pa.Table], Count]:
-    """References of the decoded tables and what is to be known of each, in the order of the shards.
+    """References of the decoded tables and what is to be known of each, in the order of their images.
 
-    The shards are references as well, of `total` entries; `decoder` is what `_TalliedDecoder` takes.
+    The shards are references as well, of `total` entries. Without `keep` there are no decoded tables.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -149,7 +178,7 @@ def _run(
         pipeline = ray_quirks.map_batches(
             ray.data.from_blocks(numbers),
             _TalliedDecoder,
-            fn_constructor_args=(shards, tally, *decoder),
+            fn_constructor_args=(shards, tally, decoder, keep),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(actors, len(shards))),
@@ -157,11 +186,13 @@ def _run(
             node_label=label,
         )
         blocks = pipeline.materialize().to_arrow_refs()
+        if not keep:
+            return [], ray.get(blocks), ray.get(tally.count.remote())
         asked: list[Any] = []
         for number, block in enumerate(blocks):
             if number >= actors:  # the job keeps to its CPUs
                 ray.wait(asked, num_returns=number - actors + 1)
-            asked.append(summarize.remote(block, decoder[0]))
+            asked.append(summarize.remote(block, decoder.preprocessing))
         return blocks, ray.get(asked), ray.get(tally.count.remote())
 
     started = time.monotonic()
@@ -178,8 +209,8 @@ def _run(
                 result = state
     unordered, summaries, count = result
     # Blocks arrive as actors finish; the order of the images must not depend on that.
-    order = sorted(range(len(unordered)), key=lambda block: summaries[block]["index"][0].as_py())
-    blocks = tuple(unordered[block] for block in order)
+    order = sorted(range(len(summaries)), key=lambda block: summaries[block]["index"][0].as_py())
+    blocks = tuple(unordered[block] for block in order) if keep else ()
     return blocks, [summaries[block] for block in order], count
 
 
@@ -230,33 +261,22 @@ class _TalliedDecoder:
     Args:
         shards: a list with the references of the tables; it is called with their numbers in it.
         tally: a `_Tally`.
-        preprocessing, decode_limits, source_limits: of the images.
-        index: a list with the reference of a cache's `Index`; or None.
+        decoder: how they are decoded.
+        keep: whether pixels are wanted, or what the driver wants to know alone.
     """
 
     def __init__(
         self,
         shards: list[Any],
         tally: Any,
-        preprocessing: Preprocessing,
-        decode_limits: DecodeLimits,
-        source_limits: SourceLimits,
-        index: list[Any] | None,
+        decoder: BlockDecoder,
+        keep: bool,
     ) -> None:
         import ray
 
-        self._shards, self._tally = shards, tally
+        self._shards, self._tally, self._keep = shards, tally, keep
         self._node = ray.get_runtime_context().get_node_id()
-
-        def decoder() -> DecodeEntries:
-            return DecodeEntries(preprocessing, decode_limits, source_limits, ("index",))
-
-        self._cached: cache.CachedDecoder | None = None
-        if index is None:
-            self._decode: Callable[[pa.Table], pa.Table] = decoder()
-        else:
-            shape = (preprocessing.height, preprocessing.width, 3)
-            self._decode = self._cached = cache.CachedDecoder(ray.get(index[0]), shape, decoder)
+        self._preprocessing, self._decode = decoder.preprocessing, decoder.started()
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
         import ray
@@ -264,11 +284,12 @@ class _TalliedDecoder:
         (number,) = numbers["shard"].to_pylist()
         decoded = self._decode(ray.get(self._shards[number]))
         count = Count(decoded.num_rows, decoded.num_rows - decoded["error"].null_count)
-        if self._cached is not None:
-            count = count._replace(fetched=self._cached.fetched, kept=self._cached.kept)
-            self._cached.fetched = self._cached.kept = 0
+        if isinstance(self._decode, cache.CachedDecoder):
+            count = count._replace(fetched=self._decode.fetched, kept=self._decode.kept)
+            self._decode.fetched = self._decode.kept = 0
         ray.get(self._tally.add.remote(count))  # the last ones, too, are counted before the end
-        return decoded.append_column("node", pa.array([self._node] * decoded.num_rows))
+        decoded = decoded.append_column("node", pa.array([self._node] * decoded.num_rows))
+        return decoded if self._keep else _summary(decoded, self._preprocessing)
 
 
 def _summary(block: pa.Table, preprocessing: Preprocessing) -> pa.Table:

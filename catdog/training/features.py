@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from catdog.ahead import read_ahead
 from catdog.pixels import as_pixels
 from catdog.runtime import tensorflow_quirks
 from catdog.training.network import step_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from catdog.training.data import DecodedImages
@@ -69,12 +71,12 @@ def of_images(
     features_of = _batched(trunk)
     with step_limit() as begin_step:
         done = ray.get(store.blocks.remote())
-        for number in range(worker, len(images.blocks), workers):
-            if number not in done:
-                block = ray.get(images.blocks[number])
-                features = features_of(as_pixels(block["pixels"], images.shape))
+        lacking = [each for each in range(worker, len(images.blocks), workers) if each not in done]
+        with read_ahead(_tables(images, lacking), 1, name="catdog-blocks") as tables:
+            for number, table in zip(lacking, cast("Iterator[pa.Table]", tables), strict=True):
+                features = features_of(as_pixels(table["pixels"], images.shape))
                 ray.get(store.keep.remote(number, features))
-            begin_step()
+                begin_step()
         while len(ready := ray.get(store.blocks.remote())) < len(images.blocks):
             if len(ready) > len(done):
                 done = ready
@@ -86,7 +88,18 @@ def of_images(
         blocks=blocks,
         block_nodes=(ray.get(store.node.remote()),) * len(blocks),
         shape=tuple(trunk.output_shape[1:]),
+        decoder=None,
     )
+
+
+def _tables(images: DecodedImages, blocks: list[int]) -> Iterator[pa.Table]:
+    """Tables of pictures, decoded now if they are not."""
+    import ray
+
+    decode = images.decoder and images.decoder.again()
+    for number in blocks:
+        table = ray.get(images.blocks[number])
+        yield decode(table) if decode else table
 
 
 def _batched(trunk: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

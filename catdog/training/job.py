@@ -128,8 +128,6 @@ def _on_cluster(
     observer: Observer,
     started: float,
 ) -> TrainResult:
-    import ray
-
     fitting_run = config.for_images(int((labelled.parts == TRAIN).sum()))
     if fitting_run != config:
         observer.phase("a short run has a recipe of its own (docs/train.md)")
@@ -148,9 +146,6 @@ def _on_cluster(
     decoders = nodes.room(cpus=1, label=config.decoding_label)
     if not use_gpu and config.workers and nodes.is_shared(config.address):
         decoders = min(decoders, workers * config.cpus_per_worker)  # the rest is for others
-    pixels = config.preprocessing.height * config.preprocessing.width
-    for line in fit.small_stores(ray.nodes(), labelled.entries.num_rows * pixels * 3):
-        observer.phase(line)
     decoded, images = _prepared(config, output, labelled, of_teacher, decoders, observer)
     total = len(decoded.images.train) + len(decoded.images.validation) + len(images.rejected)
     observer.phase(
@@ -197,6 +192,7 @@ def _prepared(
 ) -> tuple[decoding.Decoded, DecodedImages]:
     """What decoding gave, and the images of it as they are trained on, with a teacher's targets."""
     decoders = max(1, decoders)
+    each_epoch = _decodes_each_epoch(config, labelled.entries.num_rows, observer)
     observer.phase(f"decoding {labelled.entries.num_rows:,} images")
     decoded = decoding.decode_all(
         labelled,
@@ -205,6 +201,7 @@ def _prepared(
         SourceLimits(),
         actors=decoders,
         window_images=_window_images(config, output),
+        each_epoch=each_epoch,
         observer=observer,
     )
     images = decoded.images
@@ -226,6 +223,29 @@ def _prepared(
     for line in decoding.notices(decoded, parts_given=labelled.parts_given, cached=cached):
         observer.phase(line)
     return decoded, images
+
+
+def _decodes_each_epoch(config: TrainConfig, images: int, observer: Observer) -> bool:
+    """Whether images are decoded again in each epoch; the observer is told why."""
+    import ray
+
+    room = fit.object_room(ray.nodes())
+    for line in room.notices:
+        observer.phase(line)
+    needed = images * math.prod((config.preprocessing.height, config.preprocessing.width, 3))
+    each_epoch = config.decode == "each-epoch"
+    if config.decode == "auto":
+        each_epoch = not room.holds(needed)
+    store, disk = fit.gigabytes(room.store_bytes), fit.gigabytes(room.disk_bytes)
+    line = f"the decoded images take {fit.gigabytes(needed)} and the object stores of the nodes hold {store}"
+    if each_epoch:
+        observer.phase(f"{line}, their disks {disk}: each epoch decodes them again")
+    elif needed > room.store_bytes:
+        observer.phase(
+            f"{line}: what is too much goes to disk and comes back slowly "
+            "(`ray start --object-store-memory` sets a node's)"
+        )
+    return each_epoch
 
 
 def _window_images(config: TrainConfig, output: str) -> int:

@@ -1,8 +1,14 @@
-"""Batches as arrays: pixels out of the object store, the next ones read while one is computed."""
+"""Batches as arrays: pixels out of the object store, the next ones read while one is computed.
+
+Where the images are decoded in each epoch, the lender of a node decodes the blocks that its workers
+own, a window ahead of their use, and drops those that they have used.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import local
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,11 +21,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from catdog.training.block_decoder import BlockDecoder
     from catdog.training.data import Batch, DecodedImages
     from catdog.training.placement import Placement
 
 _BATCHES_AHEAD = 4
 _LEAST_BLOCKS = 4
+_WINDOWS_MADE = 2  # decoded by a lender: the one that is read, and the next
 
 
 class Blocks:
@@ -67,29 +75,62 @@ def empty(count: int, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 class Lender:
-    """An actor on each node with workers that has a copy of what they own and another node decoded.
+    """An actor on each node with workers that has what they own and nobody decoded there.
 
-    It lends single pictures to other nodes: Ray itself would move the whole block. Whatever is
-    too much for the node's object store is on its disk; a second copy made by Ray would be dropped
-    and fetched again in each epoch.
+    It copies blocks that another node decoded, and lends single pictures to other nodes: Ray itself
+    would move the whole block. Whatever is too much for the node's object store is on its disk; a
+    second copy made by Ray would be dropped and fetched again in each epoch.
+
+    Where blocks are still to be decoded, it does so and keeps the latest.
 
     Args:
         shape: of a picture: height, width, 3; or the number of features.
         kept: how many blocks are kept in memory.
+        decoder: of blocks; None where they are decoded.
+        made: how many of those that it decodes are kept.
+        at_once: how many it decodes at a time.
     """
 
-    def __init__(self, shape: tuple[int, ...], kept: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        kept: int,
+        decoder: BlockDecoder | None = None,
+        made: int = 0,
+        at_once: int = 1,
+    ) -> None:
         self._blocks = Blocks(shape, kept)
-        self._copies: dict[Any, Any] = {}
+        self._decoder, self._made = decoder, made
+        self._copies: OrderedDict[Any, Future[Any]] = OrderedDict()
+        self._threads = ThreadPoolExecutor(at_once)
+        self._of_thread = local()
+
+    def ahead(self, blocks: list[Any]) -> None:
+        """Begin with blocks that will be wanted."""
+        for block in blocks:
+            if block not in self._copies:
+                self._copies[block] = self._threads.submit(self._copy, block)
+        while self._decoder is not None and len(self._copies) > self._made:
+            self._copies.popitem(last=False)
 
     def copies(self, blocks: list[Any]) -> list[Any]:
         """References of copies of blocks; they end with this actor."""
-        import ray
-
+        copies = []
         for block in blocks:
             if block not in self._copies:
-                self._copies[block] = ray.put(ray.get(block))
-        return [self._copies[block] for block in blocks]
+                self.ahead([block])
+            copies.append(self._copies[block])
+        return [copy.result() for copy in copies]
+
+    def _copy(self, block: Any) -> Any:
+        import ray
+
+        table = ray.get(block)
+        if self._decoder is None:
+            return ray.put(table)
+        if not hasattr(self._of_thread, "decode"):
+            self._of_thread.decode = self._decoder.again()
+        return ray.put(self._of_thread.decode(table).select(["pixels"]))
 
     def pixels(
         self, blocks: list[Any], which: NDArray[np.int32], rows: NDArray[np.int32]
@@ -105,12 +146,14 @@ class Lenders:
         group: a name that the workers of this start of their group share, and no others.
         images: what there is.
         kept: how many blocks a lender keeps in memory.
+        at_once: how many blocks a lender decodes at a time.
     """
 
-    def __init__(self, group: str, images: DecodedImages, kept: int) -> None:
+    def __init__(self, group: str, images: DecodedImages, kept: int, at_once: int = 1) -> None:
         self._group, self._images, self._kept = group, images, kept
+        self._at_once = at_once
         self._handles: dict[str, Any] = {}
-        self._copies: dict[tuple[int, str], Any] = {}
+        self._copies: OrderedDict[tuple[int, str], Any] = OrderedDict()
 
     def on(self, node: str) -> Any:
         """The handle of a node's."""
@@ -118,6 +161,7 @@ class Lenders:
             import ray
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+            images = self._images
             self._handles[node] = (
                 ray.remote(Lender)
                 .options(
@@ -126,12 +170,18 @@ class Lenders:
                     num_cpus=0,
                     scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 )
-                .remote(self._images.shape, self._kept)
+                .remote(
+                    images.shape, self._kept, images.decoder, made_blocks(images), self._at_once
+                )
             )
         return self._handles[node]
 
+    def ahead(self, blocks: list[int], node: str) -> None:
+        """Have a node's lender begin with blocks that will be wanted."""
+        self.on(node).ahead.remote([self._images.blocks[block] for block in blocks])
+
     def lying(self, blocks: list[int], node: str) -> list[Any]:
-        """References of blocks on a node, copied there if need be."""
+        """References of blocks on a node, copied or decoded there if need be."""
         import ray
 
         lacking = [
@@ -145,13 +195,16 @@ class Lenders:
             self._copies.update(
                 {(block, node): copy for block, copy in zip(lacking, copies, strict=True)}
             )
-        return [self._copies.get((block, node), self._images.blocks[block]) for block in blocks]
+        lying = [self._copies.get((block, node), self._images.blocks[block]) for block in blocks]
+        while self._images.decoder is not None and len(self._copies) > self._kept:
+            self._copies.popitem(last=False)
+        return lying
 
 
 class PixelReader:
     """Reads images of any numbers: what this node's workers own in place, the others from their nodes.
 
-    Lenders save the network, nothing else: where one fails, Ray moves whole blocks.
+    Of decoded images lenders save the network, nothing else: where one fails, Ray moves whole blocks.
 
     Args:
         images: what there is.
@@ -159,6 +212,9 @@ class PixelReader:
         placement: whose the blocks are.
         worker: number of the one that reads.
         lenders: of all nodes.
+
+    Attributes:
+        decodes: whether lenders decode what it reads.
     """
 
     def __init__(
@@ -170,11 +226,30 @@ class PixelReader:
         lenders: Lenders,
     ) -> None:
         self._images, self._placement = images, placement
+        self.decodes = images.decoder is not None
+        self._announced: OrderedDict[int, None] = OrderedDict()
         self._blocks = Blocks(images.shape, kept_blocks(images, kept_images))
         self._lenders = lenders
         numbers = {node: number for number, node in enumerate(placement.nodes)}
         self._node = numbers[placement.nodes[worker]]
         self._node_of = np.array([numbers[node] for node in placement.nodes], np.int32)
+
+    def announce(self, numbers: NDArray[np.int64]) -> None:
+        """Have this node's lender decode what will be read of its workers' blocks."""
+        new = [
+            block
+            for block in np.unique(self._images.block_of[numbers]).tolist()
+            if block not in self._announced and self._lies_here(block)
+        ]
+        self._announced.update(dict.fromkeys(new))
+        while len(self._announced) > made_blocks(self._images):
+            self._announced.popitem(last=False)
+        if new:
+            self._lenders.ahead(new, self._placement.nodes[self._node])
+
+    def _lies_here(self, block: int) -> bool:
+        """Whether it is a block of this node's workers."""
+        return bool(self._node_of[self._placement.worker_of[block]] == self._node)
 
     def ask(self, numbers: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Any]]:
         """Ask the other nodes for what they have of these: to be given to `read`."""
@@ -221,7 +296,7 @@ class PixelReader:
 
         blocks, which = self._blocks_of(numbers)
         rows = self._images.row_of[numbers]
-        owned = [self._node_of[self._placement.worker_of[block]] == self._node for block in blocks]
+        owned = [self.decodes or self._lies_here(block) for block in blocks]
         here = self._placement.nodes[self._node]
         references = [self._images.blocks[block] for block in blocks]
         try:
@@ -232,6 +307,8 @@ class PixelReader:
                 references[number] = copy
             return self._blocks.pixels(references, which, rows)
         except ray.exceptions.RayError:
+            if self.decodes:
+                raise
             originals = [self._images.blocks[block] for block in blocks]
             return self._blocks.pixels(originals, which, rows)
 
@@ -247,13 +324,22 @@ def kept_blocks(images: DecodedImages, kept_images: int) -> int:
     return max(_LEAST_BLOCKS, int(kept_images / max(1.0, per_block)))
 
 
+def made_blocks(images: DecodedImages) -> int:
+    """How many blocks a lender that decodes them keeps."""
+    return kept_blocks(images, _WINDOWS_MADE * images.window_images)
+
+
 def read(
     reader: PixelReader,
     batches: Iterable[Batch],
     randomness: Callable[[Batch], NDArray[np.float32]] | None = None,
     targets: NDArray[np.float32] | None = None,
+    *,
+    announced: int = 0,
 ) -> Generator[tuple[Any, ...], None, None]:
     """Batches as arrays, read ahead by a thread that ends with the generator.
+
+    Images that are decoded in each epoch are announced `announced` batches before they are read.
 
     Yields:
         pixels uint8 (share, H, W, 3) or features float32 (share, k), classes int32 (share,), weights
@@ -263,7 +349,7 @@ def read(
 
     def arrays() -> Iterator[tuple[Any, ...]]:
         asked: deque[tuple[Batch, Any]] = deque()
-        for batch in batches:
+        for batch in _announced(reader, batches, announced):
             asked.append((batch, reader.ask(batch.numbers)))
             if len(asked) > _BATCHES_AHEAD:
                 yield array(*asked.popleft())
@@ -278,3 +364,17 @@ def read(
 
     with read_ahead(arrays(), _BATCHES_AHEAD, name="catdog-batches") as ahead:
         yield from cast("Iterator[tuple[Any, ...]]", ahead)  # none of them is `NothingYet`
+
+
+def _announced(reader: PixelReader, batches: Iterable[Batch], ahead: int) -> Iterator[Batch]:
+    """The batches, each when as many as `ahead` that come after it are announced."""
+    if not reader.decodes:
+        yield from batches
+        return
+    waiting: deque[Batch] = deque()
+    for batch in batches:
+        reader.announce(batch.numbers)
+        waiting.append(batch)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from catdog.training.config import TrainConfig
     from catdog.training.data import DecodedImages
 
+_VALIDATED_AHEAD = 1024  # images of each worker that are decoded before they are validated with
 TEMPERATURE_FILE = "temperature.json"
 
 
@@ -98,7 +99,10 @@ class _Epochs:
         # A window's end and the next.
         self._kept_images = self._images.window_images + self._images.window_images // 2
         self._lenders = reader.Lenders(
-            group, self._images, reader.kept_blocks(self._images, self._kept_images)
+            group,
+            self._images,
+            reader.kept_blocks(self._images, self._kept_images),
+            context.get_local_world_size() * self._config.cpus_per_worker,
         )
         self._placement = placement.placed(
             len(self._images.blocks),
@@ -161,6 +165,7 @@ class _Epochs:
             itertools.islice(stream, done, all_steps),
             lambda batch: batch.uniforms(config.seed, batch_size, self._network.uniforms),
             self._targets,
+            announced=window // batch_size,
         )
 
     def _validation_batches(self) -> Generator[tuple[Any, ...], None, None]:
@@ -172,7 +177,9 @@ class _Epochs:
             self._worker,
             self._placement,
         )
-        return reader.read(self._reader(0), batches)  # one block after another
+        # One block after another.
+        announced = _VALIDATED_AHEAD * self._workers // self._recipe.batch_size
+        return reader.read(self._reader(0), batches, announced=announced)
 
     def run_one(self, training: Iterator[tuple[Any, ...]]) -> None:
         """Train for one more epoch, validate, report."""

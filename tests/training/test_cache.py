@@ -249,7 +249,13 @@ def test_a_second_run_decodes_nothing(ray_cluster, drawings, tmp_path):
 
     def run(config):
         found = decoding.decode_all(
-            labelled, config, *LIMITS, actors=2, window_images=100, observer=Observer()
+            labelled,
+            config,
+            *LIMITS,
+            actors=2,
+            window_images=100,
+            each_epoch=False,
+            observer=Observer(),
         )
         images = found.images
         pixels = [ray.get(block)["pixels"].to_pylist() for block in images.blocks]

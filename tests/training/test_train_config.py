@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from catdog.errors import UserInputError
+from catdog.runtime import fit
 from catdog.training import config as train_config
 from catdog.training.config import TrainConfig, best_row, learning_rate
 
@@ -192,3 +193,11 @@ def test_a_worker_that_is_stuck_ends_itself():
     assert done.returncode == 1
     assert done.stdout.split("\n") == ["ten steps", "outside", ""]
     assert "in wait" in done.stderr
+
+
+def test_room_for_decoded_images_counts_copies():
+    """Stores and disks together; several nodes have a second copy of what another one decoded."""
+    assert fit.ObjectRoom(1, 10, 5, ()).holds(15)
+    assert not fit.ObjectRoom(1, 10, 5, ()).holds(16)
+    assert fit.ObjectRoom(3, 10, 6, ()).holds(8)
+    assert not fit.ObjectRoom(3, 10, 6, ()).holds(9)
