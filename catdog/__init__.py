@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from catdog.prediction import load as load_model
     from catdog.reporting import ReportConfig, ReportSummary
     from catdog.storage import Stores
+    from catdog.terminal import Progress
     from catdog.training import TrainConfig, TrainResult
 
 
@@ -54,6 +55,7 @@ __all__ = [
     "LoadedModel",
     "Observer",
     "Prediction",
+    "Progress",
     "ReportConfig",
     "ReportSummary",
     "SourceLimits",
@@ -81,6 +83,7 @@ _HOMES = {
     "prediction": ("Classifier", "LoadedModel", "Prediction", "read_images"),
     "reporting": ("ReportConfig", "ReportSummary"),
     "storage": ("Stores",),
+    "terminal": ("Progress",),
     "training": ("TrainConfig", "TrainResult"),
 }
 _PLACES = {name: (module, name) for module, names in _HOMES.items() for name in names} | {

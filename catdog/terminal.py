@@ -37,13 +37,20 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 
 class Progress(Observer):
-    """The lines of a job: one that changes, and those that stay. `progress` makes it.
+    """Shows how far a job is, a line every few seconds: in programs and in notebooks.
+
+    ```python
+    import catdog
+
+    catdog.classify("photos/", output="results-progress", observer=catdog.Progress())
+    ```
 
     Args:
-        terminal: what they are written to.
+        terminal: what the lines are written to; by default standard error.
     """
 
-    def __init__(self, terminal: TextIO) -> None:
+    def __init__(self, terminal: TextIO | None = None) -> None:
+        self._live = False  # whether the last line changes by itself: see `alive`
         self._started = time.monotonic()
         self._last_plain = 0.0
         self._phase: Text | None = None  # stays as a line when the next one begins
@@ -53,7 +60,7 @@ class Progress(Observer):
         self._epochs_shown = False
         self._retried = ""
         self._spinner = Spinner("dots", style="cyan")
-        self._console = Console(file=terminal, highlight=False, soft_wrap=True)
+        self._console = Console(file=terminal or sys.stderr, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
@@ -66,11 +73,13 @@ class Progress(Observer):
             redirect_stdout=False,  # libraries print to the log, not above the line
             redirect_stderr=False,
         )
-        with live if self._console.is_terminal else contextlib.nullcontext():
+        self._live = self._console.is_terminal
+        with live if self._live else contextlib.nullcontext():
             try:
                 yield
             finally:
                 self._end_phase()
+                self._live = False
 
     def _stamp(self) -> str:
         return f"{duration(time.monotonic() - self._started):>7}  "
@@ -103,7 +112,7 @@ class Progress(Observer):
 
     def _status(self, text: str, share: float | None = None) -> None:
         """The line that changes, and how much is done where that is known."""
-        if self._console.is_terminal:
+        if self._live:
             self._doing, self._share = text, share
         elif time.monotonic() - self._last_plain >= _PLAIN_LINE_EVERY_S:
             self._last_plain = time.monotonic()
@@ -112,7 +121,7 @@ class Progress(Observer):
     def phase(self, text: str) -> None:
         """A new phase begins."""
         self._end_phase()
-        if self._console.is_terminal:
+        if self._live:
             self._phase = Text.assemble((self._stamp(), "dim"), safe(text))
             self._doing = text
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -51,6 +52,28 @@ def test_digits(ray_cluster, tmp_path, capsys):
     assert len(result.labels) == 10
     assert result.accuracy > 0.5
     assert f"of {result.images} digits" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tour(ray_cluster, tmp_path, monkeypatch):
+    """Every cell of the notebook runs in a kernel, and shows its progress and what it found."""
+    import nbclient
+    import nbformat
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # committed without any
+    client = nbclient.NotebookClient(
+        notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    shown = "\n".join(map(str, notebook.cells))
+    assert re.search(r"epoch 4|starting 1 worker", shown)
+    assert re.search(r"\d+ classified, \d+ rejected: {.*'truncated'", shown)
+    assert "image/png" in shown
+    assert (tmp_path / "tour" / "results" / "_report.html").is_file()
 
 
 @pytest.mark.slow
