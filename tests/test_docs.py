@@ -358,7 +358,7 @@ def examples(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["", "classify", "report", "load_model", "Classifier"])
+@pytest.mark.parametrize("name", ["", "classify", "Progress", "report", "load_model", "Classifier"])
 def test_examples_of_the_reference_work(name, reader):
     """What a docstring shows can be copied and run."""
     assert examples(name)
@@ -385,7 +385,7 @@ def test_reference_has_all_that_is_offered(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "catdog.html").read_text()
     assert [name for name in catdog_package.__all__ if f'id="{name}"' not in page] == []
-    assert done.stdout.strip() == "['Classifier', 'classify', 'load_model', 'report']"
+    assert done.stdout.strip() == "['Classifier', 'Progress', 'classify', 'load_model', 'report']"
 
 
 @pytest.mark.slow
