@@ -74,7 +74,14 @@ class Train(TrainConfig, Logged):
     """Train a CNN on labelled images, data-parallel over the workers.
 
     Example: catdog train photos/ --output runs/first --test 0.1
+
+    Attributes:
+        mlflow: log parameters, metrics, curves and the model to the MLflow server at this URI.
+        mlflow_model: register the model there under this name.
     """
+
+    mlflow: str | None = None
+    mlflow_model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,18 @@ Config = TypeVar("Config")
 
 
 def _train(command: asked.Train) -> int:
-    from catdog import training
+    from catdog import exchange, training
 
     with event_log.opened(command, "train") as log:
-        with terminal.progress("catdog-train") as progress:
-            result = training.train(_plain(TrainConfig, command), both(progress, log))
+        with (
+            terminal.progress("catdog-train") as progress,
+            exchange.tracked(command.mlflow, command.output, command.mlflow_model) as run,
+        ):
+            observer = both(progress, log if run is None else both(log, run))
+            result = training.train(_plain(TrainConfig, command), observer)
+            if run is not None:
+                progress.phase("sending the run to MLflow")
+                run.finish(result, command.mlflow_model)
         log.event("summary", **event_log.summary(result))
         _show(command, result, summaries.print_trained)
     return 0
@@ -356,7 +363,8 @@ def _places(command: Any) -> Iterator[tuple[str, str, str]]:
         value = getattr(command, field, None)
         flag = parsing.written(field)
         for text in value if isinstance(value, tuple) else (value,):
-            if text is not None and text not in _NAMES.get(field, ()):
+            registered = field == "model" and text is not None and folders.is_registered(text)
+            if text is not None and not registered and text not in _NAMES.get(field, ()):
                 yield field, flag, text
 
 

@@ -1,10 +1,10 @@
 """Networks: uint8 pixels come in, scores of every class go out.
 
-`architectures` builds them, `folders` is the model on disk where training and classification meet,
+`architectures` builds them, `folders` is the model on disk where training and classification meet, `registry` MLflow's,
 `inference` makes a function from pixels to scores of it. Keras is loaded when it is needed.
 """
 
-from catdog.model import architectures, efficientnet_lite, folders, inference
+from catdog.model import architectures, efficientnet_lite, folders, inference, registry
 from catdog.model.architectures import APPLICATIONS, ARCHITECTURES, PRETRAINED
 from catdog.model.inference import Arithmetic, Engine
 
@@ -18,4 +18,5 @@ __all__ = [
     "efficientnet_lite",
     "folders",
     "inference",
+    "registry",
 ]

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from catdog import scratch, storage
 from catdog.errors import CatdogError, UserInputError
+from catdog.model import registry
 from catdog.pixels import Preprocessing
 from catdog.runtime import tensorflow_quirks
 
@@ -199,15 +200,26 @@ def save(
     return metadata
 
 
+def is_registered(model: str) -> bool:
+    """Whether this names a model of MLflow's registry, and no place."""
+    return model.startswith(registry.SCHEME)
+
+
 def load(path_or_uri: str) -> Model:
-    """Read and verify a model folder, or the one of a training run, or the one called `SHIPPED`.
+    """Read and verify a model folder: itself, of a training run, of MLflow's registry, or `SHIPPED`.
 
     Neither Keras nor TensorFlow is imported.
+
+    Args:
+        path_or_uri: where it is; `models:/NAME/VERSION` asks the server at `MLFLOW_TRACKING_URI`.
 
     Raises:
         UserInputError: there is no model there.
         CatdogError: the folder is half-written, damaged or was tampered with.
     """
+    if is_registered(path_or_uri):
+        with registry.fetched(path_or_uri) as folder:
+            return dataclasses.replace(load(folder), uri=path_or_uri)
     uri = storage.to_uri(str(SHIPPED_FOLDER) if path_or_uri == SHIPPED else path_or_uri)
     if storage.exists(storage.join(uri, RUN_SUBFOLDER, METADATA_FILE)):
         uri = storage.join(uri, RUN_SUBFOLDER)
