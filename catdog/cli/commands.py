@@ -404,6 +404,9 @@ def _check_output(text: str, path: Path, is_file: bool) -> None:
 
 def entry_point() -> None:
     """The console script."""
+    # In this process a thread of Ray Data that outlives its job would start a cluster. A program that
+    # calls jobs may want Ray to start by itself afterwards; Ray reads it when it is imported.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -38,8 +38,6 @@ FAULT_DETECTION_SETTINGS = {
 
 _DRIVER_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives a job would start a cluster of its own
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps a FutureWarning away
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -87,8 +85,18 @@ def connect(
     Raises:
         UserInputError: no cluster answers at `address`, or it does not fit this driver.
     """
-    for name, value in _DRIVER_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    with _driver_settings():
+        yield from _connected(address, minimum_cpus, packages, labels, install=install)
+
+
+def _connected(
+    address: str | None,
+    minimum_cpus: int | None,
+    packages: Sequence[str],
+    labels: Sequence[str | None],
+    *,
+    install: bool,
+) -> Iterator[None]:
     embedded.expect_a_home()
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address:
@@ -104,8 +112,8 @@ def connect(
     if ray.is_initialized():
         _check_told(told)
         importing.join()
-        _quiet_data_context()
-        yield
+        with _quiet_data_context():
+            yield
         return
     stack = contextlib.ExitStack()
     try:
@@ -124,7 +132,7 @@ def connect(
         raise CatdogError(f"Ray does not start on this machine: {error}") from error
     try:
         importing.join()
-        _quiet_data_context()
+        stack.enter_context(_quiet_data_context())
         if address:
             used = {node["NodeID"]: node for label in labels for node in nodes.labelled(label)}
             within_s = dependencies.INSTALLED_WITHIN_S if install else fit.ANSWER_WITHIN_S
@@ -168,6 +176,19 @@ def _runtime_env(
 
 
 @contextlib.contextmanager
+def _driver_settings() -> Iterator[None]:
+    """The settings for this job; the program around it has its own again after it.
+
+    Where it fails they stay: threads of Ray Data may go on for a moment.
+    """
+    missing = _DRIVER_SETTINGS.keys() - os.environ.keys()
+    os.environ.update({name: _DRIVER_SETTINGS[name] for name in missing})
+    yield
+    for name in missing:
+        os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
 def _fault_detection() -> Iterator[None]:
     """The settings for what is started meanwhile; what is started later does not inherit them."""
     missing = FAULT_DETECTION_SETTINGS.keys() - os.environ.keys()
@@ -198,12 +219,17 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def _quiet_data_context() -> None:
+@contextlib.contextmanager
+def _quiet_data_context() -> Iterator[None]:
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    before = context.enable_progress_bars, context.print_on_execution_start
+    context.enable_progress_bars = context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start = before
 
 
 def map_batches(dataset: Any, actor: type, *, node_label: str | None = None, **options: Any) -> Any:

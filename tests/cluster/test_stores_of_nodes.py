@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +102,14 @@ def test_profiles_of_the_nodes_and_tokens_that_end(cluster, theirs, tiny_model, 
     """Three minutes with tokens of one: no image is refused, and no secret is told to anybody."""
     output = f"s3://{BUCKET}/of-theirs"
     command = ["classify", f"s3://{BUCKET}/photos/", "--source-profile", "theirs"]
-    command += ["--output", output, "--output-profile", "mine", "--model", tiny_model.as_uri()]
+    command += [
+        "--output",
+        output,
+        "--output-profile",
+        "mine",
+        "--model",
+        Path(tiny_model).as_uri(),
+    ]
     started = time.monotonic()
     done = subprocess.run(
         [

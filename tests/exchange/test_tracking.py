@@ -125,6 +125,7 @@ def test_a_registered_model_is_loaded(server, trained, drawings, monkeypatch, ca
         run.finish(trained, "loaded")
     mlflow.set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    capsys.readouterr()  # MLflow says where the run is
     picture = str(next(drawings.rglob("*.jpg")))
     for model in (trained.output, "models:/loaded/1"):
         assert main(["predict", picture, "--model", model, "--json"]) == 0

@@ -26,6 +26,21 @@ def test_embedded_settings_stay_there(ray_cluster):
 
 
 @pytest.mark.slow
+def test_a_job_leaves_no_settings_behind(ray_cluster, monkeypatch):
+    """A program that calls a job has its own settings again, so that its Ray Data starts and shows."""
+    from ray.data import DataContext
+
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
+    monkeypatch.setattr(DataContext.get_current(), "enable_progress_bars", True)
+    before = dict(os.environ)
+    with ray_quirks.connect(None):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert not DataContext.get_current().enable_progress_bars
+    assert dict(os.environ) == before
+    assert DataContext.get_current().enable_progress_bars
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("there", "python"), [("2.55.1", None), (None, "3.10.4")])
 def test_another_version_is_said_with_both(there, python):
     """What Ray says of a cluster of another version, in one line with what to do."""
