@@ -278,4 +278,4 @@ def slow_picture():
 def test_a_quiet_minute_is_no_reason_to_be_hung_up_on(quiet_call):
     """A call of a minute without a message, such as Ray Train's, comes back."""
     said, errors = quiet_call.communicate(timeout=120)
-    assert said == "done\n", errors
+    assert said.endswith("done\n"), errors  # a busy node's own warnings come before it
