@@ -40,10 +40,13 @@ HEAVY = {"ray", "tensorflow", "keras"}
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes for the fast tests; the slow ones share one Ray cluster, and a few need no second."""
+    """Processes for the fast tests: one more than there are cores, as each waits now and then.
+
+    A few tests need no second one, and the slow ones share one Ray cluster.
+    """
     whole = config.option.markexpr == "not slow" and not config.option.keyword
     folders = all("::" not in each and Path(each).is_dir() for each in config.args)
-    return min(4, os.cpu_count() or 1) if whole and folders else 0
+    return min(4, (os.cpu_count() or 1) + 1) if whole and folders else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
