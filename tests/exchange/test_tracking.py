@@ -19,7 +19,7 @@ from catdog.model import folders
 from catdog.training import TrainResult
 from tests.conftest import free_ports
 
-mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+pytestmark = pytest.mark.slow  # importing MLflow takes seconds
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,8 @@ def trained(tiny_model, tmp_path):
 
 def runs(server, trained):
     """Of this training, the newest first."""
+    import mlflow
+
     mlflow.set_tracking_uri(server)
     found = mlflow.search_runs(experiment_names=["catdog"], output_format="list")
     return [run for run in found if run.data.tags["catdog.output"] == trained.output]
@@ -95,6 +97,7 @@ def runs(server, trained):
 
 def test_a_training_is_one_run(server, trained):
     """One that was interrupted goes on, a finished one stays, with parameters, metrics and files."""
+    import mlflow
 
     def interrupted():
         with exchange.tracked(server, trained.output) as run:
@@ -121,6 +124,8 @@ def test_a_training_is_one_run(server, trained):
 
 def test_a_registered_model_is_loaded(server, trained, drawings, monkeypatch, capsys):
     """By version and alias, as the folder it was; one that is not there is refused in a line."""
+    import mlflow
+
     with exchange.tracked(server, trained.output, "loaded") as run:
         run.finish(trained, "loaded")
     mlflow.set_tracking_uri(None)
