@@ -58,7 +58,6 @@ def test_rows_growth_and_rerun(config, folder, drawings):
     assert "ray" not in sys.modules
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
 def test_kills_between_write_and_commit(config, tmp_path):
     """Killed at each step of the ledger, the same command goes on, and the rows are the same."""
