@@ -80,7 +80,7 @@ def test_entries_have_the_columns_of_a_plan(plan):
     """A file of another kind in its place is damage."""
     name, _ = plan.generations[0].file_of(0)
     path = Path(plan.output.removeprefix("file://"), plans.PLAN_FOLDER, name)
-    pq.write_table(pa.table({"uri": ["a"] * 90}), path)
+    pq.write_table(pa.table({"uri": ["a"] * plan.shard_images[0]}), path)
     plans.open_plan_file.cache_clear()
     with pytest.raises(CatdogError, match="its entries are not those of the plan"):
         plan.read_shard(0)
