@@ -13,9 +13,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from catdog import machine
+from catdog import api, machine
 from catdog.classification import ClassifyConfig, classify, in_process
+from catdog.storage import Stores
 from tests.jobs import catdog, decoders
+from tests.storage.servers import Answering, serving
 
 FAULTS = ["before */part-0000000-*", "after */part-0000000-*"]  # `test_exactly_once` has the others
 
@@ -111,3 +113,45 @@ def test_beyond_the_limits_ray_does_it(config, ray_cluster, monkeypatch, limit):
     monkeypatch.setattr(in_process, limit, 5)
     assert classify(config).executor == "ray"
     assert table(config).equals(rows)
+
+
+class Photos(Answering):
+    """Serves the files of a folder, once by a redirect."""
+
+    def do_GET(self):  # noqa: N802 - http.server's
+        """A file, or where it is."""
+        name = self.path.rpartition("/")[2]
+        if self.path.startswith("/moved/"):
+            self.answer(302, b"", {"Location": f"/there/{name}"})
+        elif (self.server.folder / name).exists():
+            self.answer(200, (self.server.folder / name).read_bytes())
+        else:
+            self.answer(404, b"")
+
+
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+def test_images_of_a_web_server(config, folder, tmp_path):
+    """A list of URLs, redirects among them, gives the answers that the files have here."""
+    here = {row["uri"].rpartition("/")[2]: row for row in table_of(config)}
+    with serving(Photos, folder=folder) as server:
+        urls = [f"{server.url}/{way}/{name}" for name in here for way in ("moved", "there")]
+        (tmp_path / "l.txt").write_text("\n".join([*urls, f"{server.url}/gone.jpg"]))
+        stores = Stores(allow_hosts=("127.0.0.1",))
+        output = str(tmp_path / "of-the-web")
+        web = dataclasses.replace(
+            config, images=(str(tmp_path / "l.txt"),), output=output, stores=stores
+        )
+        rows = table_of(web)
+    assert len(rows) == len(urls) + 1
+    for row in rows:
+        name = row["uri"].rpartition("/")[2]
+        told = here.get(name, {"label": None, "scores": None, "error": "missing"})
+        assert [row[each] for each in ("label", "scores", "error")] == [
+            told[each] for each in ("label", "scores", "error")
+        ], row["uri"]
+
+
+def table_of(config):
+    """The rows of a job, which asks stores as its configuration says."""
+    api.classify(config)
+    return table(config).to_pylist()

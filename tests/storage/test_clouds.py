@@ -17,9 +17,10 @@ import urllib.request
 import zipfile
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from catdog import storage
+from catdog import machine, storage
 from catdog.cli import main
 from catdog.errors import ErrorCode, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
@@ -236,3 +237,30 @@ def test_without_credentials_the_line_names_them(monkeypatch):
     monkeypatch.setenv("AZURE_MSI_ENDPOINT", "http://127.0.0.1:9/")  # nobody listens
     with pytest.raises(UserInputError, match=r"AZURE_STORAGE_ACCOUNT_NAME.*--no-sign-request"):
         planned("az://photos/")
+
+
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+def test_a_job_reads_it(cloud, drawings, tiny_model, tmp_path, monkeypatch):
+    """Classified from there, pictures and an archive of them have the answers that they have here."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cloud.make("job", public=False)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path in sorted(drawings.rglob("*.jpg"))[:4]:
+            cloud.put("job", f"photos/{path.name}", path.read_bytes())
+            archive.writestr(path.name, path.read_bytes())
+    cloud.put("job", "all.zip", stream.getvalue())
+    answers = []
+    for number, image in enumerate(
+        (f"{cloud.scheme}://job/photos/", f"{cloud.scheme}://job/all.zip", str(drawings))
+    ):
+        output = str(tmp_path / str(number))
+        command = ["classify", image, "--output", output, "--model", tiny_model, "--no-report"]
+        assert main(command) == 0
+        rows = pq.read_table(output, columns=["uri", "label", "scores", "error"]).to_pylist()
+        assert {row["error"] for row in rows} == {None}
+        named = {row["uri"].partition("::")[0].rpartition("/")[2]: row["scores"] for row in rows}
+        answers.append(named)
+    assert len(answers[0]) == len(answers[1]) == 4
+    assert answers[0].items() <= answers[2].items()
+    assert answers[1] == answers[0]
