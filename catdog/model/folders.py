@@ -17,6 +17,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ METADATA_FILE = "metadata.json"
 RUN_SUBFOLDER = "model"  # where a training run's folder holds its model
 SHIPPED = "cats-and-dogs"  # the name of the model that comes with the package
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights" / SHIPPED
+_SHARED_OBJECT = re.compile(rb'("shared_object_id": )(\d+)')
 _MAX_FILE_BYTES = 8 * 2**30
 
 
@@ -256,7 +258,7 @@ def export(model: Any) -> dict[str, bytes]:
         model.export(str(xml), format="openvino", verbose=False)
         _name_by_place(xml, binary)
         return {
-            KERAS_FILE: _without_dates(folder / KERAS_FILE),
+            KERAS_FILE: _reproducible(folder / KERAS_FILE),
             xml.name: xml.read_bytes(),
             binary.name: binary.read_bytes(),
         }
@@ -275,8 +277,16 @@ def _name_by_place(xml: Path, binary: Path) -> None:
         new.replace(old)
 
 
-def _without_dates(path: Path) -> bytes:
-    """A Keras file without the time of saving: the same weights have the same fingerprint."""
+def _reproducible(path: Path) -> bytes:
+    """A Keras file without the time of saving and addresses in memory.
+
+    So the same weights have the same fingerprint.
+    """
+    numbers: dict[bytes, int] = {}
+
+    def numbered(shared: re.Match[bytes]) -> bytes:
+        return b"%s%d" % (shared[1], numbers.setdefault(shared[2], len(numbers)))
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(path) as dated, zipfile.ZipFile(buffer, "w") as undated:
         for name in dated.namelist():
@@ -285,5 +295,7 @@ def _without_dates(path: Path) -> bytes:
                 fields = json.loads(content)
                 fields.pop("date_saved", None)
                 content = json.dumps(fields).encode()
+            elif name == "config.json":
+                content = _SHARED_OBJECT.sub(numbered, content)
             undated.writestr(zipfile.ZipInfo(name), content)  # dated 1980
     return buffer.getvalue()

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -111,6 +112,19 @@ def test_same_network_has_same_files(folder, tmp_path, monkeypatch):
     second = folders.export(folders.load(str(folder)).keras_model())
     assert {name for name in first if first[name] != second[name]} == set()
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_files_do_not_tell_where_objects_lay(tmp_path):
+    """Keras names an object that layers share by its address, another one in each process."""
+
+    def saved(*addresses):
+        policies = [{"shared_object_id": address} for address in addresses]
+        with zipfile.ZipFile(tmp_path / "model.keras", "w") as file:
+            file.writestr("config.json", json.dumps(policies))
+        return folders._reproducible(tmp_path / "model.keras")
+
+    assert saved(140189583012304, 7, 140189583012304) == saved(139647172986192, 8, 139647172986192)
+    assert saved(1, 2, 1) != saved(1, 2, 2)
 
 
 @pytest.mark.parametrize("name", [folders.KERAS_FILE, *folders.OPENVINO_FILES])
