@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from catdog import machine
@@ -180,8 +182,12 @@ def without_generated_files() -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             path = getattr(module, "__file__", None)
             if name.startswith("__autograph_generated_file") and path:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)  # noqa: PTH108 - a path of somebody else's
+                compiled_to = Path(importlib.util.cache_from_source(path))
+                for each in (Path(path), compiled_to):
+                    with contextlib.suppress(OSError):
+                        each.unlink()
+                with contextlib.suppress(OSError):  # others may have something there
+                    compiled_to.parent.rmdir()
 
 
 def compiled(function: Callable[..., Any], *, assigns: bool = False) -> Callable[..., Any]:
