@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Of columns that are read in the driver. Writers make pages of a megabyte, few of a hundred.
 _MOST_PAGE_BYTES = 256 << 20
 _MOST_BATCH_BYTES = 1 << 30
+_LARGE_BATCH_BYTES = 8 << 20  # is not put together with others
 
 FOLDER_KEY = b"catdog.folder"
 """In a table's metadata: URI of the folder that its paths start from, where that is not its own."""
@@ -204,13 +205,29 @@ def _bounded(
             )
         largest = max(largest, size)
     rows = max(1, min(BATCH_ROWS, _MOST_BATCH_BYTES // largest))
+    waiting: list[pa.RecordBatch] = []
     for batch in table.iter_batches(rows, columns=columns):
         most -= batch.nbytes
         if most < 0:
             raise UserInputError(
                 f"{uri}: its columns {', '.join(columns)} expand to many times the size of the file"
             )
-        yield batch
+        waiting.append(batch)
+        alone = batch.nbytes > _LARGE_BATCH_BYTES or any(
+            map(pa.types.is_nested, batch.schema.types)
+        )
+        if alone or sum(map(len, waiting)) >= BATCH_ROWS:
+            yield from _together(waiting)
+            waiting = []
+    yield from _together(waiting)
+
+
+def _together(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """The rows of these batches, in one where there are several."""
+    if len(batches) < 2:
+        return batches
+    together: list[pa.RecordBatch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return together
 
 
 def _batches(
