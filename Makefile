@@ -20,14 +20,20 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install ## the whole story on drawn pictures, in minutes
 	$(BIN)/catdog demo
 
-# Plain `pytest` runs the fast tests; a -m of one's own takes the place of that.
+# Plain `pytest` runs the fast tests; a -m of one's own takes the place of that. Slow tests wait a lot:
+# two processes with a Ray cluster each run side by side, a file of tests in one of them. Whole clusters
+# have the machine for themselves, as their tests bound how long a job takes to go on after a fault.
+SLOW := $(BIN)/python -m pytest -rs --numprocesses 2 --dist loadfile -m
+
 test: install ## the tests, fast ones first; what is skipped is said at the end, with the reason
 	$(BIN)/python -m pytest -rs
-	$(BIN)/python -m pytest -rs -m "slow and not long"
+	$(SLOW) "slow and not long and not cluster"
+	$(BIN)/python -m pytest -rs -m "cluster and not long"
 
 test-all: install ## the tests, and each further fault on a cluster of many nodes
 	$(BIN)/python -m pytest -rs
-	$(BIN)/python -m pytest -rs -m "slow or long"
+	$(SLOW) "slow and not cluster"
+	$(BIN)/python -m pytest -rs -m cluster
 
 test-fast: install ## what plain pytest runs: tests without Ray, TensorFlow and a browser
 	$(BIN)/python -m pytest

@@ -42,7 +42,7 @@ HEAVY = {"ray", "tensorflow", "keras"}
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes for the fast tests: one more than there are cores, as each waits now and then.
 
-    A few tests need no second one, and the slow ones share one Ray cluster.
+    A few tests need no second one; for the slow ones, a Ray cluster each, the Makefile names it.
     """
     whole = config.option.markexpr == "not slow" and not config.option.keyword
     folders = all("::" not in each and Path(each).is_dir() for each in config.args)
