@@ -385,6 +385,8 @@ class _Follower:
                 self._known, self._last_contact = True, time.monotonic()
                 asyncio.run(self._read())
                 details = self._client.get_job_info(self._identifier)
+                if self._ended:
+                    self._catch_up()
             except refused as error:
                 raise UserInputError("the cluster does not take its token any more") from error
             except (RuntimeError, ConnectionError, OSError, requests.RequestException) as error:
@@ -410,6 +412,13 @@ class _Follower:
             self._last_contact, wait_s, told = time.monotonic(), 1.0, False
             if details.status.is_terminal() and self._ended:
                 return details
+
+    def _catch_up(self) -> None:
+        """Hand on what the connection has not told: with Ray 2.51 it ends at once, and tells nothing."""
+        log = self._client.get_job_logs(self._identifier)
+        if new := log[self._seen :]:
+            self._seen = len(log)
+            self._write(new)
 
     async def _read(self) -> None:
         """One connection: until the log ends, or is silent for long enough to doubt it."""
