@@ -138,7 +138,7 @@ def results_folder(chance: random.Random) -> dict[str, bytes]:
         elif name.endswith(".json") and chance.random() < 0.8:
             try:
                 content = odd_json(json.loads(files[name]), chance)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             files[name] = json.dumps(content).encode()
         elif name.endswith(".parquet"):

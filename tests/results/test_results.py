@@ -510,7 +510,7 @@ def test_files_are_looked_at_some_at_a_time(tmp_path):
 def test_planning_takes_flat_memory(tmp_path):
     """Nothing of an image stays in the driver's memory (docs/scale.md)."""
     peaks = {}
-    for images in (50_000, 450_000):
+    for images in (900_000, 1_800_000):  # what is read at a time takes its room before
         uris = [f"s3://crawl/{number // 1000:06d}/{number:010d}.jpg" for number in range(images)]
         pq.write_table(pa.table({"uri": uris}), tmp_path / f"{images}.parquet")
         output = (tmp_path / f"plan-{images}").as_uri()
@@ -522,5 +522,5 @@ def test_planning_takes_flat_memory(tmp_path):
         ).stdout
         planned, peaks[images] = map(int, told.split())
         assert planned == images
-    # A row of the plan takes some hundred bytes as Arrow has it, 40 MB for so many more.
-    assert peaks[450_000] - peaks[50_000] < 20 * 1024
+    # A row of the plan takes some hundred bytes as Arrow has it, 90 MB for so many more.
+    assert peaks[1_800_000] - peaks[900_000] < 45 * 1024
