@@ -125,6 +125,7 @@ def write_results(folder, sizes, embeddings=None):
     (folder / "_summary.json").write_text("{}")
 
 
+@pytest.mark.slow
 def test_results_become_tables_without_a_copy(tmp_path):
     """Delta and Iceberg read the part files where they lie; a second commit is one new version."""
     import deltalake
@@ -151,6 +152,7 @@ def test_results_become_tables_without_a_copy(tmp_path):
         example["to_delta"](str(results))
 
 
+@pytest.mark.slow
 def test_embeddings_become_a_lance_dataset(tmp_path):
     """As vectors of float16; Delta leaves them out."""
     import deltalake

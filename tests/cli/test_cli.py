@@ -280,6 +280,7 @@ def complete(words, folder):
     return [each for each in offered if each]
 
 
+@pytest.mark.slow
 def test_completion_in_bash(tmp_path):
     """Commands, flags and values are completed, and file names where any may stand."""
     (tmp_path / "completion").write_text(said_by(main, ["completion", "bash"])[1])

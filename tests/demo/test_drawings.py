@@ -78,6 +78,7 @@ def test_sizes_and_aspects_vary() -> None:
     assert len(set(sizes)) > 50
 
 
+@pytest.mark.slow
 def test_mean_colours_do_not_tell_cats_from_dogs() -> None:
     """A linear classifier on each channel's mean and spread stays near chance on unseen seeds."""
     count = 200

@@ -50,6 +50,7 @@ def test_a_place_that_is_no_folder(tmp_path):
     assert all("name a folder" in finding.remedy for finding in findings)
 
 
+@pytest.mark.slow
 def test_a_bucket_is_tried(s3):
     """A store with create-if-absent is fit for results; the probe is gone afterwards."""
     from catdog import storage

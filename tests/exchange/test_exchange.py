@@ -75,6 +75,7 @@ def asked(network, output, **changed):
     return PackageConfig(model_file=str(network), output=str(output), **settings | changed)
 
 
+@pytest.mark.slow
 def test_package_of_an_onnx_network_scores_as_its_makers_do(network, pairs, tmp_path):
     """The folder is a model like any other: its preprocessing is inside, its scores are checked."""
     made = exchange.package(asked(network, tmp_path / "model", check=str(pairs)))
@@ -149,6 +150,7 @@ def test_our_own_network_can_be_packaged(tiny_model, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_export_to_openvino_says_how_near_it_is(tiny_model, tmp_path, capsys):
     """Files, a description of what goes in and comes out, and the parity on 100 pictures."""
     words = ["export", "--model", tiny_model, "--format", "openvino", "--json"]

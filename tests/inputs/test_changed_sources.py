@@ -127,6 +127,7 @@ class ShortStore(Answering):
         self.answer(200, body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("short", "expected"), [(1, b"x" * 1000), (99, "changed")])
 def test_an_answer_that_is_too_short(monkeypatch, short, expected):
     """Is asked for again; where it stays so, it is not what was listed, and no broken image."""

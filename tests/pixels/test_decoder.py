@@ -210,6 +210,7 @@ def test_one_child_serves_many_tables(photos):
     assert not is_alive(pid)
 
 
+@pytest.mark.slow
 def test_leaving_half_way(photos):
     """Who stops listening half-way can decode another table, whose rows are its own."""
     with decoder() as decoding:
@@ -232,6 +233,7 @@ def test_one_table_at_a_time(photos):
         first.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
 def test_a_crash_costs_one_image(photos, slow, number):
     """What ends the child twice gets a row that names the signal; all others their pixels."""
@@ -310,6 +312,7 @@ def test_random_kills_lose_nothing(photos):
         assert np.array_equal(pixels, expected.pixels)
 
 
+@pytest.mark.slow
 def test_killed_while_idle(photos):
     """A child killed between two tables is replaced, and no image is blamed."""
     with decoder() as decoding:
@@ -318,6 +321,7 @@ def test_killed_while_idle(photos):
         assert Collected(decoding.decode(table(*photos))).errors() == {}
 
 
+@pytest.mark.slow
 def test_killed_while_the_caller_works(photos):
     """Batches that were finished before the child died are still delivered."""
     with decoder() as decoding:
@@ -347,6 +351,7 @@ def test_a_child_that_cannot_live_fails_the_job(photos):
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_child_that_cannot_start_says_why(photos, monkeypatch, tmp_path):
     """What Python says on its way out is part of the error."""
     (tmp_path / "PIL.py").write_text("raise ImportError('no such library')")
@@ -355,6 +360,7 @@ def test_a_child_that_cannot_start_says_why(photos, monkeypatch, tmp_path):
         Collected(decoding.decode(table(*photos)))
 
 
+@pytest.mark.slow
 def test_an_unusable_store_is_no_images_fault(photos, monkeypatch):
     """What concerns the whole store is raised as what it is, and the Decoder can go on."""
     monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
@@ -365,6 +371,7 @@ def test_an_unusable_store_is_no_images_fault(photos, monkeypatch):
         assert Collected(decoding.decode(table(*photos))).errors() == {}
 
 
+@pytest.mark.slow
 def test_too_long_is_a_timeout(photos, slow):
     """An image over the time limit is rejected, and not its neighbours."""
     paths = [*photos[:5], slow, *photos[5:10]]

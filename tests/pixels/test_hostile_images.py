@@ -112,6 +112,7 @@ def test_known_odd_images(name, expected):
         assert outcome(member.read()) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ODD_IMAGES.exists(), reason="needs ../shared/data/odd-images.tar")
 def test_an_archive_of_odd_images_is_decoded_whole():
     """Through sources and Decoder each of them has one row, the same as decoded here."""

@@ -279,6 +279,7 @@ def evaluated(pets, tmp_path_factory):
     return folder, result
 
 
+@pytest.mark.slow
 def test_evaluation_has_a_page(evaluated):
     """Beside the figures, out of the dataset's way; with accuracy, interval, areas, pictures."""
     folder, result = evaluated
@@ -323,6 +324,7 @@ def test_wanted_precision_can_be_seen(browser, evaluated):
     assert float(right) == pytest.approx(100 * 62 / 72, abs=0.05)
 
 
+@pytest.mark.slow
 def test_evaluation_that_is_not_finished_has_a_page_without_figures(evaluated, tmp_path):
     """No `metrics.json`, or one of other rows: the page shows the results, and no more."""
     folder = tmp_path / "unfinished"
@@ -419,6 +421,7 @@ def test_report_leaves_the_folder_readable(pets):
     assert pq.read_table(pets).num_rows == 125
 
 
+@pytest.mark.slow
 def test_same_results_give_the_same_page(pets, page, tmp_path):
     """Which pictures are shown is no matter of chance."""
     again = tmp_path / "again.html"
@@ -535,6 +538,7 @@ def test_unfinished_job_is_shown_as_far_as_it_went(tmp_path):
         report.write(ReportConfig(results=str(output)))
 
 
+@pytest.mark.slow
 def test_results_and_pictures_in_s3(s3, tmp_path):
     """Part files, plan, pictures and the page itself may all lie in a bucket."""
     for label in LABELS:

@@ -80,6 +80,7 @@ def test_plan_without_its_index_is_no_plan(tmp_path):
     assert plans.read(tmp_path.as_uri()) is None
 
 
+@pytest.mark.slow
 def test_the_identifier_is_of_values(tmp_path):
     """The same entries have the same identifier in any chunks, other entries another one."""
 

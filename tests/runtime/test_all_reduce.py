@@ -98,6 +98,7 @@ def test_ended_worker_is_noticed():
     assert "another training worker ended" in told[0]
 
 
+@pytest.mark.slow
 def test_hanging_worker_is_noticed():
     """SIGSTOP of a worker: the others fail within the time, and say so."""
     told = run(2, turns=3, deadly=signal.SIGSTOP)

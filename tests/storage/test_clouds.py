@@ -229,6 +229,7 @@ def test_results_elsewhere_are_refused(capsys, output):
         storage.write_new(f"{output}/x", b"x")
 
 
+@pytest.mark.slow
 def test_without_credentials_the_line_names_them(monkeypatch):
     """And the flag that does without."""
     for name in [name for name in os.environ if name.startswith(("AZURE_", "GOOGLE_", "STORAGE_"))]:

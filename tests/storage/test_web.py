@@ -179,6 +179,7 @@ def test_every_answer_has_its_reason(site, tmp_path):
     assert not any("secret words" in each.detail for each in found)
 
 
+@pytest.mark.slow
 def test_a_host_that_is_away_costs_its_rows(site, tmp_path):
     """A name that does not exist and a closed port are rows; the pictures beside them are read."""
     with socket.socket() as taken:
@@ -194,6 +195,7 @@ def test_a_host_that_is_away_costs_its_rows(site, tmp_path):
     assert there == PICTURE
 
 
+@pytest.mark.slow
 def test_a_server_that_asks_for_time_gets_it(site, tmp_path):
     """After 429 and 503 with `Retry-After`, nothing is asked of the host until then."""
     assert read_listed([f"{site.url}/busy/x.jpg"], tmp_path) == [PICTURE]
@@ -202,6 +204,7 @@ def test_a_server_that_asks_for_time_gets_it(site, tmp_path):
     assert third - second >= 1
 
 
+@pytest.mark.slow
 def test_a_server_that_asks_for_a_day_is_left_alone(site, tmp_path):
     """Its files are rows at once, and after the first one nothing more is asked of it."""
     [found] = read_listed([f"{site.url}/closed/x.jpg"], tmp_path)

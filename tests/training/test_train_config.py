@@ -185,6 +185,7 @@ with network.step_limit():
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stuck_ends_itself():
     """No step within the limit: the process ends and says where it was; a slow sum of steps may."""
     done = subprocess.run(
