@@ -9,7 +9,6 @@ connection, or ending this process, does not end it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -366,7 +365,7 @@ class _Follower:
         self._client, self._identifier, self._write = client, identifier, write
         self._known = known  # to the cluster: it has taken the job, or told of it
         self._seen = 0  # characters of the log handed on; the server can only tell all of it
-        self._ended, self._told = False, False  # of the last connection: to its end, anything
+        self._ended = False
         self._last_contact = time.monotonic()
 
     def run(self) -> Any:
@@ -386,8 +385,6 @@ class _Follower:
                 self._known, self._last_contact = True, time.monotonic()
                 asyncio.run(self._read())
                 details = self._client.get_job_info(self._identifier)
-                if self._ended and not self._told:
-                    self._ask_for_log()
             except refused as error:
                 raise UserInputError("the cluster does not take its token any more") from error
             except (RuntimeError, ConnectionError, OSError, requests.RequestException) as error:
@@ -414,18 +411,9 @@ class _Follower:
             if details.status.is_terminal() and self._ended:
                 return details
 
-    def _ask_for_log(self) -> None:
-        """Hand on what no connection tells: with Ray 2.51 each ends at once, and has told nothing."""
-        with contextlib.suppress(RuntimeError):  # a job that was never started has no log
-            log = self._client.get_job_logs(self._identifier)
-            new = log[self._seen :]
-            self._seen = len(log)
-            if new:
-                self._write(new)
-
     async def _read(self) -> None:
         """One connection: until the log ends, or is silent for long enough to doubt it."""
-        self._ended, self._told = False, False
+        self._ended = False
         position = 0
         pieces = self._client.tail_job_logs(self._identifier)
         try:
@@ -436,7 +424,6 @@ class _Follower:
                 self._last_contact = time.monotonic()  # one connection can last for hours
                 new = piece[max(0, self._seen - position) :]
                 position += len(piece)
-                self._told = True
                 if new:
                     self._seen = position
                     self._write(new)

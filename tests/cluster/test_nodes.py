@@ -310,6 +310,8 @@ def lab_of(*, plain=False):
         # Enough that every node decodes some, and takes it along when it ends.
         storage.write_atomic(f"{lab.root}/labelled.zip", labelled(1600, (96, 80)))
         yield lab
+        lab.cluster.kill()
+        lab.store.kill()
     finally:
         network.close()
         patch.undo()

@@ -293,30 +293,6 @@ class DroppingServer:
             raise ConnectionError("dropped")
         yield "the end\n"
 
-    def get_job_logs(self, _identifier):
-        """The same, as far as it has come."""
-        return "".join(f"line {number}\n" for number in range(10)) + "the end\n"
-
-
-class SilentServer(DroppingServer):
-    """Ends each connection before it has told anything, as that of Ray 2.51 does."""
-
-    async def tail_job_logs(self, _identifier):
-        """Nothing."""
-        self.connections += 1
-        return
-        yield
-
-
-@pytest.mark.slow
-def test_a_log_that_is_not_told_is_asked_for():
-    """Each of its lines comes once, whatever the connections tell."""
-    told = []
-    server = SilentServer()
-    follower = submission._Follower(server, "job", told.append, known=True)
-    assert follower.run() is not None
-    assert "".join(told) == server.get_job_logs("job")
-
 
 @pytest.mark.slow
 def test_patience_counts_from_the_last_line(monkeypatch):
