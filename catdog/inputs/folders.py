@@ -63,7 +63,7 @@ class Folder:
             beside = FolderColumns(base, names, self.keep, self.columns, self.limits)
         walk = walking.walk(base)
         for work in _walked(base, walk, self.limits, self.columns, self.skips, self.keep):
-            if not isinstance(work, pa.RecordBatch):
+            if not isinstance(work, pa.RecordBatch) or (told is None and beside is None):
                 yield work
                 continue
             images = work.column("name").to_pylist()

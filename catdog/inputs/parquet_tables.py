@@ -99,7 +99,7 @@ class ParquetTable:
             label_at = self._label_at(schema)
         labels = _Labels(schema, label_at, self._uri)
         wanted = [column, *labels.columns, *self._kept_columns(schema)]
-        total, most = table.metadata.num_rows, self._limits.max_expansion * self._size()
+        total, most = table.metadata.num_rows, self._limits.max_expansion * self._size
         if total > most:
             raise UserInputError(
                 f"{self._uri}: it claims {total:,} rows, more than {self._limits.max_expansion} a byte"
@@ -113,11 +113,12 @@ class ParquetTable:
             yield _chunk(row, named, list(labels.of(batch)), values)
             row += batch.num_rows
 
+    @functools.cached_property
     def _size(self) -> int:
         return storage.size_and_stamp(self._uri)[0]
 
     def _most_bytes(self) -> int:
-        return max(archives.BOMB_FLOOR_BYTES, self._limits.max_expansion * self._size())
+        return max(archives.BOMB_FLOOR_BYTES, self._limits.max_expansion * self._size)
 
     def _kept_columns(self, schema: pa.Schema) -> list[str]:
         keep = self._reader.keep
@@ -130,7 +131,7 @@ class ParquetTable:
         """Rows of a table that holds the images themselves."""
         schema, total = table.schema_arrow, table.metadata.num_rows
         most = self._limits.max_archive_members
-        if total > min(most, self._size()):
+        if total > min(most, self._size):
             raise UserInputError(
                 f"{self._uri}: it claims {total:,} images; that is more than it has bytes, or than "
                 f"--max-archive-members {most:,}"

@@ -175,14 +175,20 @@ def _runtime_env(
         yield env | {"working_dir": str(folder), "env_vars": env["env_vars"] | variables}
 
 
+def _set_missing(settings: dict[str, str]) -> set[str]:
+    """Set those that the environment does not have; gives their names."""
+    missing = settings.keys() - os.environ.keys()
+    os.environ.update({name: settings[name] for name in missing})
+    return missing
+
+
 @contextlib.contextmanager
 def _driver_settings() -> Iterator[None]:
     """The settings for this job; the program around it has its own again after it.
 
     Where it fails they stay: threads of Ray Data may go on for a moment.
     """
-    missing = _DRIVER_SETTINGS.keys() - os.environ.keys()
-    os.environ.update({name: _DRIVER_SETTINGS[name] for name in missing})
+    missing = _set_missing(_DRIVER_SETTINGS)
     yield
     for name in missing:
         os.environ.pop(name, None)
@@ -191,8 +197,7 @@ def _driver_settings() -> Iterator[None]:
 @contextlib.contextmanager
 def _fault_detection() -> Iterator[None]:
     """The settings for what is started meanwhile; what is started later does not inherit them."""
-    missing = FAULT_DETECTION_SETTINGS.keys() - os.environ.keys()
-    os.environ.update({name: FAULT_DETECTION_SETTINGS[name] for name in missing})
+    missing = _set_missing(FAULT_DETECTION_SETTINGS)
     try:
         yield
     finally:

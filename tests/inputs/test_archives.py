@@ -25,6 +25,7 @@ from catdog.inputs import PLAN_SCHEMA, SourceLimits, archives, list_images, read
 from catdog.inputs.archives import windows
 from catdog.storage import odd_names
 from catdog.training.labelled import list_labelled
+from tests.inputs.pipes import Unseekable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -435,22 +436,6 @@ def test_zip_specialties(tmp_path):
         "café.jpg": b"latin",
     }
     assert "windows/cat/1.jpg" in table["name"].to_pylist()
-
-
-class Unseekable(io.RawIOBase):
-    """Makes zipfile put sizes and checksums after the data."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def writable(self) -> bool:
-        """As it says."""
-        return True
-
-    def write(self, data) -> int:
-        """Append."""
-        self.data += bytes(data)
-        return len(data)
 
 
 def test_streamed_zips(tmp_path):

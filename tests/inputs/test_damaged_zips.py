@@ -13,6 +13,7 @@ import pytest
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, archives, list_images, read_images
 from catdog.storage import odd_names
+from tests.inputs.pipes import Unseekable
 
 LIMITS = SourceLimits()
 # Installed, the entry point does that; a source tree in front of another installation does not.
@@ -27,22 +28,6 @@ def contents(table: pa.Table) -> list[bytes | str]:
     """What each row gives: its bytes, or the reason code."""
     results = read_images(table, LIMITS, threads=2)
     return [result if isinstance(result, bytes) else result.code.value for result in results]
-
-
-class Unseekable(io.RawIOBase):
-    """Makes zipfile put sizes and checksums after the data."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def writable(self) -> bool:
-        """As it says."""
-        return True
-
-    def write(self, data) -> int:
-        """Append."""
-        self.data += bytes(data)
-        return len(data)
 
 
 def test_a_name_does_not_reach_out_of_the_directory(tmp_path):
