@@ -130,15 +130,23 @@ def probabilities(browser):
 
 
 def cards(browser):
-    """Texts of the cards in view, in their order."""
-    return [card.text for card in browser.find_elements(By.CSS_SELECTOR, "#rows .card")]
+    """Texts of the cards in view, in their order.
+
+    By one script: with the next frame the list may have other elements.
+    """
+    texts = "return [...document.querySelectorAll('#rows .card')].map((card) => card.innerText)"
+    return browser.execute_script(texts)
+
+
+def into_view(browser, element):
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
+    )
 
 
 def click(browser, element):
     """A click where the element is, not below the toolbar that stays in view."""
-    browser.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
-    )
+    into_view(browser, element)
     element.click()
 
 

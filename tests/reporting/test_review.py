@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from axe_core_python.selenium import Axe
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from catdog import reporting
 from catdog.errors import UserInputError
@@ -26,6 +27,7 @@ from tests.reporting.pages import (
     click,
     eventually,
     expect,
+    into_view,
     jpeg,
     planned,
     probabilities,
@@ -132,9 +134,7 @@ def test_relabelled_and_marked_with_keys_saved_as_a_table(browser, page, pets, t
     visit(browser, page)
     choose(browser, "order", "as listed")
     rows = browser.find_element(By.ID, "rows")
-    browser.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", rows
-    )
+    into_view(browser, rows)
     rows.send_keys("2", Keys.ARROW_RIGHT, "m", Keys.ARROW_RIGHT, "1", "0", Keys.ARROW_RIGHT)
     rows.send_keys(Keys.ENTER)
     dialog = browser.find_element(By.ID, "dialog")
@@ -161,7 +161,11 @@ def test_relabelled_and_marked_with_keys_saved_as_a_table(browser, page, pets, t
 def test_label_can_be_chosen_without_keys(browser, page):
     """A list of labels does the same, whatever their number."""
     visit(browser, page)
-    click(browser, browser.find_element(By.CSS_SELECTOR, "#rows .card"))
+    into_view(browser, browser.find_element(By.ID, "rows"))
+    card = (By.CSS_SELECTOR, "#rows .card")
+    # Scrolling has the list drawn anew with the next frame.
+    waiting = WebDriverWait(browser, 30, 0.02, [StaleElementReferenceException])
+    waiting.until(lambda it: it.find_element(*card).click() or True)
     browser.find_element(By.ID, "dialog-close").click()
     Select(browser.find_element(By.ID, "relabel")).select_by_value("0")
     assert "now cat" in cards(browser)[0]
@@ -177,9 +181,7 @@ def test_screen_readers_find_nothing_amiss(browser, page, theme):
     rows = browser.find_element(By.ID, "rows")
     for step in ([], [Keys.ARROW_RIGHT, Keys.ENTER]):
         if step:
-            browser.execute_script(
-                "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", rows
-            )
+            into_view(browser, rows)
             rows.send_keys(*step)
         found = axe.run(browser)["violations"]
         assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
@@ -267,13 +269,13 @@ def test_a_hundred_thousand_rows_stay_fluent(browser, page, tmp_path, monkeypatc
     visit(browser, big)
     expect(browser, 100_000)
     rows = browser.find_element(By.ID, "rows")
-    browser.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", rows
-    )
+    into_view(browser, rows)
     rows.send_keys(Keys.END)
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".card")) < 100
-    last = browser.find_element(By.CSS_SELECTOR, '.card[aria-selected="true"]')
-    assert last.get_attribute("aria-posinset") == "100000"
+    until(
+        browser,
+        "return document.querySelector('.card[aria-selected=true][aria-posinset=\"100000\"]')",
+    )
+    assert len(cards(browser)) < 100
     browser.find_element(By.ID, "filter-name").send_keys("dog/7.jpg-79")
     until(browser, "return document.getElementById('review-count').textContent.startsWith('11 of')")
 

@@ -37,6 +37,7 @@ from tests.reporting.pages import (
     click,
     eventually,
     expect,
+    into_view,
     planned,
     probabilities,
     rows_of,
@@ -112,12 +113,6 @@ def open_page(browser, url):
     until(browser, "return document.querySelector('#review[data-ready]')")
 
 
-def into_view(browser, element):
-    browser.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
-    )
-
-
 PICTURES = """return [...document.querySelectorAll('#rows .card img')]
     .filter((each) => each.complete && each.naturalWidth).length"""
 
@@ -130,11 +125,9 @@ def test_any_of_a_hundred_thousand_is_near(browser, address):
     rows = browser.find_element(By.ID, "rows")
     into_view(browser, rows)
     rows.send_keys(Keys.END)
-    until(browser, "return document.querySelector('.card[aria-selected=true] bdi')")
-    last = browser.find_element(By.CSS_SELECTOR, '.card[aria-selected="true"]')
-    assert last.get_attribute("aria-posinset") == str(ROWS)
-    assert last.find_element(By.CSS_SELECTOR, "bdi").text == f"{ROWS - 1}.jpg"
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".card")) < 100
+    last = f'.card[aria-selected="true"][aria-posinset="{ROWS}"] bdi'
+    until(browser, f"return document.querySelector('{last}')?.innerText === '{ROWS - 1}.jpg'")
+    assert len(cards(browser)) < 100
     browser.execute_script("arguments[0].scrollTop = arguments[0].scrollHeight / 2", rows)
     until(browser, "return document.querySelector('.card bdi')?.textContent > '4'")
 
@@ -153,10 +146,16 @@ def test_a_list_higher_than_browsers_draw(browser, address):
             rows.send_keys(key)
             chosen = f'.card[aria-selected="true"][aria-posinset="{place}"]'
             until(browser, f"return document.querySelector('{chosen} bdi')")
-            inside = browser.find_element(By.CSS_SELECTOR, chosen).rect
-            outside = rows.rect
-            assert outside["y"] - 2 <= inside["y"]
-            assert inside["y"] + inside["height"] <= outside["y"] + outside["height"] + 2
+            outside, inside = (
+                f"document.querySelector('{each}').getBoundingClientRect()"
+                for each in ("#rows", chosen)
+            )
+            tops, bottoms = (
+                browser.execute_script(f"return [{outside}.{side}, {inside}.{side}]")
+                for side in ("top", "bottom")
+            )
+            assert tops[0] - 2 <= tops[1]
+            assert bottoms[1] <= bottoms[0] + 2
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
