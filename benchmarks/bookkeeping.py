@@ -21,6 +21,7 @@ written. A hundred million images take about 5 GB of disk in `--scratch`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import io
 import json
@@ -43,7 +44,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 FOUND = Path(__file__).with_suffix(".json")
@@ -424,28 +425,26 @@ def contents() -> dict[str, dict[str, bytes]]:
     }
 
 
-class counted:  # noqa: N801 - reads as a word
-    """Counts the requests that are sent within the block."""
+@contextlib.contextmanager
+def counted(counts: dict[str, int], step: str) -> Iterator[None]:
+    """Counts the requests that s3fs sends within the block."""
+    from catdog import storage
 
-    def __init__(self, counts: dict[str, int], step: str) -> None:
-        self._counts, self._step = counts, step
+    client = storage.filesystem("s3://bucket/")[0]
+    send = client._call_s3
+    sent = 0
 
-    def __enter__(self) -> None:
-        from catdog import storage
+    async def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return await send(*arguments, **options)
 
-        self._client = storage.filesystem("s3://bucket/")[0]
-        self._send = self._client._call_s3
-        self._sent: Counter[str] = Counter()
-
-        async def send(method: str, *arguments: Any, **options: Any) -> Any:
-            self._sent[method] += 1
-            return await self._send(method, *arguments, **options)
-
-        self._client._call_s3 = send
-
-    def __exit__(self, *error: object) -> None:
-        self._client._call_s3 = self._send
-        self._counts[self._step] = self._sent.total()
+    client._call_s3 = counting
+    try:
+        yield
+    finally:
+        client._call_s3 = send
+    counts[step] = sent
 
 
 def made_up_rows(entries: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import subprocess
@@ -99,7 +100,7 @@ def _spill() -> None:
         | {field.name: pa.nulls(len(uris), field.type) for field in PLAN_SCHEMA}
         | {"uri": uris, "name": uris}
     )
-    with unique.Spill() as spill:
+    with contextlib.closing(unique.Spill()) as spill:
         spill.add(pa.RecordBatch.from_pydict(columns, PLAN_SCHEMA))
 
 

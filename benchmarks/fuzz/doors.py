@@ -64,12 +64,9 @@ class Doors:
             archive.writestr("a.jpg", SOUND)
         pq.write_table(pa.table({"bytes": [SOUND, b""]}), self._place / "t.parquet")
 
-    def __enter__(self) -> Doors:
-        self._decoder.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._decoder.__exit__(None, None, None)
+    def close(self) -> None:
+        """End the decoder's child."""
+        self._decoder.close()
 
     def picture(self, data: bytes, folder: Path) -> tuple[dict[str, Any], Any]:
         """The row of a picture, and its pixels (uint8, H, W, 3) or None; a sound one beside it."""

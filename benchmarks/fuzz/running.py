@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -75,7 +76,7 @@ def run(kind: str, seed: int, numbers: Iterator[int] | range) -> Iterator[tuple[
     where = str(memory) if os.access(memory, os.W_OK) else None
     with (
         tempfile.TemporaryDirectory(prefix="catdog-fuzz-", dir=where) as scratch,
-        Doors(Path(scratch)) as doors,
+        contextlib.closing(Doors(Path(scratch))) as doors,
     ):
         watch = Watch(Path(scratch))
         try:

@@ -216,7 +216,7 @@ class Lane:
 
 
 def decoder_for(metadata: folders.ModelMetadata, assignment: Assignment) -> Decoder:
-    """What decodes for a lane, not entered yet."""
+    """What decodes for a lane."""
     return Decoder(
         metadata.preprocessing,
         assignment.decode_limits,
@@ -231,7 +231,7 @@ class ClassifyShards:
     def __init__(self, model: Any, assignment: Assignment, board: Any) -> None:
         scorer = _scorer_of_actor(model, assignment)
         decoder = decoder_for(scorer.metadata, assignment)
-        self._lane = Lane(scorer, decoder.__enter__(), assignment, Pulse(board))
+        self._lane = Lane(scorer, decoder, assignment, Pulse(board))
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Classify the shards of a table with `TASK_SCHEMA`; a row of `Told` for each."""

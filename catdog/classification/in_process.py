@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def run(
     observer.phase("classifying in this process")
     progress = Progress(observer, assignment.plan, found, tally)
     scorer = actors.Scorer(model, assignment, machine.usable_cpus(), None)
-    with actors.decoder_for(model.metadata, assignment) as decoder:
+    with contextlib.closing(actors.decoder_for(model.metadata, assignment)) as decoder:
         lane = actors.Lane(scorer, decoder, assignment, _Signs(progress))
         for task in assignment.plan.tasks(todo, 1):
             for shard in task:

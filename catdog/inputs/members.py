@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ class Archive:
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """Rows of the members, and one for the archive itself where it is broken."""
-        with Spill() as spill:
+        with contextlib.closing(Spill()) as spill:
             rows: list[Row] = []
             shared = SharedFolder()
             beside = self._labels_beside()
@@ -246,7 +247,7 @@ def archive_members(
     codec = archive_codec(uri)
     if codec is None:
         raise ImageRejected(ErrorCode.UNSUPPORTED, "Archives are .tar, .tar.gz, .tgz or .zip.")
-    with errors.reading(uri), archives.FileBytes(uri) as file:
+    with errors.reading(uri), contextlib.closing(archives.FileBytes(uri)) as file:
         if codec == "zip":
             members = archives.zip_members(file, limits.max_archive_members)
             if is_label is not None:
@@ -273,7 +274,7 @@ def _with_labels(
 ) -> Iterator[archives.Member]:
     """Members of a zip, with the content of those that hold labels."""
     # Not through the window in which the directory is read.
-    with archives.FileBytes(uri, stamp) as file:
+    with contextlib.closing(archives.FileBytes(uri, stamp)) as file:
         for member in members:
             if is_label(member.name):
                 yield member._replace(content=_content(file, member))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def row_of_page(row: Row, number: int) -> Row:
     """
     uri = row.container or row.uri
     try:
-        with archives.FileBytes(uri) as file:
+        with contextlib.closing(archives.FileBytes(uri)) as file:
             found = storage.tiff_pages(file.read_at)
             if number >= len(found.offsets):
                 raise ImageRejected(ErrorCode.MISSING, "The TIFF has no such page.")
@@ -78,7 +79,7 @@ def _may_have_pages(row: Row) -> bool:
 def _pages(row: Row) -> list[Row]:
     uri = row.container or row.uri
     try:
-        with archives.FileBytes(uri) as file:
+        with contextlib.closing(archives.FileBytes(uri)) as file:
             found = storage.tiff_pages(file.read_at)
             row = row._replace(stamp=file.stamp, size=file.size)
     except (ImageRejected, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -51,7 +52,7 @@ def list_entries(uri: str, limits: SourceLimits) -> Entries:
     """What a list names, a line each: a path or URI, in quotes where spaces around it count."""
     number = 1
     try:
-        with Lines(uri, limits, newline="\n") as lines:
+        with contextlib.closing(Lines(uri, limits, newline="\n")) as lines:
             for line in lines:
                 number = lines.number
                 if line is None:
@@ -86,10 +87,10 @@ def schema(uri: str, columns: Columns, limits: SourceLimits) -> pa.Schema:
     """
     try:
         if not uri.lower().endswith(JSON_TABLES):
-            with Lines(uri, limits, newline="") as lines:
+            with contextlib.closing(Lines(uri, limits, newline="")) as lines:
                 names = _first_line(lines, uri, columns)[1]
             return pa.schema([(name, pa.string()) for name in dict.fromkeys(names) if name])
-        with Lines(uri, limits, newline="\n") as lines:
+        with contextlib.closing(Lines(uri, limits, newline="\n")) as lines:
             found = pa.schema([])
             while rows := list(itertools.islice(filter(None, map(_object, lines)), _CHUNK_ROWS)):
                 chunk = pa.Table.from_pylist(rows, pa.schema(_inferred(rows)))
@@ -126,7 +127,7 @@ def _csv_rows(
 ) -> Entries:
     number = 1
     try:
-        with Lines(uri, limits, newline="") as lines:
+        with contextlib.closing(Lines(uri, limits, newline="")) as lines:
             delimiter, names = _first_line(lines, uri, columns)
             uri_at, label_at = table_columns.choose(names, columns, uri)
             rows = csv.reader(_CsvLines(lines), delimiter=delimiter, skipinitialspace=True)
@@ -230,7 +231,7 @@ def _json_rows(
     label_seen = columns.label_column is None
     number = 1
     try:
-        with Lines(uri, limits, newline="\n") as lines:
+        with contextlib.closing(Lines(uri, limits, newline="\n")) as lines:
             for line in lines:
                 number = lines.number
                 if line is not None and not line.strip(SPACE):

@@ -56,10 +56,8 @@ class Lines:
         errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"
         self._text = io.TextIOWrapper(binary, encoding, errors=errors, newline=newline)
 
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._text.close()
 
     def __iter__(self) -> Iterator[str | None]:

@@ -91,15 +91,13 @@ class Spill:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=4 << 20)  # noqa: SIM115 - see __exit__
+        self._file = tempfile.SpooledTemporaryFile(max_size=4 << 20)  # noqa: SIM115 - see close
         self._writer = pa.ipc.new_stream(self._file, PLAN_SCHEMA)
         self._hashes: list[npt.NDArray[np.uint64]] = []
         self.replaced = 0  # rows that later ones replace; known when `batches` begins
 
-    def __enter__(self) -> Spill:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Delete the file."""
         with contextlib.suppress(OSError):  # a full disk has been told of
             self._file.close()
 

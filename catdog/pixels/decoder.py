@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from catdog import storage
 from catdog.errors import CatdogError, ErrorCode, ImageRejected
@@ -32,7 +32,6 @@ from catdog.pixels.shared_memory import SLOTS, Memory, SlotState, anonymous_file
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from types import TracebackType
 
     import pyarrow as pa
 
@@ -46,8 +45,8 @@ _MAX_TRIES = 3  # children that end at the same place without an image to blame
 class Decoder:
     """Decodes entries of a plan, whatever they hold, in a child process.
 
-    A context manager. The child starts at once and serves every call of `decode`; it ends with the
-    `with` block, or with this process. One call of `decode` at a time.
+    The child starts at once and serves every call of `decode`; it ends with `close`, or with this
+    process. One call of `decode` at a time.
 
     Args:
         preprocessing: the geometry of the pixels.
@@ -70,27 +69,19 @@ class Decoder:
         os.ftruncate(self._memory_fd, length)
         self._memory = Memory(self._memory_fd, preprocessing, batch_size)
         self._memory.clear()
-        self._child: _Child | None = None
         self._busy = False
+        self._child: _Child | None = _Child(self._memory_fd, self._setup)
 
-    def __enter__(self) -> Self:
-        self._child = _Child(self._memory_fd, self._setup)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the child."""
         if self._child:
             self._child.end()
             self._child = None
-        os.close(self._memory_fd)
+            os.close(self._memory_fd)
 
     @property
     def child_pid(self) -> int | None:
-        """The process id of the child that decodes, None outside the `with` block."""
+        """The process id of the child that decodes, None once it is closed."""
         return self._child.process.pid if self._child else None
 
     def decode(self, entries: pa.Table) -> Generator[DecodedBatch, None, None]:
@@ -104,7 +95,7 @@ class Decoder:
                 (`storage.StorageDownError` for one).
         """
         if self._child is None or self._busy:
-            raise RuntimeError("a Decoder decodes one table at a time, inside its `with` block")
+            raise RuntimeError("a Decoder decodes one table at a time, until it is closed")
         self._busy = True
         position, slot, tries, tried_at = 0, 0, 0, -1
         suspect, stop = -1, len(entries)  # whom the last child died of; where the job ends

@@ -41,7 +41,6 @@ class DecodeEntries:
         self._shape = (preprocessing.height, preprocessing.width, 3)
         self._keep = list(keep)
         self._decoder = Decoder(preprocessing, decode_limits, source_limits, _BATCH_IMAGES)
-        self._decoder.__enter__()
 
     def __call__(self, entries: pa.Table) -> pa.Table:
         """Decode a table with the columns of `PLAN_SCHEMA` and those to keep."""

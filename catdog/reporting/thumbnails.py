@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import io
 import math
@@ -136,7 +137,9 @@ def _decode_thumbnails(
     pictures: list[Picture] = []
     trouble = "It could not be fetched in time."
     try:
-        with Decoder(square(side), decode_limits, source_limits, batch_size=8) as decoder:
+        with contextlib.closing(
+            Decoder(square(side), decode_limits, source_limits, batch_size=8)
+        ) as decoder:
             for batch in decoder.decode(entries):
                 pictures += [_inlined(each) for each in encode(batch, side)]
                 if time.monotonic() > deadline:

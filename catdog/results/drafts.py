@@ -272,9 +272,9 @@ class _Shards:
 
 class _PlanFile:
     def __init__(self, folder: Folder, name: str, schema: pa.Schema) -> None:
-        self._context = folder.write(f"{PLAN_FOLDER}/{name}")
-        self._file = self._context.__enter__()
-        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+        self._open = contextlib.ExitStack()
+        file = self._open.enter_context(folder.write(f"{PLAN_FOLDER}/{name}"))
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd")
         self._digests: list[str] = []
 
     def write(self, shard: pa.Table) -> None:
@@ -285,10 +285,11 @@ class _PlanFile:
     def close(self) -> None:
         self._writer.add_key_value_metadata({DIGESTS_KEY: json.dumps(self._digests)})
         self._writer.close()
-        self._context.__exit__(None, None, None)
+        self._open.close()
 
     def abort(self) -> None:
         with contextlib.suppress(Exception):
             self._writer.close()
-        error = InterruptedError("the plan was not finished")
-        self._context.__exit__(type(error), error, None)
+        # An error is what has `Folder.write` discard the file.
+        with contextlib.suppress(InterruptedError), self._open:
+            raise InterruptedError("the plan was not finished")

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ Place = tuple[int, int]  # shard, row in it
 
 
 class Thumbnails:
-    """Makes thumbnails in a thread, decoded in a child process. A context manager.
+    """Makes thumbnails in a thread, decoded in a child process, until it is closed.
 
     Args:
         found: the results.
@@ -45,12 +45,10 @@ class Thumbnails:
         self._change = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._work, name="catdog-thumbnails", daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the thread and the child."""
         with self._change:
             self._ended = True
             self._change.notify()
@@ -83,7 +81,9 @@ class Thumbnails:
                 try:
                     if decoder is None:
                         decoder = stack.enter_context(
-                            Decoder(square(_SIDE), *self._limits, batch_size=_TOGETHER)
+                            contextlib.closing(
+                                Decoder(square(_SIDE), *self._limits, batch_size=_TOGETHER)
+                            )
                         )
                     made = [*self._make(decoder, [*wanted])]
                 except (CatdogError, OSError, pa.ArrowInvalid) as error:

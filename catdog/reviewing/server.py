@@ -94,7 +94,7 @@ def opened(config: ReviewConfig, observer: Observer) -> Iterator[Opened]:
         rows = stack.enter_context(contextlib.closing(Rows(found, folder, observer)))
         table = storage.join(found.found_at, LABELS_FILE)
         labels = Labels(rows, storage.to_uri(config.output) if config.output else table)
-        pictures = stack.enter_context(Thumbnails(found))
+        pictures = stack.enter_context(contextlib.closing(Thumbnails(found)))
         host, token = f"{_HOST}:{listening.getsockname()[1]}", secrets.token_urlsafe(32)
         server = uvicorn.Server(
             uvicorn.Config(

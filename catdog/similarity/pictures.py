@@ -6,6 +6,7 @@ They are decoded in child processes, as in classification: what strangers made s
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import os
@@ -60,7 +61,7 @@ def grey(
     def fetch(worker: int) -> None:
         start, stop = bounds[worker : worker + 2]
         places = order[np.searchsorted(images[order], numbers[start:stop])]
-        with Decoder(_GREY, decode_limits, source_limits, _BATCH) as decoder:
+        with contextlib.closing(Decoder(_GREY, decode_limits, source_limits, _BATCH)) as decoder:
             for batch in decoder.decode(entries.slice(start, stop - start)):
                 if len(batch.rows):
                     pictures[places[batch.rows]] = looks.grey(batch.pixels)
@@ -115,7 +116,7 @@ def _encoded(
 ) -> Iterator[str | None]:
     if not entries.num_rows:
         return
-    with Decoder(_THUMBNAIL, decode_limits, source_limits, _BATCH) as decoder:
+    with contextlib.closing(Decoder(_THUMBNAIL, decode_limits, source_limits, _BATCH)) as decoder:
         for batch in decoder.decode(entries):
             pixels = iter(batch.pixels)
             for outcome in batch.outcomes.to_pylist():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from benchmarks import hostile
 from benchmarks.fuzz import folders
 from catdog import inputs
@@ -16,7 +18,7 @@ def test_each_costs_its_own_row(tmp_path):
     results, limits = Folder((tmp_path / "results").as_uri()), inputs.SourceLimits()
     assert drafts.draft(results, inputs.list_images(images, limits, once=False)).commit("job")
     plan = plans.read(results)
-    with Decoder(Preprocessing(32, 32), DecodeLimits(), limits, 64) as decoder:
+    with contextlib.closing(Decoder(Preprocessing(32, 32), DecodeLimits(), limits, 64)) as decoder:
         for shard in range(plan.shards):
             work = part_files.begin(plan, shard, present=False)
             batches = decoder.decode(work.entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zipfile
@@ -245,7 +246,7 @@ def test_no_number_reads_beyond_the_file(tmp_path):
     """Bytes are read of what is there, whatever an archive claims."""
     path = tmp_path / "a.tar"
     path.write_bytes(b"0123456789")
-    with archives.FileBytes(f"file://{path}") as file:
+    with contextlib.closing(archives.FileBytes(f"file://{path}")) as file:
         for huge in (1 << 31, 1 << 63, 1 << 64, 1 << 88):
             assert file.read_at(4, huge) == b"456789"
             assert file.read_at(huge, 4) == file.read_at(huge, huge) == b""

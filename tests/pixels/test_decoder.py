@@ -44,9 +44,9 @@ def table(*paths: Path, **columns: object) -> pa.Table:
 
 def decoder(
     limits: DecodeLimits = LIMITS, *, batch_size: int = 8, preprocessing: Preprocessing = SMALL
-) -> Decoder:
+) -> contextlib.closing[Decoder]:
     sources = SourceLimits(max_bytes=8 << 20, bytes_in_flight=8 << 20)
-    return Decoder(preprocessing, limits, sources, batch_size)
+    return contextlib.closing(Decoder(preprocessing, limits, sources, batch_size))
 
 
 class Collected:
@@ -463,7 +463,7 @@ def test_memory_of_the_largest_images(tmp_path):
         paths.append(tmp_path / f"large.{name}")
         Image.new(mode, (width, height)).save(paths[-1], **options)
     sources = SourceLimits(max_bytes=32 << 20, bytes_in_flight=32 << 20)
-    with Decoder(SMALL, limits, sources, 8) as decoding:
+    with contextlib.closing(Decoder(SMALL, limits, sources, 8)) as decoding:
         peaks = []
         for entries in (table(small), table(*paths), table(*paths * 2)):
             assert Collected(decoding.decode(entries)).errors() == {}
@@ -511,14 +511,14 @@ def test_the_child_ends_with_its_parent(photos, slow, busy):
 
 def test_the_child_outlives_the_thread_that_started_it(photos):
     """Ray's actors use many threads: that one of them ends is no reason to."""
-    decoding = decoder()
-    thread = threading.Thread(target=decoding.__enter__)
-    thread.start()
-    thread.join()
-    time.sleep(0.05)
-    pid = decoding.child_pid
     with contextlib.ExitStack() as stack:
-        stack.push(decoding)
+        started: list[Decoder] = []
+        thread = threading.Thread(target=lambda: started.append(stack.enter_context(decoder())))
+        thread.start()
+        thread.join()
+        time.sleep(0.05)
+        (decoding,) = started
+        pid = decoding.child_pid
         assert Collected(decoding.decode(table(*photos))).errors() == {}
         assert decoding.child_pid == pid
 

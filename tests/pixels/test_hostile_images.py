@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import subprocess
@@ -120,7 +121,7 @@ def test_an_archive_of_odd_images_is_decoded_whole():
     batches = list(sources.list_images([str(ODD_IMAGES)], limits))
     entries = pa.Table.from_batches(batches, sources.PLAN_SCHEMA)
     rows = []
-    with Decoder(SMALL, LIMITS, limits, batch_size=64) as decoding:
+    with contextlib.closing(Decoder(SMALL, LIMITS, limits, batch_size=64)) as decoding:
         pid = decoding.child_pid
         for batch in decoding.decode(entries):
             rows += batch.outcomes.to_pylist()

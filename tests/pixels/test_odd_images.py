@@ -53,7 +53,7 @@ def test_through_a_decoder_each_has_a_row(tmp_path):
         rows.append({"uri": f"file://{tmp_path / name}", "name": name, "codec": "file"})
         codes.append(outcome if isinstance(outcome, str) else None)
     entries = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
-    with Decoder(SAME, LIMITS, SourceLimits(), batch_size=16) as decoder:
+    with contextlib.closing(Decoder(SAME, LIMITS, SourceLimits(), batch_size=16)) as decoder:
         pid = decoder.child_pid
         errors = [
             error

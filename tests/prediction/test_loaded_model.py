@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import subprocess
@@ -40,7 +41,9 @@ def scored_as_in_classify(model, paths):
     )
     predict = inference.load_predictor(folders.load(folders.SHIPPED))
     preprocessing = model.metadata.preprocessing
-    with Decoder(preprocessing, DecodeLimits(), inputs.SourceLimits(), 16) as decoder:
+    with contextlib.closing(
+        Decoder(preprocessing, DecodeLimits(), inputs.SourceLimits(), 16)
+    ) as decoder:
         return np.concatenate([predict(batch.pixels) for batch in decoder.decode(entries)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -45,7 +46,7 @@ def write_results(images, output, model, recorded=folders.SHIPPED):
         scores = np.zeros((len(entries), 2), np.float32)
         embeddings = np.zeros((len(entries), model._score.embedding_size), np.float16)
         outcomes = []
-        with Decoder(model.metadata.preprocessing, *limits, 16) as decoder:
+        with contextlib.closing(Decoder(model.metadata.preprocessing, *limits, 16)) as decoder:
             for batch in decoder.decode(entries):
                 if len(batch.rows):
                     found = model._score.with_embeddings(batch.pixels)

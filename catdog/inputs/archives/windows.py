@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 from catdog import storage
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.inputs import entries
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _SMALL_WINDOW_BYTES = 16 << 10
 _LARGE_WINDOW_BYTES = 8 << 20
@@ -80,17 +77,6 @@ class FileBytes:
             self.size, self.stamp = storage.size_and_stamp(uri)
             if stamp is not None:
                 self.stamp = stamp  # and each request asks for that
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; reads fail from now on."""
