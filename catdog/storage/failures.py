@@ -30,7 +30,8 @@ PATIENCE_S = {"throttled": 180.0, "interrupted": 60.0, "unreachable": 15.0}
 """How long a request to a store is tried again in all, by what went wrong with it last.
 
 A store that throttles is alive and asks for patience; one that refuses connections may be
-restarting, or the endpoint is misspelt. What is not named here is not tried again. This is the one
+restarting, or the endpoint is misspelt. What is not named here is not tried again; what is named, at
+least once, as a request that hangs takes all this time by itself. This is the one
 place that repeats a request: the libraries below are told to try once.
 """
 
@@ -139,18 +140,20 @@ def retried(uri: str, request: Callable[[], T]) -> T:
     """
     started = time.monotonic()
     delay_s = 0.1
+    repeated = False
     while True:
         try:
             return request()
         except Exception as error:
             kind, translated = _translate(uri, error)
-            patience_s = PATIENCE_S.get(kind, 0.0)
-            if time.monotonic() + delay_s > started + patience_s:
+            waited_s = time.monotonic() + delay_s - started
+            if kind not in PATIENCE_S or (repeated and waited_s > PATIENCE_S[kind]):
                 raise translated from None
             logger.debug("S3: %s, trying again in %.1f s", kind, delay_s)
         # Jitter, or all workers come back in the same moment.
         time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
         delay_s = min(1.7 * delay_s, 10.0)
+        repeated = True
 
 
 def _translate(  # noqa: C901, PLR0912 - a table of what stores answer

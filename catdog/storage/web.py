@@ -150,6 +150,7 @@ async def _patiently(url: str, offset: int, length: int, headers: Mapping[str, s
     started = time.monotonic()
     delay_s = 0.2
     host: _Host | None = None
+    repeated = False
     while True:
         try:
             target = _parsed(url)
@@ -157,14 +158,17 @@ async def _patiently(url: str, offset: int, length: int, headers: Mapping[str, s
             answer = await _followed(target, offset, length, headers)
         except _Trouble as trouble:
             wait_s = max(trouble.wait_s, delay_s * random.uniform(0.5, 1.0))  # noqa: S311
-            patience_s = PATIENCE_S.get(trouble.kind, 0.0)
+            waited_s = time.monotonic() + wait_s - started
             hopeless = host is None or (host.failing and trouble.kind != "throttled")
-            if hopeless or time.monotonic() + wait_s > started + patience_s:
+            patience_s = PATIENCE_S.get(trouble.kind, 0.0)
+            # As in `failures.retried`: a request that hangs takes all patience by itself.
+            if hopeless or wait_s > patience_s or (repeated and waited_s > patience_s):
                 if host is not None and trouble.kind in {"interrupted", "unreachable"}:
                     host.failing = True
                 raise trouble.error from None
             delay_s = min(1.7 * delay_s, 10.0)
             await asyncio.sleep(wait_s)
+            repeated = True
         else:
             host.failing = False
             return answer

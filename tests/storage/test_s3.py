@@ -476,6 +476,24 @@ def test_a_restart_is_ridden_out_by_what_ray_train_writes(own_server):
     assert done.stdout == b"20000000\n", done.stderr.decode()[-2000:]
 
 
+def test_a_request_that_hangs_is_repeated(monkeypatch):
+    """Also where it took all the patience that there is; once, if the next one hangs as well."""
+    monkeypatch.setitem(storage.failures.PATIENCE_S, "interrupted", 0.01)
+    answers = [TimeoutError(), b"x"]
+
+    def request():
+        time.sleep(0.02)
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    assert storage.failures.retried("s3://pictures/x.jpg", request) == b"x"
+    answers[:] = [TimeoutError()] * 3
+    with pytest.raises(storage.StorageDownError, match="does not answer"):
+        storage.failures.retried("s3://pictures/x.jpg", request)
+    assert len(answers) == 1
+
+
 @pytest.mark.slow
 def test_a_dead_store_is_no_images_fault(own_server, monkeypatch):
     """When the store stays away, reading raises after its patience, and rejects no image."""

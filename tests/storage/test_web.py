@@ -107,6 +107,17 @@ class Site(Answering):
         else:
             self.ranges(name)
 
+    def late(self, name):
+        """No answer, once, for longer than patience lasts; then the file."""
+        with self.server.lock:
+            self.server.times.append(time.monotonic())
+            first = len(self.server.times) == 1
+        if first:
+            time.sleep(0.6)
+            self.close_connection = True
+        else:
+            self.ranges(name)
+
     def closed(self, _):
         """Too many requests, for a day."""
         self.answer(429, b"", {"Retry-After": "86400"})
@@ -202,6 +213,12 @@ def test_a_server_that_asks_for_time_gets_it(site, tmp_path):
     first, second, third = site.times
     assert second - first >= 1
     assert third - second >= 1
+
+
+def test_a_request_that_hangs_is_repeated(site, tmp_path):
+    """Also where it took all the patience that there is."""
+    assert read_listed([f"{site.url}/late/x.jpg"], tmp_path) == [PICTURE]
+    assert len(site.times) == 2
 
 
 @pytest.mark.slow
