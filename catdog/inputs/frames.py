@@ -84,15 +84,8 @@ def _as_table(frame: Frame) -> pa.Table:
     if _is_pandas(frame):
         return _of_pandas(frame)
     table = frame if isinstance(frame, pa.Table) else pa.table(frame)
-    return pa.table(
-        [
-            pa.chunked_array(map(_written, column.chunks), _kind(column.type))
-            for column in table.columns
-        ],
-        schema=pa.schema(
-            [field.with_type(_kind(field.type)) for field in table.schema], table.schema.metadata
-        ),
-    )
+    fields = [field.with_type(_without_views(field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
 
 
 def _of_pandas(frame: Any) -> pa.Table:
@@ -115,19 +108,21 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, os.PathLike)
 
 
-def _kind(kind: pa.DataType) -> pa.DataType:
-    """The type that Parquet holds for one of Polars' own."""
-    if not pa.types.is_dictionary(kind) or not pa.types.is_string_view(kind.value_type):
-        return kind
-    return pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
-
-
-def _written(column: pa.Array[Any]) -> pa.Array[Any]:
-    kind = _kind(column.type)
-    if kind == column.type:
-        return column
-    values = column.dictionary.cast(pa.large_string())
-    return pa.DictionaryArray.from_arrays(column.indices, values, ordered=kind.ordered)
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """The type with large texts and bytes for views, which Polars has and not every pyarrow writes."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind.fields])
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    return kind
 
 
 def _located(table: pa.Table, columns: Columns) -> pa.Table:
