@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ import time
 from pathlib import Path
 
 from benchmarks import bookkeeping, preparation
+from benchmarks.here import circumstances
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -182,8 +182,7 @@ def main() -> None:
         "images": arguments.images,
         "photos": origin,
         "workers": workers,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
+        **circumstances(),
         "ratios": median,
         "ratios_by_round": tables,
         "rounds": rounds,

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import catdog
+from benchmarks.here import circumstances
 from catdog import similarity
 
 ALTERED = 1000
@@ -121,6 +122,7 @@ def main():
     }
     draw_pairs(pairs, archives, work)
     content = {
+        **circumstances(),
         "photos": len(archives) * 2500,
         "altered": len(names),
         "recall": recall,

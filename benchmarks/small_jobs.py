@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.here import circumstances
 
 IMAGES = (30, 300, 1000, 2000)
 _RAY = "import ray; ray.init(include_dashboard=False, logging_level='ERROR')"
@@ -81,8 +82,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     figures = {
-        "python": platform.python_version(),
-        "cpus": len(os.sched_getaffinity(0)),
+        **circumstances(),
         "rounds": given.rounds,
         "seconds": measure(given.photos, given.rounds, tuple(given.images)),
     }

@@ -18,10 +18,7 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.here import circumstances
 
 BUCKET = "stores"
 OBJECT_BYTES = 23_000  # a photo of the benchmark's collection
@@ -284,23 +283,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     result = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": _commit(),
+        **circumstances(),
         **measure(options.objects, options.keys, options.ranges, options.rounds),
     }
     text = json.dumps(result, indent=2) + "\n"
     if options.output:
         options.output.write_text(text)
     sys.stdout.write(text)
-
-
-def _commit() -> str:
-    git = shutil.which("git") or "git"
-    done = subprocess.run(
-        [git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

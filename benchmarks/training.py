@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.here import circumstances
+
 HERE = Path(__file__).resolve().parent
 PHOTOS = HERE.parents[1] / "shared" / "data" / "cats-and-dogs"
 EPOCHS = 4
@@ -143,7 +145,7 @@ def main() -> None:
             found[title] = ours(folder, scratch / str(number), cores, *flags)
             print(f"  {title:<34} {found[title]['images_per_s']:6.0f} images/s", file=sys.stderr)
     table = ratios(found)
-    record = {"images": arguments.images, "ratios": table, "contenders": found}
+    record = {**circumstances(), "images": arguments.images, "ratios": table, "contenders": found}
     (HERE / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     print("| training | images/s |\n| --- | --- |")
     for title, figures in found.items():

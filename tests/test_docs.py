@@ -34,7 +34,8 @@ from tests.jobs import catdog
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-import flags  # noqa: E402 - of docs/, which is no package
+import figures  # noqa: E402 - of docs/, which is no package
+import flags  # noqa: E402 - likewise
 
 PAGES = [
     ROOT / "README.md",
@@ -501,3 +502,31 @@ def test_each_defence_names_its_tests():
             file, _, test = each.partition("::") if "/" in each else (file, "", each)
             code = (ROOT / "tests" / f"{file}.py").read_text()
             assert not test or f"\ndef {test}(" in code, each
+
+
+def test_tests_that_are_named_are_there():
+    """In documents, and in what starts clusters."""
+    files = [*figures.DOCUMENTS, ROOT / "CONTRIBUTING.md", *(ROOT / "cluster").iterdir()]
+    for file in files:
+        for path in re.findall(r"\btests/[\w/]+\.py\b", file.read_text()):
+            assert (ROOT / path).is_file(), f"{file} names {path}"
+
+
+@pytest.mark.parametrize("page", figures.DOCUMENTS, ids=lambda page: page.stem)
+def test_figures_are_those_that_were_measured(page):
+    """`python docs/figures.py` would change nothing."""
+    assert figures.written(page.read_text()) == page.read_text()
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+)
+def test_no_rate_without_its_measurement(page):
+    """Images a second stand where a command writes them, from a file of figures that has the machine."""
+    rest = re.sub(
+        r"<!-- [^>]*`python [^>]*` writes \w+ -->.*?<!-- end -->",
+        "",
+        page.read_text(),
+        flags=re.DOTALL,
+    )
+    assert re.findall(r"\d[\d,.]* (?:images/s|images a second|images per second)", rest) == []
