@@ -11,6 +11,7 @@ from catdog import scratch, storage
 from catdog.errors import UserInputError
 from catdog.model import folders, registry
 from catdog.observer import Observer
+from catdog.training import CURVES_FILE, METRICS_FILE
 from catdog.version import __version__
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class TrackedRun(Observer):
 
 def _files(result: TrainResult, model: list[str]) -> Iterator[tuple[str, str | None]]:
     """Each file of a run's folder that MLflow is given, and the folder of artifacts it goes to."""
-    for name in ("metrics.csv", "curves.png"):
+    for name in (CURVES_FILE, METRICS_FILE):
         yield storage.join(result.output, name), None
     for name in model:
         yield storage.join(result.model, name), _MODEL

@@ -77,8 +77,8 @@ class ParquetTable:
                     folder = _folder(table.schema_arrow)
                     yield from EntryList(self._uri, chunks, self._reader, folder).works()
         except (*parquet_footer.DAMAGE, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # of a disk or a store; Arrow's own have none
+            if storage.is_of_disk(error):
+                raise
             raise UserInputError(f"{self._uri}: it is no Parquet table, or damaged") from error
 
     def _chunks(self, file: BinaryIO, table: Any, images: str | None) -> Iterator[Chunk]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from catdog import storage
 from catdog.errors import CatdogError
 
 if TYPE_CHECKING:
@@ -40,6 +41,6 @@ def named(file: str) -> Iterator[None]:
     try:
         yield
     except (*ERRORS, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # Arrow's own have none
+        if storage.is_of_disk(error):
+            raise
         raise DamagedError(f"{file} is damaged: {error!r:.200}") from error

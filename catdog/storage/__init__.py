@@ -11,6 +11,7 @@ from catdog.storage.failures import (
     blamed_on,
     error_code,
     error_detail,
+    is_of_disk,
     rejection,
 )
 from catdog.storage.files import (
@@ -69,6 +70,7 @@ __all__ = [
     "filesystem",
     "for_workers",
     "is_local",
+    "is_of_disk",
     "is_web",
     "join",
     "lacks_slash",

@@ -116,6 +116,11 @@ class _Sentence(str):
     __slots__ = ()
 
 
+def is_of_disk(error: BaseException) -> bool:
+    """Whether a disk or a store raised it. Arrow raises OSError of content too, without a number."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def said(sentence: str) -> str:
     """A sentence of this room, for an exception: `error_detail` shows those and no others."""
     return _Sentence(sentence)
