@@ -101,6 +101,40 @@ def listening(processes):
                 yield tuple(fields[1].split(":"))
 
 
+def held_open(processes):
+    """Files outside of the system's own folders that these processes have open or in their memory."""
+    found = set()
+    for process in processes:
+        for entry in (
+            *Path(f"/proc/{process}/fd").glob("*"),
+            *Path(f"/proc/{process}/map_files").glob("*"),
+        ):
+            try:
+                path = entry.readlink()
+            except OSError:
+                continue
+            if str(path).startswith(("/tmp/", "/var/tmp/", "/dev/shm/", "/run/")) and path.exists():
+                found.add(path)
+    return found
+
+
+def sockets_without_a_file(processes):
+    """Names of sockets of Linux' abstract kind, which whoever knows the name may connect to."""
+    inodes = set()
+    for process in processes:
+        for descriptor in Path(f"/proc/{process}/fd").glob("*"):
+            try:
+                inodes.add(str(descriptor.readlink()))
+            except OSError:
+                continue
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return {
+        line[7]
+        for line in lines
+        if len(line) > 7 and line[7].startswith("@") and f"socket:[{line[6]}]" in inodes
+    }
+
+
 def folders_of(processes):
     """Private folders that these processes were started with."""
     found = set()
@@ -170,7 +204,13 @@ def check_closed(processes):
         codes = {answer_without_token(int(port, 16)) for _, port in ports}
         assert "UNAUTHENTICATED" in codes
         assert "OK" not in codes
+    assert sockets_without_a_file(processes) == set()
     if os.geteuid() == 0:
+        opened = held_open(processes)
+        assert any("logs" in path.parts for path in opened)
+        for path in opened:
+            said = as_nobody(lambda path=path: path.open("rb").close())
+            assert said == "PermissionError", path
         for folder in folders:
             assert as_nobody(lambda folder=folder: len(list(folder.iterdir()))) == "PermissionError"
         for path in sockets:
@@ -247,6 +287,27 @@ def test_classifying_on_one_cpu_of_many(tmp_path, drawings, start):
     check_gone(processes, [place])
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("verb", ["evaluate", "demo"])
+def test_other_commands(tmp_path, drawings, start, verb):
+    """Closed to neighbours, and gone after SIGTERM, as training and classifying are."""
+    place = tmp_path / "t"
+    place.mkdir()
+    arguments = {
+        "evaluate": (drawings, "--output", tmp_path / "evaluation", "--workers", "1"),
+        "demo": ("--output", tmp_path / "demo"),
+    }
+    job = start(verb, *arguments[verb], environment={"TMPDIR": str(place)})
+    job.wait_for("starting")  # workers, by Ray
+    processes = descendants(job.process.pid)
+    check_closed(processes)
+    # What stays is readable as the account's umask has it, and no other account may write it.
+    kept = [path for path in tmp_path.rglob("*") if place not in (path, *path.parents)]
+    assert [path for path in kept if path.lstat().st_mode & 0o022 and not path.is_symlink()] == []
+    assert "stopped by SIGTERM" in job.terminate()
+    check_gone(processes, [place])
+
+
 def test_told_to_end_while_ray_starts(tmp_path, drawings, start):
     """Two of its agents would live on for up to a minute."""
     place = tmp_path / "t"
@@ -300,8 +361,9 @@ sys.exit(cli.main(sys.argv[1:]))
     place = tmp_path / "t"
     place.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = ("classify", drawings, "--output", tmp_path / "out", "--workers", "1")
     done = subprocess.run(
-        [sys.executable, "-c", program, "classify", drawings, "--output", tmp_path / "out"],
+        [sys.executable, "-c", program, *command],
         capture_output=True,
         text=True,
         env=environment | {"TMPDIR": str(place)},
