@@ -247,14 +247,22 @@ def measure_labelled(images: int, scratch: Path) -> dict[str, Any]:
 
 
 def measure_listings(count: int, scratch: Path) -> dict[str, Any]:
-    """Planning of real files and of real archives with so many members."""
+    """Planning of real files and of real archives with so many members, in all or each.
+
+    Of a hundred tars once more with one core, as a process for each core lists archives.
+    """
     found: dict[str, Any] = {}
-    for kind, make in (("files", make_files), ("tar", make_tar), ("zip", make_zip)):
-        path = scratch / f"listing.{kind}"
+    kinds = (("files", make_files), ("tar", make_tar), ("zip", make_zip), ("100 tars", make_tars))
+    for kind, make in kinds:
+        path = scratch / f"listing.{kind.replace(' ', '-')}"
         make(path, count)
-        found[kind] = in_process("plan", str(path), (scratch / f"plan-{kind}").as_uri())
+        output = scratch / "plan-listing"
+        found[kind] = in_process("plan", str(path), output.as_uri())
+        shutil.rmtree(output)
+        if kind == "100 tars":
+            found["100 tars, one core"] = in_process("plan", str(path), output.as_uri(), "one core")
+            shutil.rmtree(output)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.rmtree(scratch / f"plan-{kind}")
     return found
 
 
@@ -299,8 +307,10 @@ def run_new(source: str, output: str) -> None:
     print(json.dumps(told | {"cpu_s": round(time.process_time() - before, 1)}))
 
 
-def run_plan(source: str, output: str) -> None:
+def run_plan(source: str, output: str, *flags: str) -> None:
     """Lists and writes a plan; prints how long it took and what memory."""
+    if "one core" in flags:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from catdog import inputs
     from catdog.results import Folder, drafts
 
@@ -331,6 +341,13 @@ def make_tar(path: Path, count: int) -> None:
             member = tarfile.TarInfo(f"cat/{number:08d}.jpg")
             member.size = 1
             tar.addfile(member, io.BytesIO(b"x"))
+
+
+def make_tars(folder: Path, count: int) -> None:
+    """A hundred archives with so many members in all."""
+    folder.mkdir()
+    for number in range(100):
+        make_tar(folder / f"{number:03d}.tar", count // 100)
 
 
 def make_zip(path: Path, count: int) -> None:

@@ -36,7 +36,7 @@ import os
 import posixpath
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,7 @@ from catdog.inputs.entries import (
     to_batch,
 )
 from catdog.inputs.folders import Folder, Glob, is_glob
+from catdog.inputs.listers import Listers
 from catdog.inputs.lists import EntryList, EntryReader, in_chunks
 from catdog.inputs.members import Archive
 from catdog.inputs.names import (
@@ -75,6 +76,9 @@ from catdog.inputs.unique import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from typing import TypeAlias
+
+    _Found: TypeAlias = "tuple[int, pa.RecordBatch]"  # the number of the input, and rows of it
 
 logger = logging.getLogger(__name__)
 
@@ -115,31 +119,70 @@ def list_images(
         starts = list(pool.map(opener.open, texts))
     seen = Seen()
 
-    def new_rows() -> Generator[pa.RecordBatch, None, None]:
-        for text, works in zip(texts, starts, strict=True):
-            empty = True
-            try:
-                with reading(text), closing(walking.in_order(works())) as batches:
-                    for rows in each_page_of(batches) if columns.pages else batches:
-                        empty = empty and not rows.num_rows
-                        if keep is not None:
-                            rows = kept.with_nothing(rows, keep)  # noqa: PLW2901
-                        if not once:
-                            yield rows
-                            continue
-                        new = seen.add(rows.column("uri"))
-                        skips.add("named more than once", len(new) - int(np.count_nonzero(new)))
-                        yield rows if new.all() else rows.filter(pa.array(new))
-            except OSError as error:
-                raise UserInputError(f"{text}: {storage.error_detail(error)}") from error
-            if empty:
-                hint = f"; skipped: {skips}" if str(skips) else ""
-                raise UserInputError(f"{text}: no images in it{hint}")
+    def new_rows(batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
+        for rows in each_page_of(batches) if columns.pages else batches:
+            if keep is not None:
+                rows = kept.with_nothing(rows, keep)  # noqa: PLW2901
+            if not once:
+                yield rows
+                continue
+            new = seen.add(rows.column("uri"))
+            skips.add("named more than once", len(new) - int(np.count_nonzero(new)))
+            yield rows if new.all() else rows.filter(pa.array(new))
 
-    with closing(new_rows()) as rows:
-        yield from rebatched(rows)
+    with (
+        closing(Listers()) as listers,
+        closing(walking.in_order(_works(texts, starts, listers))) as found,
+        closing(new_rows(_not_empty(texts, found, skips))) as batches,
+    ):
+        yield from rebatched(batches)
     if str(skips):
         logger.info("not planned: %s", skips)
+
+
+def _works(
+    texts: Sequence[str], starts: Sequence[Callable[[], Iterator[Work]]], listers: Listers
+) -> Iterator[_Found | Callable[[], Iterator[_Found]]]:
+    """What is to be done with all inputs, each result beside the number of its input."""
+    for at, (text, works) in enumerate(zip(texts, starts, strict=True)):
+        with _naming(text):
+            for work in listers.spread(works()):
+                if isinstance(work, pa.RecordBatch):
+                    yield at, work
+                else:
+                    yield partial(_done, at, text, work)
+
+
+def _done(at: int, text: str, work: Callable[[], Iterator[pa.RecordBatch]]) -> Iterator[_Found]:
+    with _naming(text):
+        for rows in work():
+            yield at, rows
+
+
+@contextmanager
+def _naming(text: str) -> Iterator[None]:
+    """Have the input named that a store or a file system has something against."""
+    try:
+        with reading(text):
+            yield
+    except OSError as error:
+        raise UserInputError(f"{text}: {storage.error_detail(error)}") from error
+
+
+def _not_empty(
+    texts: Sequence[str], found: Iterator[_Found], skips: Skips
+) -> Iterator[pa.RecordBatch]:
+    """The rows of all inputs; refuses one that has none."""
+    met = 0  # so many inputs have
+    for at, rows in found:
+        if at > met:
+            break
+        if rows.num_rows:
+            met = at + 1
+        yield rows
+    if met < len(texts):
+        hint = f"; skipped: {skips}" if str(skips) else ""
+        raise UserInputError(f"{texts[met]}: no images in it{hint}")
 
 
 def kept_type(

@@ -19,6 +19,9 @@ class Skips:
             with self._lock:
                 self._counts[kind] += count
 
+    def __reduce__(self) -> tuple[type[Skips], tuple[()]]:
+        return (type(self), ())  # another process counts its own
+
     def counts(self) -> dict[str, int]:
         """How many of each kind, most first."""
         return dict(self._counts.most_common())

@@ -1,0 +1,98 @@
+"""Processes beside this one that list archives, where there are many: most of that is Python's work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from catdog import machine
+from catdog.errors import CatdogError
+from catdog.inputs.members import Archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from catdog.inputs.entries import Work
+
+# Until then archives are listed by threads: to start a process takes longer than a small job has.
+_AFTER_S = 2.0
+
+
+class Listers:
+    """As many processes as there are CPUs, started when a listing takes long. To be closed."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._children: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
+        self._turns = itertools.count()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End them."""
+        for control, _ in self._children:
+            control.close()
+        for _, process in self._children:
+            process.wait()
+        self._children.clear()
+
+    def spread(self, works: Iterator[Work]) -> Iterator[Work]:
+        """The works, those that are archives as ones that a process does."""
+        for work in works:
+            archive = getattr(work, "__self__", None)
+            late = time.monotonic() - self._began >= _AFTER_S
+            if late and isinstance(archive, Archive) and machine.usable_cpus() > 1:
+                yield partial(self._rows, archive)
+            else:
+                yield work
+
+    def _rows(self, archive: Archive) -> Iterator[pa.RecordBatch]:
+        """What `Archive.rows` gives."""
+        try:
+            with self._connection() as connection:
+                connection.send(archive)
+                while not isinstance(told := connection.recv(), dict):
+                    if isinstance(told, Exception):
+                        raise told
+                    yield told
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            raise CatdogError(
+                f"{archive.uri}: the process that listed it has ended, perhaps for want of memory; "
+                "run the same command again"
+            ) from error
+        for kind, count in told.items():
+            archive.skips.add(kind, count)
+
+    def _connection(self) -> Connection:
+        """To one of them, in turn; each serves several, since storage may answer slowly."""
+        with self._lock:
+            if not self._children:
+                self._children = [_start() for _ in range(machine.usable_cpus())]
+            control, _ = self._children[next(self._turns) % len(self._children)]
+            ours, theirs = socket.socketpair()
+            with theirs:
+                socket.send_fds(control, [b"."], [theirs.fileno()])
+        return Connection(ours.detach())
+
+
+def _start() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # A new interpreter, not a fork: this process has threads.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "catdog.inputs.lister", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+    return ours, process
