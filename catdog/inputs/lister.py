@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import pickle
 import signal
 import socket
 import sys
 import threading
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from catdog.errors import CatdogError
 
@@ -28,22 +30,20 @@ def _serve(control: socket.socket) -> None:
 def _list(connection: Connection) -> None:
     with connection, contextlib.suppress(EOFError, ConnectionError):  # nobody wants it any more
         archive: Archive = connection.recv()
+        told: dict[str, Any]
         try:
             for rows in archive.rows():
-                connection.send(rows)
-            connection.send(archive.skips.counts())
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, rows.schema) as writer:
+                    writer.write_batch(rows)
+                connection.send_bytes(sink.getvalue())
+            told = {"skips": archive.skips.counts()}
         except ConnectionError:
             raise
         except Exception as error:
-            connection.send(_sendable(error))
-
-
-def _sendable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
-    except Exception:
-        return CatdogError(f"cannot list: {error!r}")
-    return error
+            text = str(error) if isinstance(error, CatdogError) else f"cannot list: {error!r}"
+            told = {"error": type(error).__name__, "text": text}
+        connection.send_bytes(json.dumps(told).encode())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -13,23 +14,24 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from catdog import machine
+import pyarrow as pa
+
+from catdog import errors, machine, storage
 from catdog.errors import CatdogError
 from catdog.inputs.members import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow as pa
-
     from catdog.inputs.entries import Work
 
 # Until then archives are listed by threads: to start a process takes longer than a small job has.
 _AFTER_S = 2.0
+_MOST = 8  # a driver writes the plan no faster than so many list
 
 
 class Listers:
-    """As many processes as there are CPUs, started when a listing takes long. To be closed."""
+    """A process for each of up to 8 CPUs, started when a listing takes long. To be closed."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -60,23 +62,26 @@ class Listers:
         try:
             with self._connection() as connection:
                 connection.send(archive)
-                while not isinstance(told := connection.recv(), dict):
-                    if isinstance(told, Exception):
-                        raise told
-                    yield told
+                while (data := connection.recv_bytes())[:1] != b"{":
+                    yield pa.ipc.open_stream(data).read_next_batch()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             raise CatdogError(
                 f"{archive.uri}: the process that listed it has ended, perhaps for want of memory; "
                 "run the same command again"
             ) from error
-        for kind, count in told.items():
-            archive.skips.add(kind, count)
+        told = json.loads(data)
+        if "error" in told:
+            kind = getattr(errors, told["error"], getattr(storage, told["error"], CatdogError))
+            known = isinstance(kind, type) and issubclass(kind, CatdogError)
+            raise (kind if known else CatdogError)(told["text"])
+        for skipped, count in told["skips"].items():
+            archive.skips.add(skipped, count)
 
     def _connection(self) -> Connection:
         """To one of them, in turn; each serves several, since storage may answer slowly."""
         with self._lock:
             if not self._children:
-                self._children = [_start() for _ in range(machine.usable_cpus())]
+                self._children = [_start() for _ in range(min(_MOST, machine.usable_cpus()))]
             control, _ = self._children[next(self._turns) % len(self._children)]
             ours, theirs = socket.socketpair()
             with theirs:
