@@ -12,17 +12,20 @@ from catdog.inputs.listing import kept_type, list_images
 from catdog.inputs.reading import read_images
 from catdog.inputs.skipped import Skips
 from catdog.inputs.splits import Part
+from catdog.inputs.table_columns import SEVERAL, classes_of
 from catdog.inputs.unique import hashes
 
 __all__ = [
     "FRAMES_FOLDER",
     "KEPT",
     "PLAN_SCHEMA",
+    "SEVERAL",
     "Columns",
     "Frame",
     "Part",
     "Skips",
     "SourceLimits",
+    "classes_of",
     "hashes",
     "is_frame",
     "kept_type",

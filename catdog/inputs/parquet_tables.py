@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
@@ -285,7 +286,8 @@ class _Labels:
         self._names: list[str] = []
         if at is not None:
             field = schema.field(at)
-            _check_text(field, table)
+            several = _is_list(field.type)
+            _check_text(field.with_type(field.type.value_type) if several else field, table)
             self.columns = [field.name]
             if pa.types.is_integer(field.type):
                 self._names = table_columns.label_names(schema.metadata, field.name)
@@ -294,12 +296,27 @@ class _Labels:
         """A label for each row; an exception for one that is damaged."""
         if not self.columns:
             return iter([None] * batch.num_rows)
-        return map(self._named, texts(batch.column(self.columns[0])))
+        column = batch.column(self.columns[0])
+        return map(self._named, _joined(column) if _is_list(column.type) else texts(column))
 
     def _named(self, label: _Text) -> _Text:
         if self._names and isinstance(label, str) and label.isdigit():
             return self._names[int(label)] if int(label) < len(self._names) else label
         return label.strip() or None if isinstance(label, str) else label
+
+
+def _joined(column: pa.Array[Any]) -> Iterator[_Text]:
+    """The labels of rows that have lists of them, each list as one text; null for null."""
+    values = iter(texts(column.flatten()))
+    for length in pc.list_value_length(column).to_pylist():
+        each = list(itertools.islice(values, length or 0))
+        damaged = next((text for text in each if isinstance(text, ValueError)), None)
+        if damaged is not None or length is None:
+            yield damaged
+            continue
+        text = table_columns.joined(each)
+        long = len(text) > MAX_LINE
+        yield ValueError(f"has more than {MAX_LINE:,} bytes") if long else text
 
 
 def _folder(schema: pa.Schema) -> str | None:
@@ -380,6 +397,10 @@ def _check_text(field: pa.Field[Any], table: str) -> None:
         or pa.types.is_null(kind)
     ):
         raise UserInputError(f"{table}: its column {field.name} is {field.type}, not text")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list))
 
 
 def _is_stringy(kind: pa.DataType) -> bool:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from catdog.inputs.entries import Columns
 
+SEVERAL = ";"
+"""Stands between the classes of an image that has several."""
+
 _USUAL = frozenset("url path file file_name filename image image_path s3_uri".split())
 """Names of a column of URIs, in small letters, where there is none called `uri`."""
 
@@ -81,6 +84,16 @@ def _place(names: Sequence[str], name: str, table: str) -> int | None:
 def _found(names: Sequence[str]) -> str:
     shown = [name[:40] for name in names[:20] if name.isprintable() and name]
     return f"it has the columns {', '.join(shown)}" if shown else "it has no columns with names"
+
+
+def joined(labels: Sequence[object]) -> str:
+    """A list of labels as one text, `SEVERAL` between them; that sign alone where there are none."""
+    return SEVERAL.join(str(label) for label in labels if label is not None) or SEVERAL
+
+
+def classes_of(label: str) -> list[str]:
+    """The classes that a text names with `SEVERAL` between them, each once."""
+    return list(dict.fromkeys(filter(None, map(str.strip, label.split(SEVERAL)))))
 
 
 def label_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:

@@ -266,6 +266,8 @@ def _object(line: str | None) -> dict[str, Any] | None:
 
 
 def _json_entry(number: int, text: Any, label: Any) -> Entry:
+    if isinstance(label, list) and all(isinstance(each, str | int) for each in label):
+        label = table_columns.joined(label)
     if not isinstance(label, str | int | None):
         return wrong(f"line={number}", f"The label in line {number} of the table is no text.")
     text = text.strip(SPACE) if isinstance(text, str) else ""

@@ -6,11 +6,13 @@
 
 from catdog.model import architectures, efficientnet_lite, folders, inference, registry
 from catdog.model.architectures import APPLICATIONS, ARCHITECTURES, PRETRAINED
+from catdog.model.folders import MULTI_LABEL_THRESHOLD
 from catdog.model.inference import Arithmetic, Engine
 
 __all__ = [
     "APPLICATIONS",
     "ARCHITECTURES",
+    "MULTI_LABEL_THRESHOLD",
     "PRETRAINED",
     "Arithmetic",
     "Engine",

@@ -1,7 +1,8 @@
 """The networks, by name. They use `keras.*` only, so that they run on every Keras backend.
 
 Every network takes uint8 RGB pixels (n, height, width, 3) and gives probabilities in float32:
-(n, 1) with a sigmoid for two classes (of the second label), (n, classes) with a softmax beyond.
+(n, 1) with a sigmoid for two classes (of the second label), (n, classes) with a softmax beyond, and
+(n, classes) with sigmoids where an image may have several.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def build(
     *,
     weights: str | None = None,
     any_size: bool = False,
+    multi_label: bool = False,
 ) -> Any:
     """A fresh `keras.Model` of the named architecture.
 
@@ -58,6 +60,7 @@ def build(
             None for random. Of `ARCHITECTURES` the file has the whole network, of others all but the
             last layer.
         any_size: whether it takes images of any size, which all but `article` can.
+        multi_label: whether an image may have several classes, each with a sigmoid.
 
     Raises:
         UserInputError: the weights of `PRETRAINED` are not installed.
@@ -79,8 +82,8 @@ def build(
         else:
             features = _application(architecture, weights)(pixels)
         scores = keras.layers.Dense(
-            1 if classes == 2 else classes,
-            activation="sigmoid" if classes == 2 else "softmax",
+            1 if classes == 2 and not multi_label else classes,
+            activation="sigmoid" if classes == 2 or multi_label else "softmax",
             # On features that mean something already, random directions have to be unlearned first:
             # from 100 photos a class they cost half a percent of accuracy.
             kernel_initializer="zeros" if weights else "glorot_uniform",

@@ -39,6 +39,7 @@ METADATA_FILE = "metadata.json"
 RUN_SUBFOLDER = "model"  # where a training run's folder holds its model
 SHIPPED = "cats-and-dogs"  # the name of the model that comes with the package
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights" / SHIPPED
+MULTI_LABEL_THRESHOLD = 0.5  # of several classes an image has those with at least this probability
 _SHARED_OBJECT = re.compile(rb'("shared_object_id": )(\d+)')
 _MAX_FILE_BYTES = 8 * 2**30
 
@@ -54,6 +55,8 @@ class ModelMetadata:
         files: SHA-256 of each file of the folder, by name.
         training: the record of the training run: configuration, best epoch, versions.
         format_version: of this folder's layout.
+        multi_label: whether an image may have several classes: the scores are then probabilities
+            of their own and do not sum to 1.
     """
 
     labels: tuple[str, ...]
@@ -62,6 +65,7 @@ class ModelMetadata:
     files: Mapping[str, str]
     training: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    multi_label: bool = False
 
     @property
     def parts(self) -> tuple[float, float]:
@@ -90,6 +94,8 @@ class ModelMetadata:
             "preprocessing": self.preprocessing.to_json_dict(),
             "files": dict(sorted(self.files.items())),
         }
+        if self.multi_label:  # models from before there was such a thing keep theirs
+            identity["multi_label"] = True
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -123,6 +129,7 @@ class ModelMetadata:
                 architecture=str(content["architecture"]),
                 files={str(name): str(digest) for name, digest in content["files"].items()},
                 training=dict(content["training"]),
+                multi_label=content.get("multi_label", False) is True,
             )
             recorded = content["fingerprint"]
             "".join(metadata.labels).encode()  # else no row can hold them
@@ -168,6 +175,7 @@ def describe(
     preprocessing: Preprocessing,
     architecture: str,
     training: Mapping[str, Any],
+    multi_label: bool = False,
 ) -> ModelMetadata:
     """What a model folder with these files says of itself."""
     return ModelMetadata(
@@ -176,6 +184,7 @@ def describe(
         architecture=architecture,
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         training=training,
+        multi_label=multi_label,
     )
 
 
@@ -187,6 +196,7 @@ def save(
     preprocessing: Preprocessing,
     architecture: str,
     training: Mapping[str, Any],
+    multi_label: bool = False,
 ) -> ModelMetadata:
     """Write a model folder (local or S3), the metadata last: without it there is no model."""
     metadata = describe(
@@ -195,6 +205,7 @@ def save(
         preprocessing=preprocessing,
         architecture=architecture,
         training=training,
+        multi_label=multi_label,
     )
     for name, content in files.items():
         storage.write_atomic(storage.join(folder_uri, name), content)

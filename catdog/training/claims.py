@@ -36,7 +36,7 @@ _MAX_CONFIG_BYTES = 2**20
 _BEAT_S = 10.0
 _SILENCE_S = 30.0  # three beats: whoever is silent for so long has ended
 # Fields that came after the first release, with what their absence in a record means.
-_LATER_FIELDS = {"split_by_folder": "auto", "labels": None, "teacher": None}
+_LATER_FIELDS = {"split_by_folder": "auto", "labels": None, "teacher": None, "multi_label": False}
 
 
 class Claim:

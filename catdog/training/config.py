@@ -171,6 +171,8 @@ class TrainConfig:
         frozen_epochs: epochs that train only the new head and freeze the layers with initial
             `weights`; default by architecture (EfficientNetLite0: all), 0 with random weights.
         class_weights: `balanced` weights each class by its rarity.
+        multi_label: an image may have several classes: a label is a list in its table, or a text
+            with `;` between them. Each class gets a probability of its own.
         patience: stop after this many epochs without a better `monitor`; by default never.
         monitor: metric that chooses the best epoch.
         validation: fraction of the images for validation, chosen by a fixed rule on their names.
@@ -233,6 +235,7 @@ class TrainConfig:
     calibration: Literal["none", "temperature"] | None = None
     frozen_epochs: int | None = None
     class_weights: Literal["none", "balanced"] = "none"
+    multi_label: bool = False
     patience: int | None = None
     monitor: Literal["val_accuracy", "val_loss"] = "val_accuracy"
     validation: float = 0.1
@@ -267,6 +270,7 @@ class TrainConfig:
             raise UserInputError("--wait-s must be 0 or more seconds")
         nodes.check_placing(self.address, self.node_label, install=self.install)
         nodes.selector(self.decode_node_label, "--decode-node-label")
+        self._refuse_one_class()
         if not self.images:
             raise UserInputError("IMAGES: name at least one folder, archive, list or table")
         if self.architecture == AUTO:
@@ -346,6 +350,15 @@ class TrainConfig:
             )
         if not 0 <= self.max_rejected <= 1:
             raise UserInputError("--max-rejected must be a fraction from 0 to 1")
+
+    def _refuse_one_class(self) -> None:
+        """Refuse what makes sense only where each image has one class."""
+        if not self.multi_label:
+            return
+        if self.class_weights != "none":
+            raise UserInputError("--class-weights: weights images of one class, not --multi-label")
+        if self.teacher is not None:
+            raise UserInputError("--teacher: tells one class of each image, not --multi-label")
 
     @property
     def choices(self) -> tuple[TrainConfig, ...]:

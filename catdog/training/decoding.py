@@ -19,7 +19,7 @@ from catdog.runtime import nodes, ray_quirks
 from catdog.training import cache, duplicates
 from catdog.training.block_decoder import BlockDecoder
 from catdog.training.data import DecodedImages
-from catdog.training.labelled import TEST, TRAIN, VALIDATION
+from catdog.training.labelled import TEST, TRAIN, VALIDATION, images_of_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -344,7 +344,7 @@ def _chunks(
         start += len(chunk)
 
 
-def refuse_empty(images: DecodedImages, labels: tuple[str, ...]) -> None:
+def refuse_empty(images: DecodedImages, labelled: LabelledImages) -> None:
     """See that something is left of both parts and of each class.
 
     Raises:
@@ -352,7 +352,8 @@ def refuse_empty(images: DecodedImages, labels: tuple[str, ...]) -> None:
     """
     if not len(images.train) or not len(images.validation):
         raise CatdogError("no decodable image is left to train on or to validate with")
-    counts = np.bincount(images.classes[images.train], minlength=len(labels))
+    labels = labelled.labels
+    counts = images_of_classes(images.classes, labelled.answers, images.train, len(labels))
     for label, count in zip(labels, counts, strict=True):
         if not count:
             raise CatdogError(f"class {label!r} has no image left to train on that can be decoded")

@@ -8,6 +8,7 @@ and writes the run's folder.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -113,6 +114,7 @@ def _listed(config: TrainConfig, observer: Observer) -> LabelledImages:
         split_by_folder=config.split_by_folder == "auto",
         given_labels=config.labels,
         unlabelled=config.teacher is not None,
+        multi_label=config.multi_label,
     )
     for line in labelled.notices:
         observer.phase(line)
@@ -191,6 +193,8 @@ def _prepared(
     observer: Observer,
 ) -> tuple[decoding.Decoded, DecodedImages]:
     """What decoding gave, and the images of it as they are trained on, with a teacher's targets."""
+    import ray
+
     decoders = max(1, decoders)
     each_epoch = _decodes_each_epoch(config, labelled.entries.num_rows, observer)
     observer.phase(f"decoding {labelled.entries.num_rows:,} images")
@@ -218,7 +222,9 @@ def _prepared(
             observer=observer,
         )
         images = teacher.taught(images, scores)
-    decoding.refuse_empty(images, labelled.labels)
+    elif labelled.answers is not None:
+        images = dataclasses.replace(images, targets=ray.put(labelled.answers))
+    decoding.refuse_empty(images, labelled)
     cached = config.cache is not None
     for line in decoding.notices(decoded, parts_given=labelled.parts_given, cached=cached):
         observer.phase(line)
@@ -335,6 +341,7 @@ def _saved(
         labels=labels,
         preprocessing=config.preprocessing,
         architecture=config.architecture,
+        multi_label=config.multi_label,
         training={
             "recipe": config.recipe(),
             "workers": workers,

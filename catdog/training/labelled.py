@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,10 +39,13 @@ class LabelledImages:
     Attributes:
         entries: the plan of all images, each with a label.
         labels: the classes, sorted by name.
-        classes: class number of each entry, int32 (n,); -1 where it has no label.
+        classes: class number of each entry, int32 (n,); -1 where it has no label. Where images have
+            several classes: the first of them, 0 where there is none.
         parts: part of each entry as its place in `PARTS`, int8 (n,).
         parts_given: whether folders say which part an image belongs to.
         notices: what the user should know, a line each.
+        answers: where images have several classes: 1 for each of an image's, float32 (n, classes);
+            else None.
     """
 
     entries: Entries
@@ -51,6 +54,7 @@ class LabelledImages:
     parts: NDArray[np.int8]
     parts_given: bool
     notices: tuple[str, ...]
+    answers: NDArray[np.float32] | None = None
 
 
 def list_labelled(
@@ -63,6 +67,7 @@ def list_labelled(
     split_by_folder: bool = True,
     given_labels: str | None = None,
     unlabelled: bool = False,
+    multi_label: bool = False,
 ) -> LabelledImages:
     """List the images, with a label each and a part by its folder or by `splits.part_of`.
 
@@ -76,10 +81,11 @@ def list_labelled(
             others; else they are classes.
         given_labels: a table whose labels take the place of the images' own.
         unlabelled: whether some may be without a label, to be trained on all the same.
+        multi_label: whether `;` in a label stands between the classes of an image.
 
     Raises:
-        UserInputError: no labels, or a single one, or two that look alike; an empty train or
-            validation part; a class without an image to train on.
+        UserInputError: no labels, or a single one, or two that look alike, or one with `;` that may
+            be several; an empty train or validation part; a class without an image to train on.
     """
     found = _Labels()
     entries = Entries(inputs.list_images(images, limits, columns), found.add)
@@ -96,7 +102,13 @@ def list_labelled(
         found, line = _corrected(entries, found, given_labels, limits)
         notices.append(line)
     _refuse_unlabelled(entries, found, shown, some=unlabelled)
-    labels, classes = found.sorted()
+    answers = None
+    if multi_label:
+        labels, answers = found.several()
+        classes = answers.argmax(axis=1).astype(np.int32)
+    else:
+        labels, classes = found.sorted()
+        _refuse_several(labels, shown)
     _refuse_labels(labels, shown)
     parts = _parts_of_names(entries, validation=validation, test=test)
     if given is not None:
@@ -105,10 +117,31 @@ def list_labelled(
     for part in (TRAIN, VALIDATION):
         if not (parts == part).any():
             raise UserInputError(f"{shown}: no image falls into the {PARTS[part]} part")
-    notices += _rare(
-        labels, np.bincount(classes[(parts == TRAIN) & (classes >= 0)], minlength=len(labels))
+    notices += _rare(labels, images_of_classes(classes, answers, parts == TRAIN, len(labels)))
+    return LabelledImages(
+        entries, labels, classes, parts, given is not None, tuple(notices), answers
     )
-    return LabelledImages(entries, labels, classes, parts, given is not None, tuple(notices))
+
+
+def images_of_classes(
+    classes: NDArray[np.int32],
+    answers: NDArray[np.float32] | None,
+    among: NDArray[Any],
+    count: int,
+) -> NDArray[np.int64]:
+    """How many images each class has, (count,).
+
+    Args:
+        classes: as `LabelledImages.classes`.
+        answers: as `LabelledImages.answers`.
+        among: which images, as numbers or a mask.
+        count: how many classes there are.
+    """
+    if answers is not None:
+        several: NDArray[np.int64] = answers[among].sum(axis=0, dtype=np.int64)
+        return several
+    known = classes[among]
+    return np.bincount(known[known >= 0], minlength=count)
 
 
 class _Labels:
@@ -143,6 +176,16 @@ class _Labels:
         place = {name: number for number, name in enumerate(labels)}
         rank = np.array([place.get(str(name), -1) for name in self.names], np.int32)
         return tuple(labels), rank[self.codes]
+
+    def several(self) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+        """All classes by name, and for each row 1 for those it has, (n, classes)."""
+        each = [inputs.classes_of(name or "") for name in self.names]
+        labels = sorted({label for classes in each for label in classes})
+        place = {label: number for number, label in enumerate(labels)}
+        has = np.zeros((len(each), len(labels)), np.float32)
+        for row, classes in enumerate(each):
+            has[row, [place[label] for label in classes]] = 1
+        return tuple(labels), has[self.codes]
 
 
 def _corrected(
@@ -187,6 +230,15 @@ def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str, *, some: bo
         f"{shown}: {unlabelled.sum()} images have no label, among them {first!r}; "
         "only a --teacher can label them"
     )
+
+
+def _refuse_several(labels: tuple[str, ...], shown: str) -> None:
+    for label in labels:
+        if inputs.SEVERAL in label:
+            raise UserInputError(
+                f"{shown}: is the label {label!r} several classes? Then add --multi-label; if it is "
+                f"one, rename it without {inputs.SEVERAL!r}"
+            )
 
 
 def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from catdog import storage
 from catdog.errors import naming_full_disk
-from catdog.model import architectures, folders
+from catdog.model import MULTI_LABEL_THRESHOLD, architectures, folders
 from catdog.runtime import all_reduce, tensorflow_quirks
 
 if TYPE_CHECKING:
@@ -135,13 +135,21 @@ class Network:
             policy,
             weights=weights,
             any_size=any_size,
+            multi_label=config.multi_label,
         )
 
     def losses(self, scores: Any, classes: Any, smoothing: float = 0.0, targets: Any = None) -> Any:
-        """Loss and correctness of each image, float32 (n,); the loss to `targets` where given."""
+        """Loss and correctness of each image, float32 (n,); the loss to `targets` where given.
+
+        Where images have several classes, both are means over the classes.
+        """
         import keras
 
         tf = self._tf
+        if self._config.multi_label:
+            loss = keras.losses.binary_crossentropy(targets, scores, label_smoothing=smoothing)
+            right = tf.cast((scores >= MULTI_LABEL_THRESHOLD) == (targets > 0), tf.float32)
+            return loss, tf.reduce_mean(right, axis=1)
         if self.classes == 2:
             target = tf.cast(classes, tf.float32)[:, None] if targets is None else targets[:, 1:]
             loss = keras.losses.binary_crossentropy(target, scores, label_smoothing=smoothing)

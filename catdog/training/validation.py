@@ -23,13 +23,14 @@ def validation_step(network: Network) -> Callable[..., Any]:
     """What takes a batch as tensors and gives its sums of losses and right answers, float32 (2,)."""
     import tensorflow as tf
 
-    def on_replica(pixels: Any, classes: Any, weights: Any) -> Any:
-        loss, correct = network.losses(network.model(pixels, training=False), classes)
+    def on_replica(pixels: Any, classes: Any, weights: Any, targets: Any) -> Any:
+        scores = network.model(pixels, training=False)
+        loss, correct = network.losses(scores, classes, targets=targets)
         return tf.stack([tf.reduce_sum(loss * weights), tf.reduce_sum(correct * weights)])
 
-    def step(pixels: Any, classes: Any, weights: Any, total: Any) -> Any:
+    def step(pixels: Any, classes: Any, weights: Any, total: Any, targets: Any = None) -> Any:
         del total
-        return network.strategy.run(on_replica, args=(pixels, classes, weights))
+        return network.strategy.run(on_replica, args=(pixels, classes, weights, targets))
 
     compiled: Callable[..., Any] = tensorflow_quirks.traced(step, reduce_retracing=True)
     return compiled
@@ -91,9 +92,13 @@ def calibrated(
     temperatures = np.exp(np.linspace(np.log(0.2), np.log(5.0), 121)).astype(np.float32)
     losses = np.zeros(len(temperatures))
     predict = tensorflow_quirks.traced(lambda pixels: network.model(pixels, training=False))
-    for pixels, classes, image_weights, *_ in batches:
+    for pixels, classes, image_weights, _, *answers in batches:
         scores = network.strategy.run(predict, args=(tf.constant(pixels),)).numpy()
-        losses += image_weights @ scaled_losses(scores, classes, temperatures)
+        losses += image_weights @ (
+            scaled_label_losses(scores, answers[0], temperatures)
+            if answers
+            else scaled_losses(scores, classes, temperatures)
+        )
     temperature = float(temperatures[np.argmin(network.global_sums(losses))])
     last = {id(variable) for variable in network.model.get_layer("scores").weights}
     return [
@@ -112,4 +117,15 @@ def scaled_losses(
     scaled = logits[:, :, None] / temperatures
     losses: NDArray[np.float64] = np.log(np.exp(scaled).sum(axis=1))
     losses -= scaled[np.arange(len(classes)), classes]
+    return losses
+
+
+def scaled_label_losses(
+    scores: NDArray[np.float32], answers: NDArray[np.float32], temperatures: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Mean binary cross-entropy of each image's classes at each temperature, (n, temperatures)."""
+    likely = np.clip(scores, 1e-7, 1 - 1e-7).astype(np.float64)
+    scaled = (np.log(likely) - np.log1p(-likely))[:, :, None] / temperatures
+    by_class = np.logaddexp(0, scaled) - answers[:, :, None] * scaled
+    losses: NDArray[np.float64] = by_class.mean(axis=1)
     return losses

@@ -179,7 +179,8 @@ class _Epochs:
         )
         # One block after another.
         announced = _VALIDATED_AHEAD * self._workers // self._recipe.batch_size
-        return reader.read(self._reader(0), batches, announced=announced)
+        answers = self._targets if self._config.multi_label else None  # a teacher's are not true
+        return reader.read(self._reader(0), batches, targets=answers, announced=announced)
 
     def run_one(self, training: Iterator[tuple[Any, ...]]) -> None:
         """Train for one more epoch, validate, report."""

@@ -323,6 +323,19 @@ def test_calibration_finds_the_temperature_that_was_put_in(keras, classes):
     assert temperatures[losses.argmin()] == pytest.approx(3, abs=0.3)
 
 
+def test_calibration_of_several_labels_finds_the_temperature_that_was_put_in():
+    """The same where each class has a sigmoid."""
+    from catdog.training import validation
+
+    random = np.random.default_rng(6)
+    logits = random.normal(size=(4000, 3)) * 2
+    answers = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    scores = (1 / (1 + np.exp(-3 * logits))).astype(np.float32)
+    temperatures = np.linspace(1, 5, 81).astype(np.float32)
+    losses = validation.scaled_label_losses(scores, answers, temperatures).sum(axis=0)
+    assert temperatures[losses.argmin()] == pytest.approx(3, abs=0.3)
+
+
 def test_normalisation_over_workers_has_the_gradients_of_one_batch(keras):
     """The gradient written down for several workers is TensorFlow's own where there is one.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import json
 import unicodedata
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 
 from catdog.errors import UserInputError
@@ -204,3 +206,52 @@ def test_images_without_a_label_are_trained_on_where_that_is_wanted(tmp_path):
     assert np.count_nonzero(found.classes == -1) == 30
     assert set(found.parts[found.classes == -1]) == {labelled.TRAIN}
     assert set(found.parts[found.classes >= 0]) == {0, 1, 2}
+
+
+def table_of_labels(folder, kind, labels):
+    """A table of images with these lists of labels, as `kind` has them."""
+    uris = [f"{number}.jpg" for number in range(len(labels))]
+    put(folder, *uris)
+    path = folder / f"table.{kind.removesuffix('-lists')}"
+    texts = [";".join(each) or ";" for each in labels]
+    if kind == "csv":
+        pa.csv.write_csv(pa.table({"uri": uris, "label": texts}), path)
+    elif kind == "jsonl":
+        rows = [{"uri": u, "label": each} for u, each in zip(uris, labels, strict=True)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        column = pa.array(labels, pa.list_(pa.string())) if kind.endswith("-lists") else texts
+        pq.write_table(pa.table({"uri": uris, "label": column}), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "parquet-lists"])
+def test_several_labels_of_an_image_are_classes_of_their_own(tmp_path, kind):
+    """As a list or as text with `;`, with `--multi-label`; an image may have none."""
+    pattern = [["red", "blue"], ["blue"], [], ["red"]]
+    path = table_of_labels(tmp_path, kind, pattern * 20)
+    found = listed(path, multi_label=True)
+    assert found.labels == ("blue", "red")
+    assert found.answers.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]] * 20
+    assert found.classes.tolist() == [0, 0, 0, 1] * 20
+    one_class_each = listed(path, multi_label=True, validation=0.3)
+    assert (one_class_each.parts == labelled.VALIDATION).sum() > 5
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "parquet-lists"])
+def test_several_labels_without_the_flag_are_asked_about(tmp_path, kind):
+    """In one line that names the flag and the label."""
+    path = table_of_labels(tmp_path, kind, [["red", "blue"], ["blue"], ["red"]] * 20)
+    with pytest.raises(
+        UserInputError, match=r"'red;blue' several classes\?.*--multi-label"
+    ) as said:
+        listed(path)
+    assert "\n" not in str(said.value)
+
+
+def test_rare_labels_of_several_are_counted_one_by_one(tmp_path):
+    """A class that only comes beside others has images to train on, and few are warned of."""
+    path = table_of_labels(tmp_path, "csv", [["red"]] * 30 + [["red", "blue"]] * 4)
+    found = listed(path, multi_label=True, validation=0.2)
+    few = found.answers[found.parts == labelled.TRAIN, 0].sum()
+    assert f"warning: class 'blue' has {few:.0f} images to train on" in found.notices

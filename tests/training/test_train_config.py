@@ -160,6 +160,8 @@ def test_the_monitor_decides_what_is_best():
         ({"batch_size": 32, "batch_size_per_worker": 16}, "give one of them"),
         ({"epochs": 0}, "--epochs"),
         ({"validation": 0.6, "test": 0.4}, "--validation and --test"),
+        ({"multi_label": True, "class_weights": "balanced"}, "--class-weights"),
+        ({"multi_label": True, "teacher": "runs/teacher"}, "--teacher"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(arguments, named):
