@@ -92,6 +92,7 @@ class Scorer:
             top=self._assignment.top,
             all_scores=self._assignment.all_scores,
             decoded=self._assignment.decode_limits.truncated == "decode",
+            labels_from=self._assignment.labels_from,
         )
         timing = dataclasses.asdict(costs) | {"ended_at": time.time()}
         for untold in ("first_at", "bytes_read"):

@@ -122,6 +122,18 @@ class ClassifyConfig:
             return (self.min_probability,) * len(metadata.labels)
         return thresholds.read(self.thresholds, metadata)
 
+    def label_thresholds(self, metadata: folders.ModelMetadata) -> tuple[float, ...] | None:
+        """From which probability an image has each class; None where it has one class.
+
+        Raises:
+            UserInputError: as `least_probabilities`.
+        """
+        if not metadata.multi_label:
+            return None
+        if self.thresholds is None:
+            return (folders.MULTI_LABEL_THRESHOLD,) * len(metadata.labels)
+        return self.least_probabilities(metadata)
+
     def question(
         self, model_fingerprint: str, arithmetic: Arithmetic, least: tuple[float, ...]
     ) -> dict[str, Any]:

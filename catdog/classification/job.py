@@ -263,6 +263,7 @@ class _Driver:
             run=self._run,
             arithmetic=arithmetic,
             least=self._least,
+            labels_from=config.label_thresholds(self._model.metadata),
             top=config.top or 0,
             all_scores=config.scores == "yes",
             embeddings=config.embeddings,

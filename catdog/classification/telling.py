@@ -29,6 +29,8 @@ class Assignment:
         run: name of the driver, which the part files carry.
         arithmetic: how scores are computed.
         least: of each class, the probability below which its label is `uncertain`.
+        labels_from: of each class, the probability from which an image has it, where it may have
+            several; None where it has one.
         top: how many best classes have columns of their own; 0 for no such columns.
         all_scores: whether there is a column with the scores of all classes.
         embeddings: whether there is a column of embeddings.
@@ -41,6 +43,7 @@ class Assignment:
     run: str
     arithmetic: Arithmetic
     least: tuple[float, ...]
+    labels_from: tuple[float, ...] | None
     top: int
     all_scores: bool
     embeddings: bool

@@ -246,11 +246,15 @@ def print_predicted(image: str, answer: Prediction, *, as_json: bool) -> None:
     if as_json:
         fields = dataclasses.asdict(answer)
         del fields["embedding"]  # none was asked for
+        if answer.labels is None:
+            del fields["labels"]
         text = json.dumps({"image": image} | fields, ensure_ascii=True)
     elif answer.error is not None:
         text = f"{image}: {answer.error}: {answer.error_detail}"
     else:
         text = f"{image}: {answer.label} {answer.probability:.4f}"
+        if answer.labels is not None:
+            text += f" ({'; '.join(answer.labels) or 'no label'})"
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 

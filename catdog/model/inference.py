@@ -51,7 +51,10 @@ class Predictor(Protocol):
     embedding_size: int
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Scores (n, classes), float32, rows summing to 1, of pixels (n, height, width, 3)."""
+        """Scores (n, classes), float32, of pixels (n, height, width, 3).
+
+        Rows sum to 1, unless an image may have several classes (`ModelMetadata.multi_label`).
+        """
 
     def with_embeddings(
         self, pixels: NDArray[np.uint8]

@@ -52,6 +52,8 @@ class Prediction:
         error: why the picture was rejected, a code as in the results; None where it was not.
         error_detail: the same as a sentence.
         embedding: of length 1, where the model was loaded for it; None where rejected.
+        labels: all classes with a probability of 0.5 or more, where the model tells several of one
+            picture (`train --multi-label`); else None, and None where rejected.
     """
 
     label: str | None
@@ -60,6 +62,7 @@ class Prediction:
     error: str | None = None
     error_detail: str | None = None
     embedding: tuple[float, ...] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 class LoadedModel:
@@ -170,11 +173,16 @@ class LoadedModel:
 
     def _answer(self, scores: NDArray[np.float32], embedding: NDArray[np.float16]) -> Prediction:
         best = int(scores.argmax())
+        several = None
+        if self.metadata.multi_label:
+            has = np.flatnonzero(scores >= folders.MULTI_LABEL_THRESHOLD)
+            several = tuple(self.labels[number] for number in has)
         return Prediction(
             self.labels[best],
             float(scores[best]),
             tuple(scores.tolist()),
             embedding=tuple(embedding.tolist()) or None,
+            labels=several,
         )
 
 

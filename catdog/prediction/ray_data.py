@@ -42,7 +42,8 @@ class Classifier:
 
     Takes batches with a column of encoded files (`bytes`) or of paths and URIs (`uri`). Adds the
     columns `label` (string), `probability` (float32), `scores` (list of float32, in the order of
-    the model's labels) and `error` (string), null where there is none. Rows that have an `error`
+    the model's labels) and `error` (string), null where there is none; for a model of `train
+    --multi-label` also `labels` (list of string), all with a probability of 0.5 or more. Rows that have an `error`
     already keep it. A file that crashes a decoder ends its actor: what strangers hand over goes
     through `catdog.classify`, which contains it.
 
@@ -98,6 +99,9 @@ class Classifier:
             "scores": pa.array([each.scores for each in answers], pa.list_(pa.float32())),
             "error": pa.array([each.error for each in answers], pa.string()),
         }
+        if self._model.metadata.multi_label:
+            several = [each.labels for each in answers]
+            added["labels"] = pa.array(several, pa.list_(pa.string()))
         return pa.table({name: table[name] for name in table.column_names} | added)
 
 

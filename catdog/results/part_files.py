@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 UNCERTAIN = "uncertain"  # the label of an image whose best probability is below the wanted one
 TOP_LABELS, TOP_PROBABILITIES = "top_labels", "top_probabilities"  # columns, where asked for
+HAS_LABELS = "labels"  # a column, where an image may have several classes: all that it has
 DECODED = "decoded"  # a column: which share of a cut picture was there
 EMBEDDING = "embedding"  # a column, and the key of what it holds in the schema metadata
 TIMING_KEY = "timing"  # of a part file's schema metadata, like the next ones
@@ -57,7 +58,7 @@ SCHEMA = pa.schema(
     ]
 )
 _SOURCE_URI = "source_uri"
-COLUMNS = frozenset([*SCHEMA.names, TOP_LABELS, TOP_PROBABILITIES, EMBEDDING, DECODED])
+COLUMNS = frozenset([*SCHEMA.names, HAS_LABELS, TOP_LABELS, TOP_PROBABILITIES, EMBEDDING, DECODED])
 """Names of columns that results may have."""
 
 
@@ -73,6 +74,7 @@ def build_rows(
     top: int = 0,
     all_scores: bool = True,
     decoded: bool = False,
+    labels_from: Sequence[float] | None = None,
 ) -> pa.Table:
     """The result rows of images, without what `finish` adds: what the user calls them.
 
@@ -88,6 +90,8 @@ def build_rows(
             columns.
         all_scores: whether there is a column `scores`.
         decoded: whether there is a column `decoded`, which `outcome` has too.
+        labels_from: of each class, the score from which an image is of it, where it may be of
+            several: then there is a column `labels`.
     """
     rejected = outcome["error"].is_valid().to_numpy()
     best = scores.argmax(axis=1)
@@ -111,6 +115,10 @@ def build_rows(
         }
     )
     rows = rows.cast(pa.schema([SCHEMA.field(name) for name in rows.column_names]))
+    if labels_from is not None:
+        has = classes_from(scores, labels, labels_from)
+        told = [None if no else each for no, each in zip(rejected, has, strict=True)]
+        rows = rows.append_column(HAS_LABELS, pa.array(told, pa.list_(pa.string())))
     if top:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
         best_scores = np.take_along_axis(scores, order, axis=1)
@@ -121,6 +129,14 @@ def build_rows(
     if not all_scores:
         rows = rows.drop_columns(["scores"])
     return rows if embeddings is None else _with_embeddings(rows, embeddings, rejected)
+
+
+def classes_from(
+    scores: NDArray[np.float32], labels: Sequence[str], labels_from: Sequence[float]
+) -> list[list[str]]:
+    """All classes of each image whose score is not below the class's, in the order of the labels."""
+    has = scores >= np.array(labels_from, np.float32)
+    return [[labels[number] for number in np.flatnonzero(row).tolist()] for row in has]
 
 
 def _lists(values: NDArray[Any], rejected: NDArray[np.bool_]) -> pa.ListArray:

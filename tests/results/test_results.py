@@ -191,6 +191,24 @@ def test_best_classes_and_thresholds_of_each(plan):
     assert told[2] is None
 
 
+def test_all_classes_of_an_image_are_a_column(plan):
+    """Those whose score is not below their threshold; the label stays the most probable one."""
+    scores = np.array([[0.7, 0.9, 0.1], [0.1, 0.5, 0.4], [0.3, 0.2, 0], [0, 0, 0]], np.float32)
+    outcome = pa.Table.from_pylist([{}, {}, {}, {"error": "empty"}], OUTCOME_SCHEMA)
+    rows = part_files.build_rows(
+        pa.chunked_array([["a", "b", "c", "d"]]),
+        outcome,
+        scores,
+        labels=("cat", "dog", "fox"),
+        min_probability=0.0,
+        model="m",
+        labels_from=(0.7, 0.5, 0.5),
+    )
+    assert rows["label"].to_pylist() == ["dog", "dog", "cat", None]
+    assert rows["labels"].to_pylist() == [["cat", "dog"], ["dog"], [], None]
+    assert rows.schema.field("labels").type == pa.list_(pa.string())
+
+
 def test_shares_of_cut_pictures_are_a_column_where_asked_for(plan):
     """Of what was decoded the share, null where rejected; else there is no such column."""
     outcome = pa.Table.from_pylist([{"decoded": 0.5}, {"error": "empty"}], OUTCOME_SCHEMA)
