@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from catdog import scratch, storage
 from catdog.errors import UserInputError
-from catdog.inputs import image_columns, parquet_tables, table_columns
+from catdog.inputs import image_columns, parquet_rows, parquet_tables, table_columns
 
 if TYPE_CHECKING:
     from catdog.inputs.entries import Columns
@@ -143,7 +143,7 @@ def _located(table: pa.Table, columns: Columns) -> pa.Table:
             others = [name for name in table.schema.names if name != "uri"]
             table = table.select(others).rename_columns({images: "uri"})
             at = table.schema.get_field_index("uri")
-    given = [text for chunk in texts.chunks for text in parquet_tables.texts(chunk)]
+    given = [text for chunk in texts.chunks for text in parquet_rows.texts(chunk)]
     sound = [text if isinstance(text, str) else None for text in given]
     table = table.set_column(at, table.schema.names[at], pa.array(sound, pa.string()))
     folder = storage.to_uri(os.curdir).rstrip("/") + "/"

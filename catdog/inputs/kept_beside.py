@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from catdog.errors import ImageRejected, UserInputError
-from catdog.inputs import tables
 from catdog.inputs.entries import BATCH_ROWS, Columns, is_text
 from catdog.inputs.kept import KEPT, SAMPLE_COLUMNS
-from catdog.inputs.told_labels import Named, sample_of
+from catdog.inputs.told_labels import Named, folder_entries, sample_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -135,7 +134,7 @@ def _rows(
     uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType
 ) -> Iterator[tuple[str, Any]]:
     try:
-        for entry in tables.table_entries(uri, columns, limits, keep):
+        for entry in folder_entries(uri, columns, limits, keep):
             if entry.error is None and is_text(entry.text):
                 yield entry.text, entry.kept
     except UserInputError:

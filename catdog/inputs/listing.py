@@ -332,7 +332,8 @@ class _Opener:
                 uri, "", None, self._limits, self._columns, self._skips, self._keep
             ).works
         if lower.endswith(".parquet"):
-            return ParquetTable(uri, stamp, self._limits, self._columns, self._entries).works
+            table = ParquetTable(uri, stamp, self._limits, self._columns, self._keep)
+            return partial(table.works, self._entries)
         if lower.endswith(LISTS):
             entries = tables.list_entries(uri, self._limits)
             return EntryList(uri, in_chunks(entries), self._entries).works

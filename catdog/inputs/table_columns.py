@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from catdog.errors import UserInputError
 from catdog.inputs.entries import is_text
@@ -94,6 +94,13 @@ def joined(labels: Sequence[object]) -> str:
 def classes_of(label: str) -> list[str]:
     """The classes that a text names with `SEVERAL` between them, each once."""
     return list(dict.fromkeys(filter(None, map(str.strip, label.split(SEVERAL)))))
+
+
+def class_number(value: float | None) -> str | Literal[False] | None:
+    """The text of a class's number; None where it is missing (NaN), False where it is no number of one."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return None
+    return str(int(value)) if float(value).is_integer() else False
 
 
 def label_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str]:

@@ -268,6 +268,10 @@ def _object(line: str | None) -> dict[str, Any] | None:
 def _json_entry(number: int, text: Any, label: Any) -> Entry:
     if isinstance(label, list) and all(isinstance(each, str | int) for each in label):
         label = table_columns.joined(label)
+    if isinstance(label, float):
+        label = table_columns.class_number(label)
+        if label is False:
+            return wrong(f"line={number}", f"The label in line {number} numbers no class.")
     if not isinstance(label, str | int | None):
         return wrong(f"line={number}", f"The label in line {number} of the table is no text.")
     text = text.strip(SPACE) if isinstance(text, str) else ""

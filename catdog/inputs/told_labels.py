@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.errors import ErrorCode, ImageRejected, UserInputError
-from catdog.inputs import tables, walking
+from catdog.inputs import parquet_rows, tables, walking
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, is_text
 from catdog.inputs.splits import PART_FOLDERS
 from catdog.inputs.unique import hashes
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 _LONGEST_LABEL = 200  # letters; what is longer is a text about the image
 _CHUNK = 10_000
-_METADATA = ("metadata.csv", "metadata.jsonl")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 class Told(NamedTuple):
@@ -184,8 +184,17 @@ def folder_tables(base: str) -> list[str]:
     return [name for name, is_there in zip(names, there, strict=True) if is_there]
 
 
+def folder_entries(
+    uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None = None
+) -> Iterable[tables.Entry]:
+    """What one of these tables tells, as `tables.table_entries`."""
+    if uri.endswith(".parquet"):
+        return parquet_rows.entries(uri, columns, limits, keep)
+    return tables.table_entries(uri, columns, limits, keep)
+
+
 def folder_labels(base: str, columns: Columns, limits: SourceLimits) -> ToldLabels | None:
-    """The labels in a Hugging Face image folder's `metadata.csv` or `metadata.jsonl`.
+    """The labels in a Hugging Face image folder's `metadata.csv`, `.jsonl` or `.parquet`.
 
     They lie beside the images, or in its folders of parts (`train/`). One that has no column
     `file_name`, or none of labels, is about something else.
@@ -197,7 +206,7 @@ def folder_labels(base: str, columns: Columns, limits: SourceLimits) -> ToldLabe
 
     Raises:
         OSError: one cannot be read.
-        UserInputError: one has two columns of a name.
+        UserInputError: one has two columns of a name, or is damaged.
     """
     found = ToldLabels()
     any_told = False
@@ -214,12 +223,14 @@ def _rows(uri: str, columns: Columns, limits: SourceLimits) -> Iterable[tuple[st
     wanted = Columns("file_name", columns.label_column)
     damaged = 0
     try:
-        for entry in tables.table_entries(uri, wanted, limits):
+        for entry in folder_entries(uri, wanted, limits):
             damaged += entry.error is not None
             if entry.error is None and entry.label is not None:
                 yield entry.text, entry.label
     except UserInputError as refused:
-        if re.search(r"it has \d+ columns", str(refused)):
+        if re.search(r", not text$", str(refused)):
+            logger.warning("%s; it labels nothing", refused)
+        elif not re.search(r": there is no (column|--)", str(refused)):
             raise
         return
     if damaged:

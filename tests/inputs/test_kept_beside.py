@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from catdog import inputs
@@ -98,9 +99,9 @@ def test_texts_without_bound_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["", "train/"])
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_columns_of_an_image_folder(tmp_path, place, kind):
-    """Those of `metadata.csv` or `metadata.jsonl`, by `file_name`; null for an image not named."""
+    """Those of `metadata.csv`, `.jsonl` or `.parquet`, by `file_name`; null for an image not named."""
     folder = tmp_path / (place or ".")
     (folder / "cat").mkdir(parents=True)
     for name in ("0.jpg", "cat/1.jpg", "2.jpg"):
@@ -112,6 +113,11 @@ def test_columns_of_an_image_folder(tmp_path, place, kind):
         named = (dict(zip(("file_name", "label", "shelf"), row, strict=True)) for row in rows)
         text = "".join(json.dumps(row) + "\n" for row in named)
     (folder / f"metadata.{kind}").write_text(text)
+    if kind == "parquet":
+        columns = zip(
+            ("file_name", "label", "shelf"), map(list, zip(*rows, strict=True)), strict=True
+        )
+        pq.write_table(pa.table(dict(columns)), folder / "metadata.parquet")
     found = listed(tmp_path, keep=["shelf"])
     assert found == {
         f"{place}0.jpg": {"shelf": "7"},

@@ -23,7 +23,7 @@ from catdog.inputs import (
     SourceLimits,
     archives,
     list_images,
-    parquet_tables,
+    parquet_rows,
     read_images,
 )
 from catdog.inputs.archives import windows
@@ -137,7 +137,7 @@ def repeated(value: str, rows: int) -> pa.DictionaryArray:
 def test_a_table_that_expands_without_end_is_refused(tmp_path, monkeypatch, where):
     """A value that stands once in a small file, and in each of its rows."""
     monkeypatch.setattr(archives, "BOMB_FLOOR_BYTES", 64 << 20)
-    monkeypatch.setattr(parquet_tables, "_MOST_BATCH_BYTES", 8 << 20)
+    monkeypatch.setattr(parquet_rows, "_MOST_BATCH_BYTES", 8 << 20)
     rows, value = 20_000, "a" * (1 << 20)
     columns = {"uri": pa.array([f"{row}.jpg" for row in range(rows)])}
     if where == "path":
@@ -273,7 +273,7 @@ def test_a_value_too_long_costs_its_row(tmp_path, where):
 
 def test_a_page_larger_than_any_writer_makes_is_refused(tmp_path, monkeypatch):
     """By its own header, before Arrow takes the memory; the footer may claim less."""
-    monkeypatch.setattr(parquet_tables, "_MOST_PAGE_BYTES", 1000)
+    monkeypatch.setattr(parquet_rows, "_MOST_PAGE_BYTES", 1000)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"uri": ["a" * 100] * 9, "n": ["b" * 5000] * 9}), path)
     assert planned(path).num_rows == 1

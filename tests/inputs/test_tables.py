@@ -302,6 +302,64 @@ def test_names_of_classes(folder):
     assert read(planned(folder / "named.parquet")) == RIGHT
 
 
+FLOATS = [0.0, float("nan"), 1.0, None]
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "dictionary", "jsonl", "pandas"])
+def test_labels_that_are_floats(folder, kind):
+    """Whole ones number classes, NaN is none: pandas makes floats where a label is missing."""
+    given = folder / "t.parquet"
+    if kind == "jsonl":
+        given = folder / "t.jsonl"
+        rows = [{"uri": uri, "label": label} for uri, label in zip(FILES, FLOATS, strict=True)]
+        given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        labels = pa.array(FLOATS, pa.float64())
+        if kind == "dictionary":
+            labels = labels.dictionary_encode()
+        elif kind == "pandas":
+            pandas = pytest.importorskip("pandas")
+            labels = pa.array(pandas.Series(FLOATS))
+        else:
+            labels = labels.cast(getattr(pa, kind)())
+        pq.write_table(pa.table({"uri": list(FILES), "label": labels}), given)
+    rows = planned(given).to_pylist()
+    # Where the table says nothing, the folder does.
+    assert [row["label"] for row in rows] == ["0", "cat", "1", "dog"]
+    assert {row["error"] for row in rows} == {None}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_floats_that_number_no_class(folder, kind):
+    """They cost their rows."""
+    labels = [0.5, float("inf"), -1e308, 2.0]
+    if kind == "jsonl":
+        rows = [{"uri": uri, "label": label} for uri, label in zip(FILES, labels, strict=True)]
+        (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.table({"uri": list(FILES), "label": labels}), folder / "t.parquet")
+    rows = planned(folder / f"t.{kind}").to_pylist()
+    assert [row["error"] for row in rows][:2] == ["unreadable"] * 2
+    assert rows[3]["label"] == "2"
+    assert "numbers no class" in rows[0]["error_detail"]
+
+
+def test_names_of_classes_that_are_floats(folder):
+    """Names of classes count for them too."""
+    told = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"uri": list(FILES), "label": [0.0, 0.0, 1.0, 1.0]})
+    metadata = {b"huggingface": json.dumps(told).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "t.parquet")
+    assert read(planned(folder / "t.parquet")) == RIGHT
+
+
+def test_floats_name_no_image(folder):
+    """A column of URIs is of text."""
+    pq.write_table(pa.table({"uri": [1.0, 2.0]}), folder / "t.parquet")
+    with pytest.raises(UserInputError, match="its column uri is double, not text"):
+        planned(folder / "t.parquet")
+
+
 def not_utf8(texts):
     """A column of strings whose bytes are these."""
     ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)

@@ -9,6 +9,7 @@ import unicodedata
 import zipfile
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from catdog.errors import UserInputError
@@ -171,21 +172,30 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("table", TABLES)
+def write_table(path, *names):
+    """The table beside the images, of this kind: the first is a lynx, the second a cat."""
+    if path.suffix == ".parquet":
+        table = pa.table({"file_name": list(names), "label": ["lynx", "cat"]})
+        pq.write_table(table, path)
+    else:
+        path.write_text(TABLES[path.name].format(*names))
+
+
+@pytest.mark.parametrize("table", [*TABLES, "metadata.parquet"])
 def test_image_folders(tmp_path, table):
     """The table beside the images gives their labels; what it does not name keeps its folder's."""
     put(tmp_path, "0.jpg", "deep/er/1.jpg", "other/2.jpg")
-    (tmp_path / table).write_text(TABLES[table].format("0.jpg", "deep/er/1.jpg"))
+    write_table(tmp_path / table, "0.jpg", "deep/er/1.jpg")
     found = planned(tmp_path)
     assert found == {"0.jpg": "lynx", "deep/er/1.jpg": "cat", "other/2.jpg": "other"}
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", [*TABLES, "metadata.parquet"])
 def test_image_folders_with_parts(tmp_path, table):
     """Each part has its table; the parts are the parts, and the labels the tables'."""
     for part in ("train", "validation", "test"):
         put(tmp_path, *(f"{part}/{number}.jpg" for number in range(2)))
-        (tmp_path / part / table).write_text(TABLES[table].format("0.jpg", "1.jpg"))
+        write_table(tmp_path / part / table, "0.jpg", "1.jpg")
     found = list_labelled([str(tmp_path)], LIMITS, validation=0.1, test=0.1)
     assert found.labels == ("cat", "lynx")
     assert found.parts_given
@@ -215,3 +225,29 @@ def test_image_folders_with_damage(tmp_path, caplog):
     (tmp_path / "metadata.jsonl").write_text('{\n{"file_name": "1.jpg", "label": "cat"}\n')
     assert planned(tmp_path) == {"0.jpg": None, "1.jpg": "cat"}
     assert "1 line" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"x": [1]}, ""),
+        ({"file_name": ["cat/0.jpg"]}, ""),
+        ({"file_name": ["cat/0.jpg"], "label": [{"x": 1}]}, "it labels nothing"),
+    ],
+)
+def test_image_folders_with_another_parquet(tmp_path, caplog, columns, told):
+    """One of other columns is about something else; labels that are none are told of."""
+    put(tmp_path, "cat/0.jpg")
+    pq.write_table(pa.table(columns), tmp_path / "metadata.parquet")
+    assert planned(tmp_path) == {"cat/0.jpg": "cat"}
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.text)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no table"])
+def test_image_folders_with_a_damaged_parquet(tmp_path, content):
+    """It is refused: other labels than it tells would be wrong without a word."""
+    put(tmp_path, "cat/0.jpg")
+    (tmp_path / "metadata.parquet").write_bytes(content)
+    with pytest.raises(UserInputError, match="it is no Parquet table, or damaged"):
+        planned(tmp_path)

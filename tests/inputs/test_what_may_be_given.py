@@ -206,8 +206,8 @@ CASES = [
         columns={"label_from": "cls"},
     ),
     Case(
-        "`metadata.csv`, `metadata.jsonl` in a folder, or in its `train/`, `val/`, `test/` "
-        "(Hugging Face's image folders)",
+        "`metadata.csv`, `metadata.jsonl`, `metadata.parquet` in a folder, or in its `train/`, `val/`, "
+        "`test/` (Hugging Face's image folders)",
         {"0.jpg": JPEG, "cat/1.jpg": JPEG, "metadata.csv": b"file_name,label\n0.jpg,lynx\n"},
         ("",),
         {"0.jpg": "lynx", "cat/1.jpg": "cat"},
