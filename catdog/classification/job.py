@@ -181,8 +181,16 @@ class _Driver:
                     "results; name another folder"
                 )
             self.refuse_another(recorded)
+            return
+        if folder.uri.startswith(("gs://", "az://")):
+            probe = storage.join(folder.uri, plans.PLAN_FOLDER, f"probe-{secrets.token_hex(8)}")
+            if not storage.has_conditions(probe):
+                raise UserInputError(
+                    f"--output {self._config.output}: the store lets a second writer overwrite the "
+                    "first; results need one with create-if-absent"
+                )
         # Of a command whose mistake was found while it listed, part of a plan may be left.
-        elif set(folder.names()) - {f"{plans.PLAN_FOLDER}/", f"{inputs.FRAMES_FOLDER}/"}:
+        if set(folder.names()) - {f"{plans.PLAN_FOLDER}/", f"{inputs.FRAMES_FOLDER}/"}:
             # Another driver may have begun in this moment.
             if (recorded := ledger.read_question(folder)) is not None:
                 self.refuse_another(recorded)

@@ -376,8 +376,15 @@ def _check_places(command: Any) -> None:
     """
     for field, flag, text in _places(command):
         uri = _uri(flag, text)
-        if field == "output" and not uri.startswith(("file://", "s3://")):
-            raise UserInputError(f"{flag} {text}: results go to a local folder or to s3://")
+        if field == "output" and isinstance(command, asked.Train):
+            if not uri.startswith(("file://", "s3://")):
+                raise UserInputError(
+                    f"{flag} {text}: a training writes to a local folder or to s3://"
+                )
+        elif field == "output" and not uri.startswith(("file://", "s3://", "gs://", "az://")):
+            raise UserInputError(
+                f"{flag} {text}: results go to a local folder, to s3://, gs:// or az://"
+            )
         if field == "output" and storage.is_local(uri):
             _check_output(text, Path(storage.local_path(uri)), isinstance(command, _PAGES))
 

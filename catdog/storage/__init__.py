@@ -4,7 +4,7 @@ Local files and S3 behave alike behind this door: the same errors, the same retr
 promise that a file appears whole or not at all. It is the only room that knows fsspec.
 """
 
-from catdog.storage.conditional import delete_version, read_version, write_over
+from catdog.storage.conditional import delete_version, has_conditions, read_version, write_over
 from catdog.storage.failures import (
     CredentialsError,
     StorageDownError,
@@ -69,6 +69,7 @@ __all__ = [
     "exists",
     "filesystem",
     "for_workers",
+    "has_conditions",
     "is_local",
     "is_of_disk",
     "is_web",

@@ -1,4 +1,4 @@
-"""Google's and Azure's stores, for reading: `gs://bucket/key` and `az://container/key`, by obstore.
+"""Google's and Azure's stores: `gs://bucket/key` and `az://container/key`, by obstore.
 
 Credentials come from their own environment (`GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_...`),
 as obstore reads it. obstore splits keys into segments and has no name for one with `//` or `..` in it.
@@ -7,11 +7,16 @@ as obstore reads it. obstore splits keys into segments and has no name for one w
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import random
 import re
+import tempfile
 import threading
+import time
+from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from catdog.storage import stores
 from catdog.storage.failures import CredentialsError, StorageDownError, changed, said
@@ -22,7 +27,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _PAGE_KEYS = 1000
+_SPOOLED_BYTES = 32 << 20  # of an upload in memory; what is more waits on the disk
+_PATIENCE_S = 60.0
 _ENVIRONMENT = ("GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST")
 _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -90,6 +99,85 @@ def cloud_pages(
         yield _keys(page, prefix), []
 
 
+def read_object(uri: str) -> tuple[bytes, str]:
+    """A whole object and its version. Errors as `files.read_range`."""
+    import obstore
+
+    key = bucket_and_key(uri)[1]
+
+    def get(client: Any) -> tuple[bytes, str]:
+        answer = obstore.get(client, key)
+        return answer.bytes().to_bytes(), _version(uri, answer.meta)
+
+    return _asked(uri, get)
+
+
+class Upload(tempfile.SpooledTemporaryFile[bytes]):
+    """An object being written: it is gathered here, and appears when it was sent."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(_SPOOLED_BYTES)
+        self._uri, self._key = uri, bucket_and_key(uri)[1]
+
+    def complete(self) -> None:
+        """Have the object appear."""
+        import obstore
+
+        def put(client: Any) -> None:
+            self.seek(0)
+            obstore.put(client, self._key, cast("Any", self))
+
+        with self:
+            _patiently(self._uri, put)
+
+    def put_new(self, data: bytes) -> None:
+        """Raises FileExistsError where there is an object."""
+        self._put(data, "create")
+
+    def put_over(self, data: bytes, version: str) -> None:
+        """Raises FileExistsError where the object has another version, or is gone."""
+        google = self._uri.startswith("gs://")
+        self._put(data, {"version": version} if google else {"e_tag": version})
+
+    def _put(self, data: bytes, mode: Any) -> None:
+        import obstore
+
+        with self:  # of several parts the last has no condition
+            _patiently(
+                self._uri,
+                lambda client: obstore.put(client, self._key, data, mode=mode, use_multipart=False),
+            )
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self.close()
+
+
+def delete_object(uri: str, version: str | None = None) -> None:
+    """Delete an object, where it has this version; nothing happens where there is none.
+
+    obstore has no condition for it: what is written between look and deletion is deleted too.
+    """
+    import obstore
+
+    key = bucket_and_key(uri)[1]
+
+    def remove(client: Any) -> None:
+        if version is None or _version(uri, obstore.head(client, key)) == version:
+            obstore.delete(client, key)
+
+    with suppress(FileNotFoundError):
+        _patiently(uri, remove)
+
+
+def _version(uri: str, meta: Any) -> str:
+    """What Google's conditions name, a generation, and Azure's, an ETag."""
+    version = meta["version" if uri.startswith("gs://") else "e_tag"]
+    if not version:
+        raise OSError(errno.ENOTSUP, said("The store tells no versions of objects."))
+    return str(version)
+
+
 def _keys(objects: Any, prefix: str) -> list[tuple[str, int, str]]:
     return [
         (meta["path"], meta["size"], _stamp(meta))
@@ -103,6 +191,25 @@ def _stamp(meta: Any) -> str:
     return f"{meta['size']:x}-{(meta['e_tag'] or '').strip(chr(34))}"
 
 
+def _patiently(uri: str, request: Callable[[Any], T]) -> T:
+    """What a writing request returns; obstore repeats none with a condition if no answer came.
+
+    Who repeats finds what was written by the request before.
+    """
+    started, delay_s = time.monotonic(), 0.2
+    while True:
+        try:
+            return _asked(uri, request)
+        except CredentialsError:
+            raise
+        except StorageDownError:
+            if time.monotonic() - started > _PATIENCE_S:
+                raise
+            logger.debug("%s does not answer, trying again in %.1f s", uri, delay_s)
+        time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
+        delay_s = min(1.7 * delay_s, 10.0)
+
+
 def _asked(uri: str, request: Callable[[Any], T]) -> T:
     """What a request returns; obstore repeats it where that helps."""
     from obstore import exceptions
@@ -114,6 +221,8 @@ def _asked(uri: str, request: Callable[[Any], T]) -> T:
         raise FileNotFoundError(errno.ENOENT, said("The object does not exist.")) from None
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
         raise PermissionError(errno.EACCES, said("The store denies access.")) from None
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+        raise FileExistsError(errno.EEXIST, said("There is another object already.")) from None
     except exceptions.InvalidPathError:
         sentence = (
             "A name with an empty segment or dots alone in it cannot be read from this store."
@@ -157,8 +266,10 @@ def _client(uri: str) -> Any:
                 "retry_config": {"max_retries": 8, "retry_timeout": timedelta(seconds=60)},
             }
             emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-            if unsigned or (emulator and scheme == "gs"):
+            if unsigned:
                 options["skip_signature"] = True
+            elif emulator and scheme == "gs":  # without a token obstore writes nothing
+                options["credential_provider"] = lambda: {"token": "none", "expires_at": None}
             if emulator and scheme == "gs":
                 options["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
             kind: Any = GCSStore if scheme == "gs" else AzureStore

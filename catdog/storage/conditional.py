@@ -1,8 +1,8 @@
 """Files by version: what is replaced or deleted is what was read, or nothing is.
 
 A version stands for one content of one file, and each time that the file is written it gets another:
-the ETag in S3; of a local file its number, size and time. S3 compares by itself (`If-Match`). Local
-files are locked while they are compared and replaced (`flock`, which over NFS is the server's).
+the ETag in S3 and Azure, Google's generation; of a local file its number, size and time. Stores compare
+by themselves (`If-Match`). Local files are locked while they are compared and replaced (`flock`, which over NFS is the server's).
 """
 
 # ruff: noqa: PTH105, PTH108 - paths are strings here, like URIs
@@ -14,8 +14,16 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from catdog.storage.files import lock, open_local, pread, read_range, written_aside
-from catdog.storage.s3 import Upload, delete_object, read_object
+from catdog.storage import remote
+from catdog.storage.files import (
+    delete,
+    lock,
+    open_local,
+    pread,
+    read_range,
+    write_new,
+    written_aside,
+)
 from catdog.storage.uris import is_local, local_path
 
 if TYPE_CHECKING:
@@ -38,7 +46,7 @@ def read_version(uri: str, max_bytes: int) -> tuple[bytes, str]:
         finally:
             os.close(descriptor)
     else:
-        data, version = read_object(uri)
+        data, version = remote.read_object(uri)
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
     return data, version
@@ -60,7 +68,7 @@ def write_over(uri: str, data: bytes, version: str) -> bool:
                 os.replace(temporary, path)
         return same
     try:
-        Upload(uri).put_over(data, version)
+        remote.upload(uri).put_over(data, version)
     except (FileExistsError, FileNotFoundError):
         # A request that is repeated because its answer was lost finds its own file.
         with suppress(FileNotFoundError):
@@ -72,12 +80,27 @@ def write_over(uri: str, data: bytes, version: str) -> bool:
 def delete_version(uri: str, version: str) -> None:
     """Delete a file if it still has this version. Errors as `delete`."""
     if not is_local(uri):
-        delete_object(uri, version)
+        remote.delete_object(uri, version)
         return
     path = local_path(uri)
     with _locked(path, version) as same:
         if same:
             os.unlink(path)
+
+
+def has_conditions(uri: str) -> bool:
+    """Whether a store creates a file once, and replaces only what was read; tried with this file.
+
+    Raises:
+        As `write_atomic`.
+    """
+    try:
+        if not write_new(uri, b"1") or write_new(uri, b"2"):
+            return False
+        _, version = read_version(uri, 1)
+        return write_over(uri, b"3", version) and not write_over(uri, b"4", version)
+    finally:
+        delete(uri)
 
 
 def _version(descriptor: int) -> str:

@@ -220,7 +220,7 @@ def write_new(uri: str, data: bytes) -> bool:
             with written_aside(uri, data) as temporary:
                 _link(temporary, local_path(uri))
         else:
-            s3.Upload(uri).put_new(data)
+            remote.upload(uri).put_new(data)
     except FileExistsError:
         # A request that is repeated because its answer was lost finds its own file.
         with suppress(FileNotFoundError):
@@ -237,7 +237,7 @@ def open_atomic(uri: str) -> Iterator[BinaryIO]:
     Missing local folders are made. Errors as `write_atomic`.
     """
     if not is_local(uri):
-        upload = s3.Upload(uri)
+        upload = remote.upload(uri)
         try:
             yield cast("BinaryIO", upload)
         except BaseException:
@@ -335,4 +335,4 @@ def delete(uri: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(local_path(uri))
         return
-    s3.delete_object(uri)
+    remote.delete_object(uri)

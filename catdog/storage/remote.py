@@ -20,11 +20,14 @@ PAGE_KEYS = s3.PAGE_KEYS
 
 
 class _Store(NamedTuple):
-    """How files of a scheme are read and listed: the functions below, by their names."""
+    """How files of a scheme are read, listed and written: the functions below, by their names."""
 
     range: Callable[[str, int, int, str | None], tuple[bytes, int]]
     size_and_stamp: Callable[[str], tuple[int, str]]
     pages: Callable[..., _Pages]
+    upload: Callable[[str], s3.Upload | clouds.Upload]
+    read_object: Callable[[str], tuple[bytes, str]]
+    delete_object: Callable[[str, str | None], None]
 
 
 def remote_range(uri: str, offset: int, length: int, stamp: str | None = None) -> tuple[bytes, int]:
@@ -48,20 +51,55 @@ def remote_pages(uri_prefix: str, *, delimiter: str = "", max_keys: int | None =
     return _store(uri_prefix).pages(uri_prefix, delimiter=delimiter, max_keys=max_keys)
 
 
+def upload(uri: str) -> s3.Upload | clouds.Upload:
+    """A remote file that is to be written.
+
+    Raises:
+        OSError: nothing is written to such a store.
+    """
+    return _store(uri).upload(uri)
+
+
+def read_object(uri: str) -> tuple[bytes, str]:
+    """A whole remote file and its version. Errors as `read_range`."""
+    return _store(uri).read_object(uri)
+
+
+def delete_object(uri: str, version: str | None = None) -> None:
+    """Delete a remote file, or only that version of it; nothing happens where there is none."""
+    _store(uri).delete_object(uri, version)
+
+
+def _read_only(*_: object) -> Any:
+    raise OSError(
+        errno.ENOTSUP, said("Files are written to local folders, s3://, gs:// and az:// alone.")
+    )
+
+
 def _no_pages(*_: object, **__: object) -> _Pages:
     raise OSError(errno.ENOTSUP, said("Web servers list no files; give a list of URLs."))
 
 
-_WEB = _Store(web.web_range, web.size_and_stamp, _no_pages)
-_CLOUD = _Store(clouds.cloud_range, clouds.size_and_stamp, clouds.cloud_pages)
+_READ_ONLY = (_read_only, _read_only, _read_only)
+_WEB = _Store(web.web_range, web.size_and_stamp, _no_pages, *_READ_ONLY)
+_CLOUD = _Store(
+    clouds.cloud_range,
+    clouds.size_and_stamp,
+    clouds.cloud_pages,
+    clouds.Upload,
+    clouds.read_object,
+    clouds.delete_object,
+)
 _STORES = {
     "http": _WEB,
     "https": _WEB,
-    "hf": _Store(hub.hub_range, hub.size_and_stamp, hub.hub_pages),
+    "hf": _Store(hub.hub_range, hub.size_and_stamp, hub.hub_pages, *_READ_ONLY),
     "gs": _CLOUD,
     "az": _CLOUD,
 }
-_S3 = _Store(s3.s3_range, s3.size_and_stamp, s3.s3_pages)
+_S3 = _Store(
+    s3.s3_range, s3.size_and_stamp, s3.s3_pages, s3.Upload, s3.read_object, s3.delete_object
+)
 
 
 def _store(uri: str) -> _Store:

@@ -69,6 +69,7 @@ class Place(NamedTuple):
     unsigned: bool
 
 
+_SCHEMES = ("s3://", "gs://", "az://")
 _OUTPUTS = ("output", "results", "against", "train_results", "test_results", "thresholds")
 _MODELS = ("model", "weights")
 
@@ -91,8 +92,7 @@ def chosen(config: Any) -> Iterator[None]:
     for flag in ("source_profile", "output_profile", "model_profile"):
         _check(f"--{flag.replace('_', '-')}", getattr(stores, flag))
     table: list[tuple[str, str | None, bool]] = [
-        (f"{scheme}://", stores.source_profile, stores.no_sign_request)
-        for scheme in ("s3", "gs", "az")
+        (scheme, stores.source_profile, stores.no_sign_request) for scheme in _SCHEMES
     ]
     for fields, profile in ((_OUTPUTS, stores.output_profile), (_MODELS, stores.model_profile)):
         named = (getattr(config, field, None) for field in fields)
@@ -110,10 +110,10 @@ def chosen(config: Any) -> Iterator[None]:
 
 
 def _remote(value: Any) -> Iterator[str]:
-    """The URIs on S3 among what a field of a configuration holds."""
+    """The URIs on stores among what a field of a configuration holds."""
     for text in value if isinstance(value, tuple) else (value,):
         with suppress(ValueError):  # whoever looks there says what is wrong with it
-            if isinstance(text, str) and to_uri(text).startswith("s3://"):
+            if isinstance(text, str) and to_uri(text).startswith(_SCHEMES):
                 yield to_uri(text).rstrip("/")
 
 

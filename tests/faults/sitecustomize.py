@@ -45,17 +45,21 @@ def _with_faults(commit):
 
 
 class _PatchStorage(importlib.abc.MetaPathFinder):
-    """Has `catdog.storage.s3` come to the faults of S3 as well."""
+    """Has uploads of `catdog.storage` come to faults as well."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "catdog.storage.s3":
+        if name not in ("catdog.storage.s3", "catdog.storage.clouds"):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         load = spec.loader.exec_module
 
         def load_and_patch(module):
             load(module)
-            module.Upload._call = _with_s3_faults(module.Upload._call)
+            if name == "catdog.storage.s3":
+                module.Upload._call = _with_s3_faults(module.Upload._call)
+            else:
+                module.Upload.complete = _with_cloud_faults(module.Upload.complete)
+                module.Upload._put = _with_cloud_faults(module.Upload._put)
 
         spec.loader.exec_module = load_and_patch
         return spec
@@ -71,6 +75,16 @@ def _with_s3_faults(call):
         if commits:
             _end_here("after", upload._key)
         return answer
+
+    return faulty
+
+
+def _with_cloud_faults(commit):
+    @wraps(commit)
+    def faulty(upload, *arguments):
+        _end_here("before", upload._key)
+        commit(upload, *arguments)
+        _end_here("after", upload._key)
 
     return faulty
 

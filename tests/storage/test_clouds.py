@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import email.utils
-import hashlib
-import hmac
 import io
+import json
 import os
+import random
 import shutil
-import subprocess
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
+import signal
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -24,133 +22,34 @@ from catdog import machine, storage
 from catdog.cli import main
 from catdog.errors import ErrorCode, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
-from tests.conftest import free_ports
+from catdog.storage import clouds
+from tests.jobs import catdog
+from tests.storage.clouds import ACCOUNT, owned, serving_xml
 
 LIMITS = SourceLimits()
-ACCOUNT = "devstoreaccount1"
-# Not a secret: every Azurite has it.
-KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 KEYS = ["cat/1.jpg", "cat/a b.jpg", "dog/ü日本.jpg", "dog/p%20+q.jpg", "h#h?.jpg", "deep/er/x.jpg"]
 
 
-class Azure:
-    """Azurite: containers and blobs by signed requests."""
-
-    scheme = "az"
-
-    def __init__(self, port):
-        program = os.environ.get("AZURITE") or shutil.which("azurite-blob")
-        if program is None:
-            pytest.skip(
-                "no Azurite: `npm install -g azurite` brings it, or AZURITE names its program"
-            )
-        self.endpoint = f"http://127.0.0.1:{port}"
-        flags = ["--silent", "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry"]
-        self.command = [program, *flags, "--blobPort", str(port)]
-        self.environment = {
-            "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
-            "AZURE_STORAGE_ACCOUNT_KEY": KEY,
-            "AZURE_STORAGE_ENDPOINT": f"{self.endpoint}/{ACCOUNT}",
-        }
-        self.wrong = {"AZURE_STORAGE_ACCOUNT_KEY": base64.b64encode(b"wrong").decode()}
-
-    def make(self, bucket, *, public):
-        """A container."""
-        headers = {"x-ms-blob-public-access": "container"} if public else {}
-        self._put(f"/{bucket}", "restype=container", headers, b"")
-
-    def put(self, bucket, key, data):
-        """An object."""
-        path = f"/{bucket}/{urllib.parse.quote(key)}"
-        self._put(path, "", {"x-ms-blob-type": "BlockBlob"}, data)
-
-    def _put(self, path, query, headers, data):
-        now = email.utils.formatdate(usegmt=True)
-        headers |= {"x-ms-date": now, "x-ms-version": "2021-08-06"}
-        length = str(len(data)) if data else ""
-        named = "\n".join(f"{name}:{headers[name]}" for name in sorted(headers))
-        resource = (
-            f"/{ACCOUNT}/{ACCOUNT}{path}"
-            + "".join("\n" + query.replace("=", ":"))[: 99 * bool(query)]
-        )
-        text = f"PUT\n\n\n{length}\n\napplication/octet-stream\n\n\n\n\n\n\n{named}\n{resource}"
-        signed = hmac.new(base64.b64decode(KEY), text.encode(), hashlib.sha256).digest()
-        headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(signed).decode()}"
-        headers["Content-Type"] = "application/octet-stream"
-        url = f"{self.endpoint}/{ACCOUNT}{path}" + (f"?{query}" if query else "")
-        urllib.request.urlopen(urllib.request.Request(url, data, headers, method="PUT"))
-
-
-class Google:
-    """fake-gcs-server, by its JSON interface, which knows no credentials."""
-
-    scheme = "gs"
-
-    def __init__(self, port):
-        program = os.environ.get("FAKE_GCS_SERVER") or shutil.which("fake-gcs-server")
-        if program is None:
-            pytest.skip("no fake-gcs-server; FAKE_GCS_SERVER names its program")
-        self.endpoint = f"http://127.0.0.1:{port}"
-        self.command = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
-        self.command += ["-backend", "memory", "-public-host", f"127.0.0.1:{port}"]
-        self.environment = {"STORAGE_EMULATOR_HOST": self.endpoint}
-        self.wrong = None
-
-    def make(self, bucket, **_):
-        """A bucket, in any case for all."""
-        self._post("/storage/v1/b?project=x", b'{"name": "%s"}' % bucket.encode())
-
-    def put(self, bucket, key, data):
-        """An object."""
-        name = urllib.parse.quote(key, safe="")
-        self._post(f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}", data)
-
-    def _post(self, path, data):
-        headers = {"Content-Type": "application/json"}
-        urllib.request.urlopen(urllib.request.Request(self.endpoint + path, data, headers))
-
-
-@pytest.fixture(scope="module", params=[Azure, Google])
-def server(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["azurite", "fake_gcs"])
+def server(request):
     """An emulator that runs, with a bucket for its owner and one for all."""
-    folder = tmp_path_factory.mktemp("cloud")
-    server = request.param(free_ports(1)[0])
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(server.command, stdout=log, stderr=log, cwd=folder)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(server.endpoint, timeout=5).close()
-            except urllib.error.HTTPError:
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            else:
-                break
-        server.make("photos", public=False)
-        server.make("open", public=True)
-        for key in KEYS:
-            server.put("photos", key, key.encode())
-        server.put("open", "cat/1.jpg", b"for all")
-        stream = io.BytesIO()
-        with zipfile.ZipFile(stream, "w") as archive:
-            archive.writestr("cat/z.jpg", "z" * 1000)
-        server.put("open", "a.zip", stream.getvalue())
-        yield server
-    finally:
-        process.kill()
-        process.wait()
+    server = request.getfixturevalue(request.param)
+    server.make("photos", public=False)
+    server.make("open", public=True)
+    for key in KEYS:
+        server.put("photos", key, key.encode())
+    server.put("open", "cat/1.jpg", b"for all")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("cat/z.jpg", "z" * 1000)
+    server.put("open", "a.zip", stream.getvalue())
+    return server
 
 
 @pytest.fixture
 def cloud(server, monkeypatch):
     """The server, and the environment of its owner."""
-    for name in [name for name in os.environ if name.startswith(("AZURE_", "GOOGLE_", "STORAGE_"))]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    owned(server, monkeypatch)
     return server
 
 
@@ -218,15 +117,158 @@ def test_keys_and_public_buckets(cloud, monkeypatch):
         assert results(planned("az://open/cat/")) == [b"for all"]
 
 
-@pytest.mark.parametrize("output", ["gs://bucket/out", "az://bucket/out", "https://host/out"])
-def test_results_elsewhere_are_refused(capsys, output):
-    """With a line, before anything starts; nor does anything else write there."""
-    assert main(["classify", "photos", "--output", output]) == 2
-    assert "results go to a local folder or to s3://" in capsys.readouterr().err
-    with pytest.raises(OSError, match="written to local folders and to S3 alone"):
-        storage.write_atomic(f"{output}/x", b"x")
-    with pytest.raises(OSError, match="written to local folders and to S3 alone"):
-        storage.write_new(f"{output}/x", b"x")
+def stored(output):
+    """The rows of a results folder, by URI."""
+    parts = []
+    for name in storage.list_names(output):
+        if name.endswith(".parquet"):
+            with storage.open_input(storage.join(output, name)) as file:
+                parts.append(pq.read_table(file))
+    return pa.concat_tables(parts).sort_by("uri")
+
+
+@pytest.mark.parametrize(
+    ("verb", "output", "said"),
+    [
+        ("classify", "https://host/out", "results go to a local folder, to s3://, gs:// or az://"),
+        ("classify", "hf://datasets/a/b/out", "results go to a local folder, to s3://, gs:// or"),
+        ("train", "az://bucket/out", "a training writes to a local folder or to s3://"),
+        ("train", "gs://bucket/out", "a training writes to a local folder or to s3://"),
+    ],
+)
+def test_where_nothing_can_be_written_is_refused(capsys, verb, output, said):
+    """With a line, before anything starts; nor does anything else write to web servers."""
+    assert main([verb, "photos", "--output", output]) == 2
+    assert said in capsys.readouterr().err
+    if not output.startswith(("az://", "gs://")):
+        for write in (storage.write_atomic, storage.write_new):
+            with pytest.raises(OSError, match="s3://, gs:// and az:// alone"):
+                write(f"{output}/x", b"x")
+
+
+@pytest.mark.parametrize("store", ["az", "gs"])
+def test_files_are_written_as_elsewhere(store, request):
+    """One of many creates; a file of any size is whole or absent; names are listed; all is deleted."""
+    top = request.getfixturevalue(store)
+    assert storage.list_names(top) == []
+    with ThreadPoolExecutor(24) as pool:
+        won = list(pool.map(lambda n: storage.write_new(f"{top}/one", b"%d" % n), range(24)))
+    assert sum(won) == 1
+    assert storage.read_bytes(f"{top}/one", 100) == b"%d" % won.index(True)
+    assert storage.write_new(f"{top}/one", b"%d" % won.index(True))  # as if its answer was lost
+
+    def interrupted():
+        with storage.open_atomic(f"{top}/half") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    table = pa.table({"n": range(1000)})
+    with storage.open_atomic(f"{top}/below/t ü.parquet") as file:
+        pq.write_table(table, file)
+    with storage.open_input(f"{top}/below/t ü.parquet") as file:
+        assert pq.read_table(file).equals(table)
+    storage.write_atomic(f"{top}/one", b"over it")
+    assert storage.read_bytes(f"{top}/one", 100) == b"over it"
+    assert storage.list_names(top) == ["below/", "one"]
+    assert storage.has_conditions(f"{top}/probe")
+    for _ in range(2):
+        storage.delete(f"{top}/one")
+        storage.delete(f"{top}/below/t ü.parquet")
+    assert storage.list_names(top) == []
+
+
+def test_a_large_file_is_sent_in_parts(az, monkeypatch):
+    """And appears as a whole; what does not stay in memory meanwhile is on the disk."""
+    monkeypatch.setattr(clouds, "_SPOOLED_BYTES", 1 << 20)
+    data = random.Random(0).randbytes(12 << 20)
+    with storage.open_atomic(f"{az}/large") as file:
+        for start in range(0, len(data), 1 << 20):
+            file.write(data[start : start + (1 << 20)])
+        assert not storage.exists(f"{az}/large")
+    assert storage.read_bytes(f"{az}/large", 16 << 20) == data
+
+
+def test_results_need_create_if_absent(monkeypatch, drawings, tiny_model, capsys):
+    """A store that lets a second writer overwrite the first is refused, and nothing stays there."""
+    with serving_xml(careful=False) as server:
+        owned(server, monkeypatch)
+        command = ["classify", str(drawings), "--output", "gs://results/x", "--model", tiny_model]
+        assert main(command) == 2
+        assert "results need one with create-if-absent" in capsys.readouterr().err
+        assert not server.objects
+
+
+def test_images_without_credentials_results_with_them(azurite, az, monkeypatch):
+    """`--no-sign-request` is about the images alone."""
+    azurite.make("free", public=True)
+    azurite.put("free", "a.jpg", b"for all")
+
+    class Job:
+        stores = storage.Stores(no_sign_request=True)
+        output = az
+
+    with storage.chosen(Job):
+        assert storage.write_new(f"{az}/x", b"x")
+        assert storage.read_bytes("az://free/a.jpg", 100) == b"for all"
+        with pytest.raises(OSError, match=r"denies access|does not exist|answered"):
+            storage.write_new("az://free/x", b"x")
+
+
+def test_a_lost_answer_is_no_other_writer(monkeypatch):
+    """What is created, replaced or deleted once more, since no answer came, was this writer's."""
+    with serving_xml(careful=True) as server:
+        owned(server, monkeypatch)
+        server.cuts = 1
+        assert storage.write_new("gs://results/x", b"first")
+        assert server.cuts == 0
+        _, version = storage.read_version("gs://results/x", 100)
+        server.cuts = 1
+        assert storage.write_over("gs://results/x", b"second", version)
+        server.cuts = 1
+        storage.write_atomic("gs://results/x", b"third")
+        assert (storage.read_bytes("gs://results/x", 100), server.cuts) == (b"third", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+@pytest.mark.parametrize("store", ["az", "gs"])
+def test_a_killed_job_goes_on(store, request, drawings, tiny_model, tmp_path):
+    """Killed before and after a part file is there, the same command goes on; the rows are the same.
+
+    So are those of a further generation, which writes over the part file that it read.
+    """
+    output, here = request.getfixturevalue(store), str(tmp_path / "here")
+    images, faults = tmp_path / "images", tmp_path / "faults"
+    for folder in (images, faults):
+        folder.mkdir()
+    for path in sorted(drawings.rglob("*.jpg"))[:6]:
+        shutil.copy(path, images)
+    (images / "none.jpg").write_bytes(b"no picture at all")
+    options = ["--model", tiny_model, "--no-report", "--max-rejected", "1", "--json"]
+    assert main(["classify", str(images), "--output", here, *options]) == 0
+    for number, fault in enumerate(["before */part-0000000-*", "after */part-0000000-*"]):
+        (faults / str(number)).write_text(fault)
+    python_path = os.pathsep.join([str(Path(__file__).parents[1] / "faults"), *sys.path])
+    environment = {"PYTHONPATH": python_path, "CATDOG_FAULTS": str(faults)}
+    ends = []
+    while not ends or ends[-1]:
+        driver = catdog("classify", images, "--output", output, *options, environment=environment)
+        told, errors = driver.communicate(timeout=240)
+        assert driver.returncode in (0, -signal.SIGKILL), errors
+        ends.append(driver.returncode)
+    assert ends == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    summary = json.loads(told)
+    assert (summary["planned"], summary["classified"], summary["rejected"]) == (7, 6, 1)
+    assert stored(output).equals(pq.read_table(here).sort_by("uri"))
+    shutil.copy(next((drawings / "dog").iterdir()), images / "none.jpg")
+    shutil.copy(next((drawings / "dog").iterdir()), images / "later.jpg")
+    for place in (output, here):
+        assert main(["classify", str(images), "--output", place, *options]) == 0
+    assert stored(output).equals(pq.read_table(here).sort_by("uri"))
+    assert pc.count(stored(output)["label"]).as_py() == 8
+    assert main(["classify", str(images), "--output", output, *options]) == 0
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Files by version, locally and in S3: what was not read is neither replaced nor deleted."""
+"""Files by version, locally and on stores: what was not read is neither replaced nor deleted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from catdog import storage
 MANY = 24
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "az", "gs"])
 def uri(request, tmp_path):
     """Of a file that is there."""
-    folder = request.getfixturevalue("s3") if request.param == "s3" else tmp_path.as_uri()
+    local = request.param == "local"
+    folder = tmp_path.as_uri() if local else request.getfixturevalue(request.param)
     assert storage.write_new(f"{folder}/x", b"first")
     return f"{folder}/x"
 
