@@ -24,7 +24,7 @@ class ClassifyConfig:
     Attributes:
         images: images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
             (.parquet, .csv, .tsv, .jsonl); local or S3.
-        output: folder for the results; local or S3.
+        output: folder for the results; local, or on S3, Google's or Azure's store.
         model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
             that comes with the package.
         workers: classifying actors; by default one per GPU of the cluster, else one per CPU.

@@ -7,13 +7,10 @@ as obstore reads it. obstore splits keys into segments and has no name for one w
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import random
 import re
 import tempfile
 import threading
-import time
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -27,11 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
-
 _PAGE_KEYS = 1000
 _SPOOLED_BYTES = 32 << 20  # of an upload in memory; what is more waits on the disk
-_PATIENCE_S = 60.0
 _ENVIRONMENT = ("GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST")
 _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -128,7 +122,7 @@ class Upload(tempfile.SpooledTemporaryFile[bytes]):
             obstore.put(client, self._key, cast("Any", self))
 
         with self:
-            _patiently(self._uri, put)
+            _asked(self._uri, put)
 
     def put_new(self, data: bytes) -> None:
         """Raises FileExistsError where there is an object."""
@@ -143,7 +137,7 @@ class Upload(tempfile.SpooledTemporaryFile[bytes]):
         import obstore
 
         with self:  # of several parts the last has no condition
-            _patiently(
+            _asked(
                 self._uri,
                 lambda client: obstore.put(client, self._key, data, mode=mode, use_multipart=False),
             )
@@ -167,7 +161,7 @@ def delete_object(uri: str, version: str | None = None) -> None:
             obstore.delete(client, key)
 
     with suppress(FileNotFoundError):
-        _patiently(uri, remove)
+        _asked(uri, remove)
 
 
 def _version(uri: str, meta: Any) -> str:
@@ -191,27 +185,8 @@ def _stamp(meta: Any) -> str:
     return f"{meta['size']:x}-{(meta['e_tag'] or '').strip(chr(34))}"
 
 
-def _patiently(uri: str, request: Callable[[Any], T]) -> T:
-    """What a writing request returns; obstore repeats none with a condition if no answer came.
-
-    Who repeats finds what was written by the request before.
-    """
-    started, delay_s = time.monotonic(), 0.2
-    while True:
-        try:
-            return _asked(uri, request)
-        except CredentialsError:
-            raise
-        except StorageDownError:
-            if time.monotonic() - started > _PATIENCE_S:
-                raise
-            logger.debug("%s does not answer, trying again in %.1f s", uri, delay_s)
-        time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
-        delay_s = min(1.7 * delay_s, 10.0)
-
-
 def _asked(uri: str, request: Callable[[Any], T]) -> T:
-    """What a request returns; obstore repeats it where that helps."""
+    """What a request returns; obstore repeats it where that helps, writes with a condition as well."""
     from obstore import exceptions
 
     scheme, store = uri.partition("://")[0], "/".join(uri.split("/")[:3])

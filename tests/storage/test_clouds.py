@@ -233,7 +233,7 @@ def test_a_lost_answer_is_no_other_writer(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
-@pytest.mark.parametrize("store", ["az", "gs"])
+@pytest.mark.parametrize("store", ["az", pytest.param("gs", marks=pytest.mark.long)])
 def test_a_killed_job_goes_on(store, request, drawings, tiny_model, tmp_path):
     """Killed before and after a part file is there, the same command goes on; the rows are the same.
 
