@@ -1,11 +1,12 @@
 """What a job costs besides its images: planning, scheduling, writing, resuming, the final check.
 
-    python -m benchmarks.bookkeeping [--images 1000000 10000000] [--listings 1000000] [--requests]
+    python -m benchmarks.bookkeeping [--images 1000000 10000000] [--shard-images 20] [--listings 1000000] [--requests]
                                      [--growth 1000000 10000000]
 
 `--images`: a whole `classify` of a table of so many URIs, with the real code but for two things: no
 image is read or decoded, and no network scores it (the rows are made up). Then the same command on
-results that lack one shard in a hundred: a resume. `--listings`: planning of so many empty files in
+results that lack one shard in a hundred: a resume. With `--shard-images`, shards are so small that few
+images have as many as a large job. `--listings`: planning of so many empty files in
 folders, and of a tar and a zip with so many members. `--growth`: planning of a table of so many URIs,
 and then finding what a table with one more in a hundred has besides, by processor time. `--requests`: S3 requests for a shard of
 2,048 images as objects, tar, zip and tar.gz, counted against a real server (SeaweedFS).
@@ -89,8 +90,11 @@ def peak_mib() -> int:
 # Whole jobs
 
 
-def measure_job(images: int, scratch: Path) -> dict[str, Any]:
-    """A job of so many images from its first start to its end, and a resume of it."""
+def measure_job(images: int, scratch: Path, shard_images: int | None = None) -> dict[str, Any]:
+    """A job of so many images from its first start to its end, and a resume of it.
+
+    With `shard_images` it has as many shards as a larger one: what grows with shards is seen at once.
+    """
     from benchmarks import preparation
 
     table, model, results = scratch / "images.parquet", scratch / "model", scratch / "results"
@@ -99,6 +103,8 @@ def measure_job(images: int, scratch: Path) -> dict[str, Any]:
     if not model.exists():
         preparation.prepare_model(model)
     arguments = ["job", str(table), str(model), results.as_uri()]
+    if shard_images is not None:
+        arguments.append(f"--shard-images={shard_images}")
     first = in_process(*arguments)
     parts = sorted(results.glob("part-*"))
     plan = list((results / "_plan").iterdir())
@@ -151,6 +157,9 @@ def run_job(table: str, model: str, output: str, *flags: str) -> None:
     from catdog.classification import ClassifyConfig, actors, classify, pipeline
     from catdog.results import drafts, ledger, part_files
 
+    for flag in flags:
+        if flag.startswith("--shard-images="):
+            drafts.MAX_SHARD_IMAGES = int(flag.partition("=")[2])
     seconds: Counter[str] = Counter()
     actor_mib = [0]
 
@@ -205,11 +214,10 @@ def _without_image_work() -> type:
     class Lane(actors.Lane):
         def classify(self, shard: int, *, present: bool) -> Any:
             now = time.time()
-            self._pulse.begin(shard)
             work = part_files.begin(self._assignment.plan, shard, present=present)
             if work is None:
-                self._pulse.end()
                 return actors._done_before(self._assignment, shard)
+            self._pulse.begin(shard)
             count = work.entries.num_rows
             chance = np.random.default_rng(shard)
             scores, embeddings = self._scorer.room_for(count)
@@ -225,10 +233,11 @@ def _without_image_work() -> type:
         def __init__(self, model: Any, assignment: Any, board: Any) -> None:
             scorer = actors._scorer_of_actor(model, assignment)
             decoder = actors.decoder_for(scorer.metadata, assignment)
-            self._lane = Lane(scorer, decoder, assignment, actors.Pulse(board))
+            self._plan, self._pulse = assignment.plan, actors.Pulse(board)
+            self._lane = Lane(scorer, decoder, assignment, self._pulse)
 
-        def __call__(self, tasks: pa.Table) -> pa.Table:
-            told = super().__call__(tasks)
+        def __call__(self, task: pa.Table) -> pa.Table:
+            told = super().__call__(task)
             return told.append_column("peak_mib", pa.array([peak_mib()] * told.num_rows))
 
     return WithoutImageWork
@@ -665,6 +674,7 @@ def main() -> None:
     """Measure what is asked for, and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bookkeeping", description=__doc__)
     parser.add_argument("--images", type=int, nargs="*", default=[])
+    parser.add_argument("--shard-images", type=int, default=None)
     parser.add_argument("--listings", type=int, default=0)
     parser.add_argument("--growth", type=int, nargs="*", default=[])
     parser.add_argument("--labelled", type=int, nargs="*", default=[])
@@ -675,7 +685,9 @@ def main() -> None:
     with _scratch(arguments.scratch) as name:
         scratch = Path(name)
         for images in arguments.images:
-            _record(arguments.found, "jobs", {str(images): measure_job(images, scratch)})
+            found = measure_job(images, scratch, arguments.shard_images)
+            kind = "jobs" if arguments.shard_images is None else "jobs of small shards"
+            _record(arguments.found, kind, {str(images): found})
             print(f"{images:,} images: done", file=sys.stderr)
         for images in arguments.growth:
             _record(arguments.found, "growth", {str(images): measure_growth(images, scratch)})

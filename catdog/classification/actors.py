@@ -23,15 +23,15 @@ from catdog.results import part_files
 from catdog.runtime import nodes, tensorflow_quirks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from catdog.classification.telling import Assignment
     from catdog.model import Arithmetic
-    from catdog.results import Work
+    from catdog.results import Plan, Work
 
-# What to do, a row each: the shard's number, and whether the folder had a file of it.
+# A task: of each shard the number, and whether the folder had a file of it.
 TASK_SCHEMA = pa.schema([("shard", pa.int64()), ("present", pa.bool_())])
 
 
@@ -183,11 +183,12 @@ class Lane:
     def classify(self, shard: int, *, present: bool) -> Told:
         """Do a shard; `present` says whether the folder had a file of it."""
         started_at = time.time()
-        self._pulse.begin(shard)
         work = part_files.begin(self._assignment.plan, shard, present=present)
         if work is None:
-            self._pulse.end()
-            return _done_before(self._assignment, shard)
+            told = _done_before(self._assignment, shard)
+            self._pulse.add(told.rows)
+            return told
+        self._pulse.begin(shard)
         entries = work.entries
         scores, embeddings = self._scorer.room_for(entries.num_rows)
         outcomes, waiting = [], 0
@@ -232,11 +233,28 @@ class ClassifyShards:
     def __init__(self, model: Any, assignment: Assignment, board: Any) -> None:
         scorer = _scorer_of_actor(model, assignment)
         decoder = decoder_for(scorer.metadata, assignment)
-        self._lane = Lane(scorer, decoder, assignment, Pulse(board))
+        self._plan, self._pulse = assignment.plan, Pulse(board)
+        self._lane = Lane(scorer, decoder, assignment, self._pulse)
 
-    def __call__(self, tasks: pa.Table) -> pa.Table:
-        """Classify the shards of a table with `TASK_SCHEMA`; a row of `Told` for each."""
-        return _as_table(self._lane.classify(**task) for task in tasks.to_pylist())
+    def __call__(self, task: pa.Table) -> pa.Table:
+        """Classify the shards of a task, a table with `TASK_SCHEMA`; a row of `Told` for each."""
+        told = _as_table(self._lane.classify(**row) for row in _marked(self._plan, task))
+        self._pulse.told()
+        return told
+
+
+def _marked(plan: Plan, task: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a task, those `present` that a worker wrote which died before the task's end.
+
+    They are the first ones: a shard that was not begun has none behind it that was.
+    """
+    rows: list[dict[str, Any]] = task.to_pylist()
+    if len(rows) > 1:
+        for row in rows:
+            if not row["present"] and part_files.look(plan, row["shard"]) is None:
+                break
+            row["present"] = True
+    return rows
 
 
 class DecodeShards:
@@ -249,24 +267,24 @@ class DecodeShards:
             metadata.preprocessing, assignment.decode_limits, assignment.source_limits, ("uri",)
         )
 
-    def __call__(self, tasks: pa.Table) -> pa.Table:
-        """Decode the one shard of a table with `TASK_SCHEMA`; nothing where it is done already.
+    def __call__(self, task: pa.Table) -> Iterator[pa.Table]:
+        """Decode the shards of a task, a table with `TASK_SCHEMA`; nothing of those that are done.
 
-        The shard becomes ONE row that holds a whole table: Ray Data wants a batch size where there
+        A shard becomes ONE row that holds a whole table: Ray Data wants a batch size where there
         are GPUs, and only rows keep together whatever it bundles or splits.
         """
-        (task,) = tasks.to_pylist()
-        work = part_files.begin(self._plan, task["shard"], present=task["present"])
-        column = pa.array([None], pa.large_binary())
-        if work is not None:
-            self._pulse.begin(task["shard"])
-            decoded = self._decode(work.entries)
-            self._pulse.end()
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, decoded.schema) as writer:
-                writer.write_table(decoded)
-            column = pa.array([memoryview(sink.getvalue())], pa.large_binary())
-        return tasks.append_column("decoded", column)
+        for row in _marked(self._plan, task):
+            work = part_files.begin(self._plan, row["shard"], present=row["present"])
+            column = pa.array([None], pa.large_binary())
+            if work is not None:
+                self._pulse.begin(row["shard"])
+                decoded = self._decode(work.entries)
+                self._pulse.end()
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, decoded.schema) as writer:
+                    writer.write_table(decoded)
+                column = pa.array([memoryview(sink.getvalue())], pa.large_binary())
+            yield pa.Table.from_pylist([row], TASK_SCHEMA).append_column("decoded", column)
 
 
 class ScoreShard:

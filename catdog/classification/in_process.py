@@ -79,9 +79,8 @@ def run(
     scorer = actors.Scorer(model, assignment, machine.usable_cpus(), None)
     with contextlib.closing(actors.decoder_for(model.metadata, assignment)) as decoder:
         lane = actors.Lane(scorer, decoder, assignment, _Signs(progress))
-        for task in assignment.plan.tasks(todo, 1):
-            for shard in task:
-                progress.finished(lane.classify(shard, present=bool(found.present[shard])))
+        for shard in todo:
+            progress.finished(lane.classify(shard, present=bool(found.present[shard])))
 
 
 def refuse_unable(arithmetic: Arithmetic) -> None:

@@ -57,7 +57,7 @@ class Tally:
 
 
 class Progress:
-    """What the observer sees of a run: after each shard, and within shards that are not finished.
+    """What the observer sees of a run: after each shard, and within tasks that are not finished.
 
     Args:
         observer: sees it.
@@ -84,7 +84,7 @@ class Progress:
         self._show(self.done, self._tally.images_per_s)
 
     def unfinished(self, images: int) -> None:
-        """So many are done of shards that are not finished."""
+        """So many are done of what the workers have not told yet."""
         rate = self._tally.images_per_s or images / (time.monotonic() - self._started)
         self._show(min(self.done + images, self._total), rate)
 
@@ -191,9 +191,7 @@ def _stages(
     nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
     workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
     observer.phase(f"starting {workers} workers")
-    stage = functools.partial(
-        ray_quirks.map_batches, node_label=label, batch_size=1, batch_format="pyarrow"
-    )
+    stage = functools.partial(ray_quirks.map_batches, node_label=label, batch_format="pyarrow")
     # Unlike `from_arrow`, it starts no tasks, which would take more CPUs than the workers asked for.
     shards = ray.data.from_blocks(
         [
@@ -212,6 +210,7 @@ def _stages(
             actors.DecodeShards,
             fn_constructor_args=(model.metadata, assignment, board),
             compute=ActorPoolStrategy(min_size=1, initial_size=decoders, max_size=len(todo)),
+            batch_size=None,  # a task, as it is
             num_cpus=1,
         )
         told = stage(
@@ -219,6 +218,7 @@ def _stages(
             actors.ScoreShard,
             fn_constructor_args=(shared_model, assignment),
             compute=pool,
+            batch_size=1,
             num_cpus=0,
             num_gpus=1,
         )
@@ -228,6 +228,7 @@ def _stages(
             actors.ClassifyShards,
             fn_constructor_args=(shared_model, assignment, board),
             compute=pool,
+            batch_size=None,
             num_cpus=1,
         )
     yield from told.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -39,7 +39,7 @@ class Beat(NamedTuple):
         node: Ray's name of its node.
         shard: that it is at; None between two.
         attempt: names this beginning of it.
-        images: done of it.
+        images: done of its task, which may have several shards.
     """
 
     worker: str
@@ -53,7 +53,7 @@ class State(NamedTuple):
     """What the board knows.
 
     Attributes:
-        images: done of shards that are not finished.
+        images: done of tasks that are not finished.
         retried: shards that began again, by the cause.
         silent: handles of workers that are to be ended, in this answer alone.
     """
@@ -99,7 +99,7 @@ class Board:
                 self._metrics.show(self._planned, done, self._retried)
 
     def _unfinished(self) -> int:
-        """Images that are done of shards that are not."""
+        """Images that are done of tasks that are not."""
         return sum(each.beat.images for each in self._workers.values())
 
     def beat(self, beat: Beat, handle: list[Any]) -> None:
@@ -185,16 +185,21 @@ class Pulse:
 
     def begin(self, shard: int) -> None:
         """A shard begins."""
-        self._beat = self._beat._replace(shard=shard, attempt=uuid.uuid4().hex, images=0)
+        self._beat = self._beat._replace(shard=shard, attempt=uuid.uuid4().hex)
         self._tell()
 
     def add(self, images: int) -> None:
-        """So many more images of it are done."""
+        """So many more images of the task are done."""
         self._beat = self._beat._replace(images=self._beat.images + images)
 
     def end(self) -> None:
         """The shard is finished."""
-        self._beat = self._beat._replace(shard=None, images=0)
+        self._beat = self._beat._replace(shard=None)
+        self._tell()
+
+    def told(self) -> None:
+        """The task is finished, and the driver hears of its images otherwise."""
+        self._beat = self._beat._replace(images=0)
         self._tell()
 
     def _go_on(self) -> None:
@@ -216,7 +221,7 @@ class Watch:
     Args:
         board: the actor that workers tell.
         over_nodes: gives up when the nodes are gone.
-        show: is told every ten seconds how many images are done of shards that are not finished.
+        show: is told every ten seconds how many images are done of tasks that are not finished.
         on_retried: is told how many shards began again, and the latest cause, when there are more.
     """
 

@@ -43,6 +43,7 @@ ENTRIES_SCHEMA = PLAN_SCHEMA.append(pa.field("fresh", pa.bool_(), nullable=False
 DIGESTS_KEY = "digests"  # of a plan file's metadata: of the URIs of each row group
 _OLD_INDEX = "plan.json"
 _MAX_TOGETHER = 8  # shards of a stream that a worker takes at once: so many are lost with it
+_MAX_TASKS = 500  # Ray Data's driver keeps some 40 kB of each until the end
 SHARDS_PER_FILE = 256
 
 
@@ -212,7 +213,9 @@ class Plan:
         """The shards of `todo` in that order, as what one worker takes at a time.
 
         Neighbours in a stream go together, where that leaves enough for all workers: each that
-        takes a shard from the middle of a stream has to pass through everything before it.
+        takes a shard from the middle of a stream has to pass through everything before it. Very
+        many shards go together, too, fewer towards the end, so that all workers end at about the
+        same time: the memory of Ray Data's driver grows with the number of tasks.
         """
         stream_of = {
             shard: first
@@ -222,14 +225,18 @@ class Plan:
         }
         streamed = sum(shard in stream_of for shard in todo)
         most = min(max(1, streamed // (4 * workers)), _MAX_TOGETHER)
+        largest = -(-len(todo) // _MAX_TASKS)
         tasks: list[list[int]] = []
-        for shard in todo:
+        room = 0  # of the last task
+        for at, shard in enumerate(todo):
             stream = stream_of.get(shard)
             before = stream_of.get(tasks[-1][-1]) if tasks else None
-            if stream is not None and stream == before and len(tasks[-1]) < most:
+            size = len(tasks[-1]) if tasks else 0
+            if size < room or (stream is not None and stream == before and size < most):
                 tasks[-1].append(shard)
             else:
                 tasks.append([shard])
+                room = min(largest, (len(todo) - at) // (2 * workers))
         return tasks
 
 

@@ -362,6 +362,8 @@ ON_A_CLUSTER = """
 import json, sys
 import ray
 from catdog.classification import ClassifyConfig, classify
+from catdog.results import plans
+plans._MAX_TASKS = 3  # several shards each
 ray.init("local", include_dashboard=False, log_to_driver=False, **json.loads(sys.argv[1]))
 classify(ClassifyConfig(**json.loads(sys.argv[2])))
 """

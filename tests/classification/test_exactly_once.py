@@ -12,6 +12,7 @@ import signal
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ import pytest
 
 from catdog import storage
 from catdog.classification import ClassifyConfig, classify
+from catdog.results import plans
 from tests import strangers
-from tests.jobs import actors, catdog, decoders
+from tests.jobs import actors, catdog, decoders, wait_for
 
 if TYPE_CHECKING:
     import subprocess
@@ -191,6 +193,26 @@ def test_kills_at_random_moments(undisturbed, archive, drawings, tmp_path, seed,
     finally:
         # pytest shows it when the test fails
         print(f"seed {killer.seed}:", *killer.log, sep="\n  ")  # noqa: T201
+
+
+def test_a_task_of_several_shards_goes_on_where_its_worker_died(
+    undisturbed, tmp_path, ray_cluster, monkeypatch
+):
+    """At most the shard that was begun is done again, and none that was written."""
+    monkeypatch.setattr(plans, "_MAX_TASKS", 4)
+    output = str(tmp_path / "results")
+    config = dataclasses.replace(undisturbed, output=output, workers=1, batch_size=32)
+    killer = Killer(0, tmp_path / "results")
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(classify, config)
+        wait_for(lambda: killer.parts() > 4 or job.done(), 60)
+        for each in actors():
+            os.kill(each, signal.SIGKILL)
+        summary = job.result()
+    assert summary.images_this_run == IMAGES
+    assert sum(summary.retried_shards.values()) <= 1
+    known = ["uri", "width", "error"]  # scores differ in their last bits by the batch
+    assert table(config).select(known).equals(table(undisturbed).select(known))
 
 
 FAULTS = {

@@ -169,6 +169,19 @@ def test_neighbours_in_a_stream_are_one_workers(tmp_path):
     assert plan.tasks([], workers=1) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2, 16])
+def test_many_shards_are_few_tasks_the_last_ones_small(tmp_path, workers):
+    """Ray Data's driver keeps something of each task; the last of each worker is a single shard."""
+    plan = write_plan(tmp_path.as_uri(), [entries(64)])
+    todo = list(range(50_000))
+    tasks = plan.tasks(todo, workers)
+    assert [shard for task in tasks for shard in task] == todo
+    sizes = [len(task) for task in tasks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) < 500 + 12 * workers
+    assert sizes[-2 * workers :] == [1] * (2 * workers)
+
+
 def test_best_classes_and_thresholds_of_each(plan):
     """The best classes in order, without the column of all scores where it is not wanted."""
     scores = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0, 0, 0]], np.float32)
