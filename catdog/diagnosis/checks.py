@@ -162,6 +162,15 @@ def _temporary_files() -> str:
     return said
 
 
+_TO_DO = {
+    "s3": "catdog reads the usual AWS_* variables and profiles: AWS_PROFILE, or "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL for other stores",
+    "gs": "catdog reads GOOGLE_APPLICATION_CREDENTIALS, or asks the machine that it runs on",
+    "az": "catdog reads AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY or "
+    "AZURE_STORAGE_SAS_TOKEN; AZURE_STORAGE_ENDPOINT for other stores",
+}
+
+
 def _place(place: str) -> str:
     """Whether a job could read there, write there, and create a file exactly once."""
     uri = storage.to_uri(place)
@@ -174,9 +183,7 @@ def _place(place: str) -> str:
             next(storage.remote_pages(uri.rstrip("/") + "/"), None)
         except (CatdogError, OSError) as error:
             raise _AmissError(
-                _reason(error),
-                "catdog reads the usual AWS_* variables and profiles: AWS_PROFILE, or "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL for other stores",
+                _reason(error), _TO_DO.get(uri.partition("://")[0], "name a bucket")
             ) from error
     said = "listed"
     probe = storage.join(uri, f"_doctor-{uuid.uuid4().hex[:12]}")

@@ -20,6 +20,7 @@ import pytest
 
 from catdog import machine, storage
 from catdog.cli import main
+from catdog.diagnosis import checks
 from catdog.errors import ErrorCode, UserInputError
 from catdog.inputs import PLAN_SCHEMA, SourceLimits, list_images, read_images
 from catdog.storage import clouds
@@ -109,6 +110,9 @@ def test_keys_and_public_buckets(cloud, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserInputError, match="denies access"):
         planned("az://photos/")
+    with pytest.raises(checks._AmissError, match="denies access") as amiss:
+        checks._place("az://photos/")
+    assert "AZURE_STORAGE_ACCOUNT_KEY" in amiss.value.remedy
 
     class Job:
         stores = storage.Stores(no_sign_request=True)
