@@ -31,12 +31,12 @@ class Hub(Answering):
         api, resolve = "/api/datasets/owner/photos/tree/", "/datasets/owner/photos/resolve/"
         revision, _, name = path.removeprefix(api).removeprefix(resolve).partition("/")
         if path.startswith("/blob/"):
-            self.answer(200, unquote(path).removeprefix("/blob/").encode())
+            self.answer(200, self.server.files[unquote(path).removeprefix("/blob/")])
         elif revision not in REVISIONS:
             self.answer(404, b"")
         elif path.startswith(api):
             self.list(unquote(name))
-        elif path.startswith(resolve) and unquote(name) in FILES:
+        elif path.startswith(resolve) and unquote(name) in self.server.files:
             self.answer(302, b"", {"Location": f"{self.server.elsewhere}/blob/{name}"})
         else:
             self.answer(404, b"")
@@ -44,14 +44,15 @@ class Hub(Answering):
     def list(self, folder):
         """A page of a folder, and where the next one is."""
         query = parse_qs(urlsplit(self.path).query)
-        inside = [name for name in FILES if not folder or name.startswith(folder + "/")]
+        files = self.server.files
+        inside = [name for name in files if not folder or name.startswith(folder + "/")]
         if not inside:
             return self.answer(404, b"")
         depth = folder.count("/") + 1 if folder else 0
         folders = {"/".join(n.split("/")[: depth + 1]) for n in inside if n.count("/") > depth}
         entries = [("directory", name, 0) for name in sorted(folders)]
         entries += [
-            ("file", name, len(name.encode()))
+            ("file", name, len(files[name]))
             for name in inside
             if query["recursive"] == ["true"] or name.count("/") == depth
         ]
@@ -67,7 +68,7 @@ class Hub(Answering):
 @pytest.fixture
 def hub(monkeypatch):
     """The endpoint, and the environment that leads to it."""
-    with serving(Hub, seen=[]) as server:
+    with serving(Hub, seen=[], files={name: name.encode() for name in FILES}) as server:
         server.elsewhere = f"http://localhost:{server.server_port}"
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
