@@ -14,13 +14,17 @@ _CODE = "py pyc ipynb sh js css html htm c h cpp java go rs sql"
 _MODELS = "pt pth ckpt keras onnx safetensors tflite"
 _DOCUMENTS = "pdf doc docx xls xlsx ppt pptx odt ods rtf"
 _SOUND_AND_VIDEO = "mp3 wav flac ogg m4a mp4 mov avi mkv webm m4v mpg mpeg"
+_SOUND_AND_VIDEO += " aac aif aifc aiff amr ape caf mid midi oga opus wma wv"
+_SOUND_AND_VIDEO += " 3gp asf flv insv m2ts mts mxf ogv vob wmv"
 _CHECKSUMS = "md5 sha1 sha256 sha512 asc sig crc"
 SKIPPED_EXTENSIONS = frozenset(
     f"{_TEXT} {_DATA} {_CODE} {_MODELS} {_DOCUMENTS} {_SOUND_AND_VIDEO} {_CHECKSUMS}".split()
 )
 """Extensions of files that are skipped while walking: plainly not images."""
 
-SIDECARS = frozenset("xmp aae thm pp3 dop cos nksc lrv on1 vrd photo_edit".split())
+SIDECARS = frozenset(
+    "xmp aae thm pp3 dop cos nksc lrv on1 vrd photo_edit acr arp comask ctg gpx".split()
+)
 """Extensions of what cameras and editors write beside each photo."""
 
 SYSTEM_FILES = frozenset(

@@ -321,6 +321,51 @@ def test_what_follows_a_tar_is_never_passed_over(tmp_path, kind, junk):
     assert list(contents(planned(path)).values()) == [b"1.jpg", "unreadable"]
 
 
+@pytest.mark.parametrize("junk", [b"\n", b"junk" * 500, b"\0" * 700 + b"x"])
+def test_what_follows_a_gzip_stream_is_never_passed_over(tmp_path, junk):
+    """What is no further stream is a row; zeros are padding."""
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(tar_of(tmp_path, ["1.jpg"])) + junk)
+    assert list(contents(planned(path)).values()) == [b"1.jpg", "unreadable"]
+    path.write_bytes(gzip.compress(tar_of(tmp_path, ["1.jpg"])) + bytes(700))
+    assert list(contents(planned(path)).values()) == [b"1.jpg"]
+
+
+def zip_of(names: list[str], content: str = "") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            archive.writestr(name, content or name)
+    return stream.getvalue()
+
+
+def test_joined_zips(tmp_path):
+    """Of zips joined end to end all members are read; of one name the last one counts."""
+    path = tmp_path / "a.zip"
+    parts = [zip_of([f"{k}/{i}.jpg" for i in range(3)]) for k in range(3)]
+    path.write_bytes(b"".join(parts))
+    expected = [f"{k}/{i}.jpg".encode() for k in range(3) for i in range(3)]
+    table = planned(path)
+    assert list(contents(table).values()) == expected
+    for uri, content in zip(table["uri"].to_pylist(), expected, strict=True):
+        with fsspec.open(uri) as file:
+            assert file.read() == content
+    path.write_bytes(parts[0] + zip_of(["0/1.jpg"], "later"))
+    assert sorted(contents(planned(path)).values()) == [b"0/0.jpg", b"0/2.jpg", b"later"]
+
+
+def test_joined_zips_with_damage(tmp_path):
+    """A damaged one before another costs a row; so do more than any join."""
+    path = tmp_path / "a.zip"
+    first, second = zip_of(["1.jpg"]), zip_of(["2.jpg"])
+    path.write_bytes(first[:-30] + second)
+    assert list(contents(planned(path)).values()) == [b"1.jpg", b"2.jpg", "truncated"]
+    path.write_bytes(first + second * 200)
+    assert "too-large" in contents(planned(path)).values()
+    path.write_bytes(b"#!/bin/sh\n" + second)
+    assert list(contents(planned(path)).values()) == [b"2.jpg"]
+
+
 def test_joined_tars_with_damage(tmp_path):
     """A cut or damaged tar behind another costs a row; endless zeros as well."""
     path = tmp_path / "a.tar"

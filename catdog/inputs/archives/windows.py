@@ -141,6 +141,17 @@ class FileBytes:
             self._ahead = (have, have + length, fetching)
 
 
+class Beginning:
+    """The first bytes of a file, as if it ended there."""
+
+    def __init__(self, file: FileBytes, size: int) -> None:
+        self._file, self.size = file, size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """As `FileBytes.read_at`."""
+        return self._file.read_at(offset, max(0, min(length, self.size - offset)))
+
+
 class GzipBytes:
     """The decompressed stream of a gzip file, read forward only. Memory is a few blocks.
 
@@ -210,7 +221,7 @@ class GzipBytes:
         while not self._output and not self._ended:
             if self._inflate.eof:
                 # Files of several gzip streams one after the other are one stream; anything else
-                # behind the end (zeros, mostly) is padding.
+                # behind the end is padding where it is zeros.
                 self._input = self._inflate.unused_data or self._input
                 self._input = self._input.lstrip(b"\0") or self._more()
                 if not self._input:
@@ -220,8 +231,9 @@ class GzipBytes:
                     self._input = b""
                     continue
                 if not self._input.startswith(b"\x1f"):
-                    self._ended = True
-                    break
+                    raise ImageRejected(
+                        ErrorCode.UNREADABLE, "What follows the end of the gzip stream is none."
+                    )
                 self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
             if not self._input:
                 self._input = self._more()

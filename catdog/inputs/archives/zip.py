@@ -5,12 +5,12 @@ from __future__ import annotations
 import stat
 import struct
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs.archives.windows import FileBytes, Member, is_utf8, shown
+from catdog.inputs.archives.windows import Beginning, FileBytes, Member, is_utf8, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,10 @@ class _DamagedError(Exception):
     """A zip's directory is none, or not from here on."""
 
 
+_MOST_JOINED = 100  # zips in one file
+_Directory: TypeAlias = tuple[int, int, int]  # as `_zip_directory` gives it
+
+
 class _Entry(NamedTuple):
     """A record of a zip's directory."""
 
@@ -56,20 +60,65 @@ class _Entry(NamedTuple):
 def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
     """The members of a zip in the order of its directory, then those that only their headers tell.
 
+    Of zips joined end to end each has its members; zipfile finds those of the last one alone.
+
     Raises:
         ImageRejected: after the members found, where the archive is cut, damaged or too large.
         OSError: as `storage.read_range`.
     """
     if not file.size:
         raise ImageRejected(ErrorCode.EMPTY, "The file has no bytes.")
-    damage: ImageRejected | None = None
+    joined = _joined(file)
+    trouble: ImageRejected | None = None
+    if len(joined) > _MOST_JOINED:
+        detail = f"More than {_MOST_JOINED} zips are joined to one file."
+        trouble = ImageRejected(ErrorCode.TOO_LARGE, detail)
+    for number, (part, directory) in enumerate(joined[::-1], 1):
+        try:
+            for member in _members_of(part, directory, max_members):
+                max_members -= 1
+                yield member if number == len(joined) else member._replace(by_name=False)
+        except ImageRejected as rejected:
+            trouble = trouble or rejected
+    if trouble is not None:
+        raise trouble
+
+
+def _joined(file: FileBytes) -> list[tuple[FileBytes | Beginning, _Directory | ImageRejected]]:
+    """The zips that a file holds, each to its end, and where its directory is; the last one first."""
+    found: list[tuple[FileBytes | Beginning, _Directory | ImageRejected]] = []
+    part: FileBytes | Beginning = file
+    while len(found) <= _MOST_JOINED:
+        try:
+            directory: _Directory | ImageRejected = _zip_directory(part) or _directory_missing()
+        except _DamagedError:
+            directory = _directory_damaged()
+        except ImageRejected as rejected:
+            return [*found, (part, rejected)]
+        found.append((part, directory))
+        # What else stands before a zip is a program that unpacks it, mostly.
+        if isinstance(directory, ImageRejected) or not directory[2]:
+            break
+        start, length, before = directory
+        sound = not length or file.read_at(start, 4) == b"PK\1\2"
+        if not sound or file.read_at(0, 4) != _LOCAL_MAGIC:
+            break
+        part = Beginning(file, before)
+    return found
+
+
+def _members_of(
+    file: FileBytes | Beginning, directory: _Directory | ImageRejected, max_members: int
+) -> Iterator[Member]:
     spans, shift = _NO_SPANS, 0
-    try:
-        found = _zip_directory(file)
-    except _DamagedError:
-        found, damage = None, _directory_damaged()
-    if found is not None:
-        start, length, shift = found
+    if isinstance(directory, ImageRejected):
+        damage: ImageRejected | None = directory
+        if directory.code == ErrorCode.TRUNCATED and file.read_at(0, 4) != _LOCAL_MAGIC:
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is no zip archive.")
+        if directory.code == ErrorCode.UNSUPPORTED:
+            raise directory
+    else:
+        start, length, shift = directory
         # The directory is read twice, rather than kept: a million members have a hundred megabytes.
         spans, damage = _zip_spans(file, start, length, max_members)
         overlapping = _overlapping(spans)
@@ -79,21 +128,22 @@ def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
             for member in _member(file, entry, shift, overlaps=bool(overlaps)):
                 # zipfile reads no zip whose directory is damaged.
                 yield member if damage is None else member._replace(by_name=False)
-        if damage is None:
-            return
-    elif damage is None:
-        if file.read_at(0, 4) != _LOCAL_MAGIC:
-            raise ImageRejected(ErrorCode.UNREADABLE, "It is no zip archive.")
-        damage = ImageRejected(
-            ErrorCode.TRUNCATED,
-            "The directory at the end of the zip is missing; later members are lost.",
-        )
-    if damage.code != ErrorCode.TOO_LARGE:
-        yield from _members_by_headers(file, max_members, spans, shift)
-    raise damage
+    if damage is not None:
+        if damage.code != ErrorCode.TOO_LARGE:
+            yield from _members_by_headers(file, max_members, spans, shift)
+        raise damage
 
 
-def _member(file: FileBytes, entry: _Entry, shift: int, *, overlaps: bool) -> Iterator[Member]:
+def _directory_missing() -> ImageRejected:
+    return ImageRejected(
+        ErrorCode.TRUNCATED,
+        "The directory at the end of the zip is missing; later members are lost.",
+    )
+
+
+def _member(
+    file: FileBytes | Beginning, entry: _Entry, shift: int, *, overlaps: bool
+) -> Iterator[Member]:
     """The member of a record; nothing for a folder's."""
     name = _zip_name(entry)
     if name.endswith("/"):
@@ -158,7 +208,7 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
     return data
 
 
-def _zip_directory(file: FileBytes) -> tuple[int, int, int] | None:
+def _zip_directory(file: FileBytes | Beginning) -> tuple[int, int, int] | None:
     """Where the directory starts, its length, and by how much all offsets are shifted.
 
     Raises:
@@ -197,7 +247,7 @@ def _zip_directory(file: FileBytes) -> tuple[int, int, int] | None:
     return start + shift, length, shift
 
 
-def _zip_entries(file: FileBytes, start: int, length: int) -> Iterator[_Entry]:
+def _zip_entries(file: FileBytes | Beginning, start: int, length: int) -> Iterator[_Entry]:
     end = start + length
     chunk, chunk_start = b"", start
     position = start
@@ -260,7 +310,7 @@ def _zip64_numbers(extra: bytes) -> Iterator[int]:
 
 
 def _zip_spans(
-    file: FileBytes, start: int, length: int, max_members: int
+    file: FileBytes | Beginning, start: int, length: int, max_members: int
 ) -> tuple[npt.NDArray[np.uint64], ImageRejected | None]:
     """First and last byte of every member, as the directory claims them: uint64, (members, 2).
 
@@ -347,7 +397,7 @@ def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
 
 
 def _members_by_headers(
-    file: FileBytes, max_members: int, known: npt.NDArray[np.uint64], shift: int
+    file: FileBytes | Beginning, max_members: int, known: npt.NDArray[np.uint64], shift: int
 ) -> Iterator[Member]:
     """Members by their own headers, up to where these end or do not tell the size.
 
@@ -385,7 +435,7 @@ def _members_by_headers(
             yield Member(name, header.offset, length, header.size, *trouble, true_name, False)
 
 
-def _local_header(file: FileBytes, offset: int) -> _Entry | None:
+def _local_header(file: FileBytes | Beginning, offset: int) -> _Entry | None:
     """A member's own header at an offset, or behind the checksum and sizes that may stand there."""
     start = file.read_at(offset, _LONGEST_DESCRIPTOR + _ZIP_LOCAL_BYTES)
     at = start.find(_LOCAL_MAGIC)
