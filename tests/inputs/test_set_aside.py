@@ -12,7 +12,17 @@ import pytest
 from catdog import storage
 from catdog.inputs import Skips, SourceLimits, list_images
 
-SIDECARS = ["1.xmp", "1.jpg.xmp", "IMG_1.AAE", "clip.THM", "1.jpg.pp3", "1.dop"]
+SIDECARS = [
+    "1.xmp",
+    "1.jpg.xmp",
+    "IMG_1.AAE",
+    "clip.THM",
+    "1.jpg.pp3",
+    "1.dop",
+    "1.acr",
+    "1.CTG",
+    "1.gpx",
+]
 SYSTEM_FILES = [
     "Icon\r",
     "Thumbs.db",
