@@ -276,6 +276,30 @@ def test_a_killed_job_goes_on(store, request, drawings, tiny_model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+def test_ray_workers_read_and_write_there(azurite, az, drawings, tiny_model, tmp_path):
+    """Two workers of Ray's classify a container into another: one row for each image, as from here."""
+    azurite.make("many", public=False)
+    paths = sorted(drawings.rglob("*.jpg"))
+    for path in paths:
+        azurite.put("many", path.relative_to(drawings).as_posix(), path.read_bytes())
+    here = str(tmp_path / "here")
+    for source, output in (("az://many/", az), (drawings, here)):
+        options = ["--output", output, "--model", tiny_model, "--workers", "2", "--json"]
+        driver = catdog("classify", source, *options)
+        told, errors = driver.communicate(timeout=200)
+        assert driver.returncode == 0, errors
+        assert json.loads(told)["executor"] == "ray"
+    rows, same = stored(az), pq.read_table(here).sort_by("uri")
+    names = [path.relative_to(drawings).as_posix() for path in paths]
+    assert rows["uri"].to_pylist() == sorted(f"az://many/{name}" for name in names)
+    assert rows["error"].null_count == len(names)
+    assert rows.drop_columns("uri").equals(same.drop_columns("uri"))
+    assert "_report.html" in storage.list_names(az)
+
+
+@pytest.mark.slow
 def test_without_credentials_the_line_names_them(monkeypatch):
     """And the flag that does without."""
     for name in [name for name in os.environ if name.startswith(("AZURE_", "GOOGLE_", "STORAGE_"))]:
