@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from catdog.pixels import Preprocessing
     from catdog.results import Draft, PartCounts, Plan, Survey
 
-    Check = Callable[[pa.RecordBatch, tuple[str, ...]], pa.RecordBatch]
+    Check = Callable[[pa.RecordBatch, folders.ModelMetadata], pa.RecordBatch]
 
 _MAX_SHARD_BYTES = 96 * 2**20
 _PLAN_FIRST_S, _PLAN_FIRST_BY_RAY_S = 5.0, 0.5
@@ -456,7 +456,7 @@ class _Driver:
             batches = _of_part(batches, config.part, validation, test)
             where = f" in the {config.part} part (--validation {validation:g} --test {test:g})"
         if check is not None:
-            batches = (check(batch, model.metadata.labels) for batch in batches)
+            batches = (check(batch, model.metadata) for batch in batches)
         return self._measured(batches), where
 
     def _measured(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

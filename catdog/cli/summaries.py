@@ -91,14 +91,27 @@ def print_evaluated(result: Evaluation) -> None:
     interval = f"{result.accuracy_low:.1%} to {result.accuracy_high:.1%}"
     wanted = f"for {100 * result.precision_wanted:g}% right"
     rows: list[tuple[str, Any]] = [
-        ("images", f"{result.images:,}, and {result.rejected:,} rejected"),
-        ("accuracy", f"{result.accuracy:.1%} (95% interval {interval})"),
-        ("calibration error", f"{result.ece:.3f}"),
-        (wanted, _advice(result)),
+        ("images", f"{result.images:,}, and {result.rejected:,} rejected")
     ]
+    if (several := result.multi_label) is not None:
+        f1 = f"micro {several['micro_f1']:.3f}, macro {several['macro_f1']:.3f}"
+        rows += [
+            ("mean average precision", f"{several['mean_average_precision']:.3f}"),
+            ("F1", f1),
+            ("all labels right", f"{result.accuracy:.1%} (95% interval {interval})"),
+        ]
+    else:
+        rows += [
+            ("accuracy", f"{result.accuracy:.1%} (95% interval {interval})"),
+            ("calibration error", f"{result.ece or 0:.3f}"),
+            (wanted, _advice(result)),
+        ]
     for number, label in enumerate(result.labels[:_SHOWN_CLASSES]):
         numbers = result.classes[label]
         said = f"precision {numbers['precision']:.3f}, recall {numbers['recall']:.3f}"
+        if several is not None:
+            rows.append((label, f"{said}, F1 {numbers['f1']:.3f}"))
+            continue
         others = zip(result.confusion[number], result.labels, strict=True)
         taken = sorted((pair for pair in others if pair[0] and pair[1] != label), reverse=True)
         if taken:

@@ -20,13 +20,14 @@ import tyro.conf
 from catdog import classification, storage
 from catdog.classification import ClassifyConfig, thresholds
 from catdog.errors import CatdogError, UserInputError
-from catdog.evaluation import plots
+from catdog.evaluation import multi_label, plots
 from catdog.evaluation.metrics import (
     Evaluation,
     calibration_error,
     curves,
     label_thresholds,
     lowest_threshold,
+    of_class,
     reliability,
     wilson_interval,
 )
@@ -36,6 +37,7 @@ from catdog.results import Folder, ledger, part_files, plans
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from catdog.model import folders
     from catdog.results import Plan
 
 METRICS_FILE = "metrics.json"
@@ -101,9 +103,23 @@ def _measure_results(
     if plan is None:
         raise CatdogError(f"{output} holds no results")
     labelled = _read(plan)
-    evaluation = _measure(config, output, fingerprint, rejected, plan, labelled)
-    least = label_thresholds(labelled.scores, labelled.truth, config.precision_at)
-    by_class = dict(zip(labelled.labels, least, strict=True))
+    by_class: dict[str, float | None]
+    if labelled.truth.ndim == 2:
+        evaluation = multi_label.measure(
+            labelled.labels,
+            labelled.truth.astype(np.bool_),
+            labelled.scores,
+            config.precision_at,
+            output=output,
+            model=fingerprint,
+            part=config.part,
+            rejected=rejected,
+        )
+        by_class = {label: each["threshold"] for label, each in evaluation.classes.items()}
+    else:
+        evaluation = _measure(config, output, fingerprint, rejected, plan, labelled)
+        least = label_thresholds(labelled.scores, labelled.truth, config.precision_at)
+        by_class = dict(zip(labelled.labels, least, strict=True))
     thresholds.write(output, fingerprint, config.precision_at, by_class)
     storage.write_atomic(storage.join(output, PLOTS_FILE), plots.draw(evaluation))
     storage.write_atomic(storage.join(output, METRICS_FILE), _json(evaluation))
@@ -137,10 +153,14 @@ def _json(evaluation: Evaluation) -> bytes:
     return (text + "\n").encode("utf-8", "replace")
 
 
-def _check_labelled(entries: pa.RecordBatch, labels: tuple[str, ...]) -> pa.RecordBatch:
+def _check_labelled(entries: pa.RecordBatch, metadata: folders.ModelMetadata) -> pa.RecordBatch:
     """The entries, refused if one that can be read is not labelled with a class of the model."""
-    known = pc.is_in(entries["label"], value_set=pa.array(labels, pa.string()))
-    wrong = pc.and_(pc.invert(known), entries["error"].is_null())
+    labels = metadata.labels
+    if metadata.multi_label:
+        unknown = multi_label.unknown_label(entries["label"], labels)
+    else:
+        unknown = pc.invert(pc.is_in(entries["label"], value_set=pa.array(labels, pa.string())))
+    wrong = pc.and_(unknown, entries["error"].is_null())
     if pc.any(wrong).as_py():
         first = entries.filter(wrong).slice(0, 1).to_pylist()[0]
         said = "has no label" if first["label"] is None else f"is labelled {first['label']!r}"
@@ -157,7 +177,7 @@ class _Labelled:
 
     Attributes:
         labels: the classes in the order of the scores.
-        truth: class number, int32 (n,).
+        truth: class number, int32 (n,); where images may have several, 1 for each, (n, classes).
         scores: float32 (n, classes).
         places: shard and row in it, int32 (n, 2).
     """
@@ -174,15 +194,18 @@ def _read(plan: Plan) -> _Labelled:
     truth, scores, places = [], [], []
     with concurrent.futures.ThreadPoolExecutor(_READ_THREADS) as pool:
         parts = pool.map(
-            lambda shard: part_files.read_part(plan, shard, ["scores"]), range(plan.shards)
+            lambda shard: part_files.read_part(plan, shard, ["scores", part_files.HAS_LABELS]),
+            range(plan.shards),
         )
         for shard, rows in enumerate(parts):
             labels = labels or part_files.labels_of(rows.schema)
             good = rows["scores"].is_valid().to_numpy()
-            numbers = pc.index_in(
-                plan.read_shard(shard)["label"], value_set=pa.array(labels, pa.string())
-            )
-            truth.append(pc.fill_null(numbers, -1).to_numpy()[good])
+            told = plan.read_shard(shard)["label"]
+            if part_files.HAS_LABELS in rows.column_names:
+                truth.append(multi_label.answers(told, labels)[good].astype(np.int32))
+            else:
+                numbers = pc.index_in(told, value_set=pa.array(labels, pa.string()))
+                truth.append(pc.fill_null(numbers, -1).to_numpy()[good])
             scores.append(pc.list_flatten(rows["scores"]).to_numpy().reshape(-1, len(labels)))
             row = np.flatnonzero(good)
             places.append(np.column_stack([np.full(len(row), shard), row]).astype(np.int32))
@@ -226,23 +249,14 @@ def _measure(
     drawn: dict[str, dict[str, list[float]]] = {}
     for number, label in enumerate(labels):
         one, rest = truth == number, scores[:, number]
-        both = 0 < one.sum() < len(one)
-        threshold = lowest_threshold(rest, one, config.precision_at)
         classes[label] = {
             "precision": float(precision[number]),
             "recall": float(recall[number]),
             "f1": float(f1[number]),
             "images": int(support[number]),
-            "roc_auc": float(metrics.roc_auc_score(one, rest)) if both else None,
-            "average_precision": float(metrics.average_precision_score(one, rest))
-            if both
-            else None,
-            "threshold": threshold,
-            "threshold_recall": float((rest[one] >= threshold).mean())
-            if threshold is not None
-            else None,
+            **of_class(one, rest, config.precision_at),
         }
-        if both:
+        if classes[label]["roc_auc"] is not None:
             drawn[label] = curves(one, rest)
     low, high = wilson_interval(int(right.sum()), len(right))
     confidence = scores.max(axis=1)

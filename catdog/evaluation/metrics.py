@@ -22,7 +22,7 @@ class Evaluation:
         part: the part of the model's data that was evaluated, or None for all images given.
         images: labelled images that were classified.
         rejected: labelled images that could not be decoded, left out of the metrics.
-        accuracy: fraction of images whose label is right.
+        accuracy: fraction of images whose label is right; where they may have several, all of them.
         accuracy_low: lower end of the accuracy's 95 % Wilson interval.
         accuracy_high: upper end.
         labels: the classes, in the order of the matrix.
@@ -41,6 +41,11 @@ class Evaluation:
         mistakes: URI, true label, label, probability of the most confident mistakes.
         curves: by class, at most 100 points of the ROC curve (`false_positive_rate`,
             `true_positive_rate`) and of precision over recall (`recall`, `precision`).
+        multi_label: where images may have several classes, `mean_average_precision` (over the
+            classes), and `micro_` and `macro_` `precision`, `recall` and `f1` at a score of 0.5,
+            of which precision, recall and F1 of the classes are then, too. `confusion`,
+            `reliability` and `mistakes` are empty, `ece`, `threshold` and `kept` None, and
+            `log_loss` is the mean over images and classes. Else None.
     """
 
     output: str
@@ -54,7 +59,7 @@ class Evaluation:
     labels: tuple[str, ...]
     confusion: list[list[int]]
     classes: dict[str, dict[str, float | None]]
-    ece: float
+    ece: float | None
     log_loss: float
     reliability: list[dict[str, float]]
     precision_wanted: float
@@ -62,6 +67,29 @@ class Evaluation:
     kept: float | None
     mistakes: list[dict[str, Any]]
     curves: dict[str, dict[str, list[float]]]
+    multi_label: dict[str, float] | None = None
+
+
+def of_class(one: Any, scores: Any, wanted: float) -> dict[str, float | None]:
+    """The areas under a class's curves, its threshold for the `wanted` precision, the recall there.
+
+    Args:
+        one: whether an image is of the class, bool (n,).
+        scores: of the class, float32 (n,).
+        wanted: from 0 to 1.
+    """
+    from sklearn import metrics
+
+    both = 0 < one.sum() < len(one)
+    threshold = lowest_threshold(scores, one, wanted)
+    return {
+        "roc_auc": float(metrics.roc_auc_score(one, scores)) if both else None,
+        "average_precision": float(metrics.average_precision_score(one, scores)) if both else None,
+        "threshold": threshold,
+        "threshold_recall": float((scores[one] >= threshold).mean())
+        if threshold is not None
+        else None,
+    }
 
 
 def label_thresholds(scores: Any, truth: Any, wanted: float) -> list[float | None]:

@@ -230,6 +230,9 @@ def _content(
 def _title(figures: Figures) -> str:
     evaluated = figures.evaluated
     if evaluated is not None:
+        if (several := evaluated.multi_label) is not None:
+            area = several["mean_average_precision"]
+            return f"mean average precision {area:.3f} of {wording.images(evaluated.images)}"
         share, images = wording.percent(evaluated.accuracy), wording.images(evaluated.images)
         return f"{share} of {images} right"
     done, planned = figures.classified, wording.images(figures.planned)

@@ -130,8 +130,16 @@ class PartReader:
                     return labels
         raise UserInputError(f"RESULTS {self.plan.output}: no image is done yet")
 
+    def _several_classes(self, shards: Sequence[int]) -> bool:
+        """Whether an image may have several classes: then none is its true one."""
+        tables = (self._table(shard, [part_files.HAS_LABELS]) for shard in shards)
+        first = next((table for table in tables if table is not None), None)
+        return first is not None and part_files.HAS_LABELS in first.column_names
+
     def _find_truth(self, shards: Sequence[int], labels: tuple[str, ...]) -> str | None:
         """Where most of the images' true classes stand, by a few shards from all over the plan."""
+        if self._several_classes(shards):
+            return None
         sample = sorted({shards[i] for i in np.linspace(0, len(shards) - 1, 8).astype(int)})
         found = Counter[str]()
         entries = 0

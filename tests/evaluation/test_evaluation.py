@@ -173,10 +173,11 @@ def entries(labels, errors):
 def test_every_image_needs_a_label_of_the_model():
     """The first one without is named; what cannot be read anyway, such as an archive, needs none."""
     good = entries(["cat", "dog", None], [None, None, "unreadable"])
-    assert evaluation._check_labelled(good, ("cat", "dog")) is good
+    cats_and_dogs = ModelMetadata(("cat", "dog"), Preprocessing(height=8, width=8), "article", {})
+    assert evaluation._check_labelled(good, cats_and_dogs) is good
     for label, said in ((None, "1.jpg has no label"), ("horse", "1.jpg is labelled 'horse'")):
         with pytest.raises(UserInputError, match=said):
-            evaluation._check_labelled(entries(["dog", label], [None, None]), ("cat", "dog"))
+            evaluation._check_labelled(entries(["dog", label], [None, None]), cats_and_dogs)
 
 
 def test_metrics_are_read_as_they_were_written(tmp_path):
