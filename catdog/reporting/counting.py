@@ -41,6 +41,7 @@ class Tally:
         labels: classes in the order of scores.
         thresholds: float32, ascending; bin `i` of a histogram starts at `thresholds[i]`.
         min_probability: what the job asked for; below it the label is `uncertain`.
+        several: whether an image may have several classes.
         histogram: int64 (classes, bins): classified images by their best class and probability.
         right: int64 (classes, bins): those of them whose true class is the best one.
         known: int64 (classes, bins): those of them whose true class is known.
@@ -51,6 +52,7 @@ class Tally:
     labels: tuple[str, ...]
     thresholds: npt.NDArray[np.float32]
     min_probability: float
+    several: bool
     truth: str | None
     certain: Best
     doubtful: Best
@@ -140,16 +142,21 @@ class Part:
     rejected: Candidates
 
 
-def thresholds(classes: int, others: Iterable[float]) -> npt.NDArray[np.float32]:
-    """Where a histogram's bins start: 0, then from chance upwards, and others of interest."""
-    lowest = _STEPS // max(classes, 1)
+def thresholds(
+    classes: int, others: Iterable[float], *, several: bool = False
+) -> npt.NDArray[np.float32]:
+    """Where a histogram's bins start: 0, then from chance upwards, and others of interest.
+
+    Where an image may have `several` classes, its best probability may be below chance.
+    """
+    lowest = 0 if several else _STEPS // max(classes, 1)
     steps = {0.0, *others, *(k / _STEPS for k in range(lowest, _STEPS + 1))}
     # float32 as the probabilities are: 0.7 is to be on the same side as in `results.build_rows`.
     return np.unique(np.array(sorted(steps), np.float32))
 
 
-def bar_edges(classes: int) -> npt.NDArray[np.float64]:
-    """Of the bars in the plots of probabilities, float64: from chance upwards."""
-    width = 0.01 if classes <= 2 else 0.02
-    low = math.floor(10 / max(classes, 1)) / 10
+def bar_edges(classes: int, *, several: bool = False) -> npt.NDArray[np.float64]:
+    """Of the bars in the plots of probabilities, float64: from chance upwards, or as `thresholds`."""
+    width = 0.01 if classes <= 2 and not several else 0.02
+    low = 0.0 if several else math.floor(10 / max(classes, 1)) / 10
     return np.linspace(low, 1, round((1 - low) / width) + 1)

@@ -142,7 +142,7 @@ def compute(
     tally: Tally, planned: int, summary: dict[str, Any], evaluated: Evaluation | None
 ) -> Figures:
     """The numbers of what was counted; what was measured already is taken from there."""
-    edges = bar_edges(len(tally.labels))
+    edges = bar_edges(len(tally.labels), several=tally.several)
     by_label = tally.histogram.sum(axis=1)
     if evaluated is not None and evaluated.images != tally.classified:
         evaluated = None  # rejected images were tried again since: its figures are of others

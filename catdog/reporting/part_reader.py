@@ -104,11 +104,14 @@ class PartReader:
         with damage.named(f"{plan.output}/{ledger.RUN_FILE}"):
             minimum = float(run.get("question", {}).get("min_probability", 0.0))
         thumbnails = min(thumbnails, MAX_THUMBNAILS)
+        several = self._several_classes(shards)
         self.tally = Tally(
             labels=labels,
-            thresholds=thresholds(len(labels), (minimum, advised)),
+            thresholds=thresholds(len(labels), (minimum, advised), several=several),
             min_probability=minimum,
-            truth=self._find_truth(shards, labels),
+            several=several,
+            # Of several classes none is the true one.
+            truth=None if several else self._find_truth(shards, labels),
             certain=Best(thumbnails),
             doubtful=Best(thumbnails),
             spread=Best(1 if thumbnails else 0),
@@ -118,7 +121,7 @@ class PartReader:
             sampled_rejected=Best(_SHOWN_REJECTED),
         )
         self._strata = max(8, thumbnails)
-        self._edges = bar_edges(len(labels))
+        self._edges = bar_edges(len(labels), several=several)
 
     def _labels(self, shards: Sequence[int]) -> tuple[str, ...]:
         for shard in shards:
@@ -131,15 +134,13 @@ class PartReader:
         raise UserInputError(f"RESULTS {self.plan.output}: no image is done yet")
 
     def _several_classes(self, shards: Sequence[int]) -> bool:
-        """Whether an image may have several classes: then none is its true one."""
+        """Whether an image may have several classes."""
         tables = (self._table(shard, [part_files.HAS_LABELS]) for shard in shards)
         first = next((table for table in tables if table is not None), None)
         return first is not None and part_files.HAS_LABELS in first.column_names
 
     def _find_truth(self, shards: Sequence[int], labels: tuple[str, ...]) -> str | None:
         """Where most of the images' true classes stand, by a few shards from all over the plan."""
-        if self._several_classes(shards):
-            return None
         sample = sorted({shards[i] for i in np.linspace(0, len(shards) - 1, 8).astype(int)})
         found = Counter[str]()
         entries = 0

@@ -164,7 +164,8 @@ def measured(evaluated: Evaluation) -> dict[str, Any]:
         }
 
     # Of two classes, the one's ROC curve is the other's mirror image.
-    of_roc = [label for label in drawn if label != evaluated.labels[0] or len(classes) > 2]
+    one_of_two = len(classes) == 2 and evaluated.multi_label is None
+    of_roc = [label for label in drawn if label != evaluated.labels[0] or not one_of_two]
     largest = list(classes)
     if len(classes) > MATRIX_LABELS:
         largest.sort(key=lambda label: -(classes[label]["images"] or 0))
