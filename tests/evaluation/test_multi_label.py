@@ -151,7 +151,7 @@ def test_what_appears_independently_is_learned_and_told(ray_cluster, tiny_config
             workers=1,
             height=48,
             width=48,
-            epochs=5,
+            epochs=6,
             learning_rate=1e-3,
             validation=0.2,
         )
