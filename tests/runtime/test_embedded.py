@@ -85,15 +85,20 @@ def descendants(process):
     return found
 
 
+def opened(processes, *kinds):
+    """What the links of these kinds (`fd`, `map_files`) of the processes lead to."""
+    for process in processes:
+        for kind in kinds:
+            for link in Path(f"/proc/{process}/{kind}").glob("*"):
+                try:
+                    yield link.readlink()
+                except OSError:
+                    continue
+
+
 def listening(processes):
     """Address and port, in hexadecimal figures, of each TCP socket that these processes listen on."""
-    inodes = set()
-    for process in processes:
-        for descriptor in Path(f"/proc/{process}/fd").glob("*"):
-            try:
-                inodes.add(str(descriptor.readlink()))
-            except OSError:
-                continue
+    inodes = {str(path) for path in opened(processes, "fd")}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()
@@ -103,30 +108,14 @@ def listening(processes):
 
 def held_open(processes):
     """Files outside of the system's own folders that these processes have open or in their memory."""
-    found = set()
-    for process in processes:
-        for entry in (
-            *Path(f"/proc/{process}/fd").glob("*"),
-            *Path(f"/proc/{process}/map_files").glob("*"),
-        ):
-            try:
-                path = entry.readlink()
-            except OSError:
-                continue
-            if str(path).startswith(("/tmp/", "/var/tmp/", "/dev/shm/", "/run/")) and path.exists():
-                found.add(path)
-    return found
+    shared = ("/tmp/", "/var/tmp/", "/dev/shm/", "/run/")
+    found = set(opened(processes, "fd", "map_files"))
+    return {path for path in found if str(path).startswith(shared) and path.exists()}
 
 
 def sockets_without_a_file(processes):
     """Names of sockets of Linux' abstract kind, which whoever knows the name may connect to."""
-    inodes = set()
-    for process in processes:
-        for descriptor in Path(f"/proc/{process}/fd").glob("*"):
-            try:
-                inodes.add(str(descriptor.readlink()))
-            except OSError:
-                continue
+    inodes = {str(path) for path in opened(processes, "fd")}
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     return {
         line[7]
@@ -206,9 +195,9 @@ def check_closed(processes):
         assert "OK" not in codes
     assert sockets_without_a_file(processes) == set()
     if os.geteuid() == 0:
-        opened = held_open(processes)
-        assert any("logs" in path.parts for path in opened)
-        for path in opened:
+        held = held_open(processes)
+        assert any("logs" in path.parts for path in held)
+        for path in held:
             said = as_nobody(lambda path=path: path.open("rb").close())
             assert said == "PermissionError", path
         for folder in folders:
