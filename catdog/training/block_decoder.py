@@ -13,7 +13,7 @@ from catdog.pixels import DecodeEntries
 from catdog.training import cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import pyarrow as pa
 
@@ -57,18 +57,20 @@ class BlockDecoder:
         shape = (self.preprocessing.height, self.preprocessing.width, 3)
         return cache.CachedDecoder(ray.get(self.index), shape, decoder)
 
-    def again(self) -> Callable[[pa.Table], pa.Table]:
+    def again(self) -> Callable[..., pa.Table]:
         """What decodes tables of images that could be decoded before, in a process of its own.
 
-        It raises `CatdogError` where one cannot be now.
+        It takes a table, and which of its rows could not be decoded then. It raises `CatdogError`
+        where another one cannot be now.
         """
         decode = self.started()
 
-        def decoded(entries: pa.Table) -> pa.Table:
+        def decoded(entries: pa.Table, rejected: Collection[int] = ()) -> pa.Table:
             found = decode(entries)
             bad = np.flatnonzero(found["error"].is_valid().to_numpy(zero_copy_only=False))
-            if len(bad):
-                uri, why = entries["uri"][bad[0]].as_py(), found["error_detail"][bad[0]].as_py()
+            new = [row for row in bad.tolist() if row not in rejected]
+            if new:
+                uri, why = entries["uri"][new[0]].as_py(), found["error_detail"][new[0]].as_py()
                 raise CatdogError(
                     f"{uri}: it could be decoded when the run began, and not now: {why}"
                 )

@@ -7,7 +7,7 @@ what one would see, nothing is dropped where the numbers do not divide, and no w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from catdog.training.block_decoder import BlockDecoder
+    from catdog.training.lost_blocks import Origin
     from catdog.training.placement import Placement
 
 
@@ -42,6 +43,7 @@ class DecodedImages:
             (n, classes), as `teacher.targets` gives it; or None.
         decoder: makes a table of pictures of a table of entries, whenever it is read; None where
             that is done.
+        origins: what tables of pictures were made of, by their references.
     """
 
     blocks: tuple[Any, ...]
@@ -56,6 +58,7 @@ class DecodedImages:
     rejected: tuple[tuple[str, str, str], ...]
     targets: Any = None
     decoder: BlockDecoder | None = None
+    origins: dict[Any, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from catdog.training import cache, duplicates
 from catdog.training.block_decoder import BlockDecoder
 from catdog.training.data import DecodedImages
 from catdog.training.labelled import TEST, TRAIN, VALIDATION, images_of_classes
+from catdog.training.lost_blocks import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,12 +100,20 @@ def decode_all(
             rejected.append(
                 (uri, summary["error"][row].as_py(), summary["error_detail"][row].as_py())
             )
+    decoder = decoder.through(config.cache)  # which has more now
+    made_of = [entries[summary["index"][0].as_py()] for summary in summaries]
+    origins = {}
     if each_epoch:
-        blocks = tuple(_decodable(entries[s["index"][0].as_py()], s) for s in summaries)
+        blocks = tuple(map(_decodable, made_of, summaries))
         block_nodes = ("",) * len(blocks)
-        decoder = decoder.through(config.cache)  # which has more now
     else:
         block_nodes = tuple(s.schema.metadata[b"node"].decode() for s in summaries)
+        origins = {
+            block: Origin(made, _rejected(summary), node, decoder)
+            for block, made, summary, node in zip(
+                blocks, made_of, summaries, block_nodes, strict=True
+            )
+        }
     decodable = np.flatnonzero(block_of >= 0)
     copies = _regrouped(labelled, summaries, decodable)
     images = DecodedImages(
@@ -120,8 +129,15 @@ def decode_all(
         window_images=window_images,
         rejected=tuple(sorted(rejected)),
         decoder=decoder if each_epoch else None,
+        origins=origins,
     )
     return Decoded(images, copies, time.monotonic() - started, count)
+
+
+def _rejected(summary: pa.Table) -> frozenset[int]:
+    """The rows of a block that could not be decoded."""
+    bad = summary["error"].is_valid().to_numpy(zero_copy_only=False)
+    return frozenset(np.flatnonzero(bad).tolist())
 
 
 def _decodable(entries: Any, summary: pa.Table) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from catdog.ahead import read_ahead
 from catdog.pixels import as_pixels
 from catdog.runtime import tensorflow_quirks
+from catdog.training.lost_blocks import Fetch
 from catdog.training.network import step_limit
 
 if TYPE_CHECKING:
@@ -89,16 +90,16 @@ def of_images(
         block_nodes=(ray.get(store.node.remote()),) * len(blocks),
         shape=tuple(trunk.output_shape[1:]),
         decoder=None,
+        origins={},
     )
 
 
 def _tables(images: DecodedImages, blocks: list[int]) -> Iterator[pa.Table]:
     """Tables of pictures, decoded now if they are not."""
-    import ray
-
+    fetch = Fetch(images.origins)
     decode = images.decoder and images.decoder.again()
     for number in blocks:
-        table = ray.get(images.blocks[number])
+        table = fetch(images.blocks[number])
         yield decode(table) if decode else table
 
 

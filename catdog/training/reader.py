@@ -15,6 +15,7 @@ import numpy as np
 
 from catdog.ahead import read_ahead
 from catdog.pixels import as_pixels
+from catdog.training.lost_blocks import Fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from catdog.training.block_decoder import BlockDecoder
     from catdog.training.data import Batch, DecodedImages
+    from catdog.training.lost_blocks import Origin
     from catdog.training.placement import Placement
 
 _BATCHES_AHEAD = 4
@@ -39,10 +41,11 @@ class Blocks:
     Args:
         shape: of a picture: height, width, 3; or the number of features.
         kept: how many are kept.
+        fetch: gets a block that is not.
     """
 
-    def __init__(self, shape: tuple[int, ...], kept: int) -> None:
-        self._shape, self._kept = shape, kept
+    def __init__(self, shape: tuple[int, ...], kept: int, fetch: Fetch) -> None:
+        self._shape, self._kept, self._fetch = shape, kept, fetch
         self._used_last: OrderedDict[Any, NDArray[Any]] = OrderedDict()
 
     def pixels(
@@ -58,9 +61,7 @@ class Blocks:
         if reference in self._used_last:
             self._used_last.move_to_end(reference)
             return self._used_last[reference]
-        import ray
-
-        found = ray.get(reference)
+        found = self._fetch(reference)
         features = isinstance(found, np.ndarray)
         block: NDArray[Any] = found if features else as_pixels(found["pixels"], self._shape)
         self._used_last[reference] = block
@@ -89,6 +90,7 @@ class Lender:
         decoder: of blocks; None where they are decoded.
         made: how many of those that it decodes are kept.
         at_once: how many it decodes at a time.
+        origins: what the blocks were made of.
     """
 
     def __init__(
@@ -98,8 +100,10 @@ class Lender:
         decoder: BlockDecoder | None = None,
         made: int = 0,
         at_once: int = 1,
+        origins: dict[Any, Origin] | None = None,
     ) -> None:
-        self._blocks = Blocks(shape, kept)
+        self._fetch = Fetch(origins or {})
+        self._blocks = Blocks(shape, kept, self._fetch)
         self._decoder, self._made = decoder, made
         self._copies: OrderedDict[Any, Future[Any]] = OrderedDict()
         self._threads = ThreadPoolExecutor(at_once)
@@ -125,7 +129,7 @@ class Lender:
     def _copy(self, block: Any) -> Any:
         import ray
 
-        table = ray.get(block)
+        table = self._fetch(block)
         if self._decoder is None:
             return ray.put(table)
         if not hasattr(self._of_thread, "decode"):
@@ -171,7 +175,12 @@ class Lenders:
                     scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 )
                 .remote(
-                    images.shape, self._kept, images.decoder, made_blocks(images), self._at_once
+                    images.shape,
+                    self._kept,
+                    images.decoder,
+                    made_blocks(images),
+                    self._at_once,
+                    images.origins,
                 )
             )
         return self._handles[node]
@@ -228,7 +237,8 @@ class PixelReader:
         self._images, self._placement = images, placement
         self.decodes = images.decoder is not None
         self._announced: OrderedDict[int, None] = OrderedDict()
-        self._blocks = Blocks(images.shape, kept_blocks(images, kept_images))
+        fetch = Fetch(images.origins)
+        self._blocks = Blocks(images.shape, kept_blocks(images, kept_images), fetch)
         self._lenders = lenders
         numbers = {node: number for number, node in enumerate(placement.nodes)}
         self._node = numbers[placement.nodes[worker]]
