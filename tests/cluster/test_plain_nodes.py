@@ -57,3 +57,14 @@ def test_classify_outlives(plain_lab, fault, cause):
     summary = json.loads(storage.read_bytes(f"{output}/_summary.json", 10**6))
     assert summary["planned"] == summary["classified"] == test_nodes.IMAGES
     assert cause in summary["retried_shards"]
+
+
+def test_training_outlives_a_killed_node(plain_lab):
+    """Its group starts again before the head knows, on all CPUs that are left: lost pixels come still."""
+    plain_lab.cluster.repair()
+    output = plain_lab.new_output()
+    job = plain_lab.train(output)
+    node = test_nodes.in_second_epoch(plain_lab, job, output)
+    node.kill()
+    assert job.wait(180) == 0, job.log
+    assert len(test_nodes.metrics(output)) == 2
