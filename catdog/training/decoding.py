@@ -6,6 +6,7 @@ and the workers have them decoded again, each block when it is needed (`BlockDec
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -303,7 +304,9 @@ class _TalliedDecoder:
         if isinstance(self._decode, cache.CachedDecoder):
             count = count._replace(fetched=self._decode.fetched, kept=self._decode.kept)
             self._decode.fetched = self._decode.kept = 0
-        ray.get(self._tally.add.remote(count))  # the last ones, too, are counted before the end
+        # The last ones, too, are counted before the end; nobody counts what is made again after it.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(self._tally.add.remote(count))
         decoded = decoded.append_column("node", pa.array([self._node] * decoded.num_rows))
         return decoded if self._keep else _summary(decoded, self._preprocessing)
 
