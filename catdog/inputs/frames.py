@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from catdog import scratch, storage
 from catdog.errors import UserInputError
 from catdog.inputs import image_columns, parquet_rows, parquet_tables, table_columns
+from catdog.inputs.plain_types import without_views
 
 if TYPE_CHECKING:
     from catdog.inputs.entries import Columns
@@ -84,8 +85,7 @@ def _as_table(frame: Frame) -> pa.Table:
     if _is_pandas(frame):
         return _of_pandas(frame)
     table = frame if isinstance(frame, pa.Table) else pa.table(frame)
-    fields = [field.with_type(_without_views(field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields, table.schema.metadata))
+    return table.cast(without_views(table.schema))
 
 
 def _of_pandas(frame: Any) -> pa.Table:
@@ -106,23 +106,6 @@ def _of_pandas(frame: Any) -> pa.Table:
 
 def _is_path(value: Any) -> bool:
     return isinstance(value, os.PathLike)
-
-
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """The type with large texts and bytes for views, which Polars has and not every pyarrow writes."""
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_views(field.type)) for field in kind.fields])
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
-    return kind
 
 
 def _located(table: pa.Table, columns: Columns) -> pa.Table:

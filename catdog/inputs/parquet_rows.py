@@ -13,6 +13,7 @@ from catdog import storage
 from catdog.errors import UserInputError
 from catdog.inputs import archives, image_columns, kept, parquet_footer, table_columns, tables
 from catdog.inputs.entries import BATCH_ROWS, Columns, SourceLimits
+from catdog.inputs.plain_types import without_views
 from catdog.inputs.text_lines import MAX_LINE
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def bounded(
     rows = max(1, min(BATCH_ROWS, _MOST_BATCH_BYTES // largest))
     waiting: list[pa.RecordBatch] = []
     # Arrow's threads would keep some 40 MiB of what they freed, and have little to do.
-    for batch in table.iter_batches(rows, columns=columns, use_threads=False):
+    for stored in table.iter_batches(rows, columns=columns, use_threads=False):
+        plain = without_views(stored.schema)
+        batch = stored if plain.equals(stored.schema) else stored.cast(plain)
         most -= batch.nbytes
         if most < 0:
             raise UserInputError(

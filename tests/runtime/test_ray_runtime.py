@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -116,23 +118,33 @@ def test_watched_job_hands_on_what_the_job_gives(ray_cluster):
 
 
 @pytest.mark.slow
-def test_ray_reads_the_settings_of_the_driver(ray_cluster):
+def test_ray_reads_the_settings_of_the_driver():
     """Under these names: Ray passes over a variable that it does not know without a word."""
     import ray
-    from ray.data._internal import cluster_autoscaler
     from ray.train.v2._internal import constants
 
     if tuple(map(int, ray.__version__.split(".")[:2])) >= (2, 54):  # fixed before
+        # In a process of its own: it is read when Ray Data is imported.
+        program = """
+from ray.data._internal import cluster_autoscaler
+names = ("RateBasedClusterAutoscaler", "DefaultClusterAutoscalerV2")  # now, and earlier
+reader = next(filter(None, (getattr(cluster_autoscaler, name, None) for name in names)))
+print(reader.AUTOSCALING_REQUEST_EXPIRE_TIME_S)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | ray_quirks._DRIVER_SETTINGS,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         expires = ray_quirks._DRIVER_SETTINGS["RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"]
-        names = ("RateBasedClusterAutoscaler", "DefaultClusterAutoscalerV2")  # now, and earlier
-        reader = next(filter(None, (getattr(cluster_autoscaler, name, None) for name in names)))
-        assert int(expires) == reader.AUTOSCALING_REQUEST_EXPIRE_TIME_S
+        assert float(done.stdout) == float(expires)
     names = {constants.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR, constants.V2_ENABLED_ENV_VAR}
     assert names <= set(ray_quirks._DRIVER_SETTINGS)
     assert constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR == fitting.POLLS_VARIABLE
-    assert (
-        names | {fitting.POLLS_VARIABLE} <= constants.ENV_VARS_TO_PROPAGATE
-    )  # also to where they are read
+    # Also to where they are read.
+    assert names | {fitting.POLLS_VARIABLE} <= constants.ENV_VARS_TO_PROPAGATE
 
 
 @pytest.mark.slow
