@@ -18,8 +18,9 @@ PART_FOLDERS: dict[str, Part] = {
     "valid": "validation",
     "validation": "validation",
     "test": "test",
+    "testing": "test",
 }
-"""Names of folders that say of which part their images are."""
+"""Names of folders, in small letters, that say of which part their images are."""
 
 
 def part_of(name: str, *, validation: float, test: float) -> Part:

@@ -246,13 +246,20 @@ def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:
         raise UserInputError(f"{shown}: {len(labels)} class found, training needs two or more")
     alike: dict[str, str] = {}
     for label in labels:
-        other = alike.setdefault(unicodedata.normalize("NFC", label).casefold(), label)
+        other = alike.setdefault(_seen_alike(label), label)
         if other != label:
             # Their escapes tell apart what looks the same.
             raise UserInputError(
-                f"{shown}: the classes {other!a} and {label!a} differ only in case or in the form of "
-                "their Unicode; rename one of them"
+                f"{shown}: the classes {other!a} and {label!a} differ only in case, in spaces or in "
+                "the form of their Unicode; rename one of them"
             )
+
+
+def _seen_alike(label: str) -> str:
+    """What labels have in common that people take for one: width, case, spaces, marks without one."""
+    text = unicodedata.normalize("NFKC", label).casefold()
+    shown = "".join(each for each in text if unicodedata.category(each) != "Cf")
+    return unicodedata.normalize("NFKC", " ".join(shown.split()))
 
 
 def _parts_of_folders(entries: Entries, shown: str) -> tuple[_Labels, NDArray[np.int8], str] | None:
@@ -266,12 +273,13 @@ def _parts_of_folders(entries: Entries, shown: str) -> tuple[_Labels, NDArray[np
     for batch in entries.batches():
         folders = pc.split_pattern(batch["name"], "/", max_splits=2)
         first = pc.list_element(folders, 0)
-        codes = pc.index_in(first, value_set=names)
+        codes = pc.index_in(pc.utf8_lower(first), value_set=names)
         depth = pc.list_value_length(folders)
         if codes.null_count or pc.min(depth).as_py() < 2:
             return None
         own = pc.fill_null(pc.equal(first, batch["label"]), fill_value=False)
-        if pc.any(pc.is_in(batch["label"].filter(pc.invert(own)), value_set=names)).as_py():
+        others = pc.utf8_lower(batch["label"].filter(pc.invert(own)))
+        if pc.any(pc.is_in(others, value_set=names)).as_py():
             return None  # a table has them for classes
         deep = pc.or_(pc.equal(depth, 3), pc.invert(own))
         if not pc.all(deep).as_py():

@@ -59,6 +59,25 @@ def test_folders_of_parts_are_the_parts(tmp_path, train, validation):
     assert "--split-by-folder no" in found.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("TRAIN", "VAL", "TEST"),
+        ("Training", "Valid", "Testing"),
+        ("Train", "validation", "testing"),
+    ],
+)
+def test_folders_of_parts_in_other_case_are_the_parts(tmp_path, train, validation, test):
+    """They would be classes without a word."""
+    for part in (train, validation, test):
+        put(tmp_path, *photos(f"{part}/cat", 6), *photos(f"{part}/dog", 6))
+    found = listed(tmp_path)
+    assert found.labels == ("cat", "dog")
+    told = {"train": train, "validation": validation, "test": test}
+    assert all(name.startswith(told[part]) for name, part in parts_by_name(found).items())
+    assert f"{train.lower()}/ 12" in found.notices[0]
+
+
 def test_a_part_without_a_folder_is_taken_from_train(tmp_path):
     """`train/` and `test/` alone: some of `train/` validate, by the rule on their names."""
     for label in ("cat", "dog"):
@@ -94,6 +113,10 @@ def test_an_image_beside_the_classes_of_a_part_is_named(tmp_path):
     [
         ("Cat", "cat"),
         ("STRASSE", "straße"),
+        ("cat", "\uff43\uff41\uff54"),
+        ("cat", "cat "),
+        ("house cat", "house  cat"),
+        ("cat", "cat\N{ZERO WIDTH SPACE}"),
         (unicodedata.normalize("NFC", "bébé"), unicodedata.normalize("NFD", "bébé")),
         (unicodedata.normalize("NFD", "Bébé"), unicodedata.normalize("NFC", "bébé")),
     ],
