@@ -13,6 +13,7 @@ from catdog.errors import UserInputError
 from catdog.runtime import fit
 from catdog.training import config as train_config
 from catdog.training.config import TrainConfig, best_row, learning_rate
+from catdog.training.job import train
 
 
 def config(**arguments):
@@ -204,3 +205,10 @@ def test_room_for_decoded_images_counts_copies():
     assert not fit.ObjectRoom(1, 10, 5, ()).holds(16)
     assert fit.ObjectRoom(3, 10, 6, ()).holds(8)
     assert not fit.ObjectRoom(3, 10, 6, ()).holds(9)
+
+
+@pytest.mark.parametrize("output", ["az://container/run", "gcs://bucket/run", "https://host/run"])
+def test_a_training_goes_to_no_other_store(output):
+    """Refused before anything is listed or claimed, from a program too."""
+    with pytest.raises(UserInputError, match="a training writes to a local folder or to s3://"):
+        train(TrainConfig(images=("photos",), output=output))
