@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,10 @@ def test_submit_to_it(cluster, drawings, tiny_model, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["planned"] == 160
+    assert json.loads((tmp_path / "out" / "_summary.json").read_text())["planned"] == 160
+    # Of 2.51 on 127.0.0.1 the dashboard does not reach the jobs' logs (docs/cluster.md).
+    if version("ray") >= "2.54" or done.stdout:
+        assert json.loads(done.stdout)["planned"] == 160
 
 
 def test_another_catdog_on_the_nodes(cluster, drawings, tiny_model, tmp_path):
@@ -278,4 +282,4 @@ def slow_picture():
 def test_a_quiet_minute_is_no_reason_to_be_hung_up_on(quiet_call):
     """A call of a minute without a message, such as Ray Train's, comes back."""
     said, errors = quiet_call.communicate(timeout=120)
-    assert said.endswith("done\n"), errors  # a busy node's own warnings come before it
+    assert "done" in said.splitlines(), errors  # among a busy node's own warnings
