@@ -115,8 +115,9 @@ def _description(model: folders.Model) -> str:
         "preprocessing": metadata.preprocessing.to_json_dict(),
         "input": "uint8 RGB pixels (n, height, width, 3)",
         "output": "probability of the second label"
-        if len(metadata.labels) == 2
+        if len(metadata.labels) == 2 and not metadata.multi_label
         else "probability of each label",
+        "multi_label": metadata.multi_label,
         "fingerprint": metadata.fingerprint,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -20,7 +20,8 @@ from catdog.cli import summaries
 from catdog.errors import UserInputError
 from catdog.evaluation import job, multi_label, plots
 from catdog.evaluation.job import EvaluateConfig, evaluate
-from catdog.model.folders import ModelMetadata
+from catdog.exchange.export import _description
+from catdog.model.folders import Model, ModelMetadata
 from catdog.pixels import Preprocessing
 from catdog.training.job import train
 
@@ -53,6 +54,15 @@ def test_metadata_tells_several_classes_apart_from_one():
     before = json.loads(one.to_json())
     del before["multi_label"]
     assert ModelMetadata.from_json(json.dumps(before)) == one
+
+
+def test_an_export_says_what_its_numbers_are():
+    """Of two classes one number, of two that an image may both have two."""
+    for several, output in ((False, "of the second label"), (True, "of each label")):
+        of_two = replace(metadata(multi_label=several), labels=LABELS)
+        described = json.loads(_description(Model("file:///m", of_two, {})))
+        assert described["output"] == f"probability {output}"
+        assert described["multi_label"] is several
 
 
 def test_every_label_of_an_image_is_one_of_the_model():
