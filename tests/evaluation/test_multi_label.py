@@ -148,6 +148,7 @@ def draw(folder, count):
     return folder / "labels.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_what_appears_independently_is_learned_and_told(ray_cluster, tiny_config, tmp_path):
     """Both, one or none: far above chance in training, results, evaluation and its page."""
