@@ -1,4 +1,4 @@
-"""The whole story on drawn pictures: nothing comes in, a trained model and its page go out."""
+"""Every step on drawn pictures: nothing comes in, a trained model and its page go out."""
 
 from catdog.demo import archives, drawings
 from catdog.demo.story import DemoConfig, DemoResult, run

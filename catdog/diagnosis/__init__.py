@@ -1,7 +1,7 @@
-"""What works on this machine: places and an address to try come in, findings go out.
+"""Checks of this machine: places and an address to try come in, findings go out.
 
 `examine` runs one check after another and yields a `Finding` for each, as soon as it is known. A
-check never raises: what goes wrong in it is its finding.
+check never raises: its failure is its finding.
 """
 
 from catdog.diagnosis.checks import DoctorConfig, Finding, examine

@@ -1,6 +1,6 @@
-"""Models in and out: other people's files become model folders, ours become other runtimes' files.
+"""Models in and out: foreign files become model folders, model folders become files of other runtimes.
 
-A training run goes to MLflow.
+Training runs are logged to MLflow.
 """
 
 from catdog.exchange.config import ExportConfig, PackageConfig

@@ -1,7 +1,7 @@
-"""Which images there are: what the user names comes in, entries (URI, name, label, byte range) go out.
+"""The inputs: paths and URIs come in, entries (URI, name, label, byte range) go out.
 
-Entries come as record batches of `PLAN_SCHEMA`; `read_images` takes such entries and gives their
-bytes. Neither Ray nor TensorFlow is loaded here.
+Entries come as record batches of `PLAN_SCHEMA`; `read_images` takes such entries and returns
+their bytes. Neither Ray nor TensorFlow is loaded here.
 """
 
 from catdog.inputs import splits

@@ -1,7 +1,8 @@
 """Networks: uint8 pixels come in, scores of every class go out.
 
-`architectures` builds them, `folders` is the model on disk where training and classification meet, `registry` MLflow's,
-`inference` makes a function from pixels to scores of it. Keras is loaded when it is needed.
+`architectures` builds them; `folders` is the model on disk, where training and classification meet;
+`registry` fetches models from MLflow; `inference` turns a model into a function from pixels to
+scores. Keras is loaded when it is needed.
 """
 
 from catdog.model import architectures, efficientnet_lite, folders, inference, registry

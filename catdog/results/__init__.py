@@ -1,8 +1,8 @@
 """The ledger: entries come in; shards, part files and counts go out.
 
-`plans` has what is to be done, `drafts` writes more of it, `part_files` has what is done: a shard of the plan becomes one
-Parquet file. `ledger` keeps whose results they are, `changes` finds what a later listing has
-besides. docs/protocol.md tells every file and step. Neither Ray nor TensorFlow is loaded here.
+`plans` reads the planned work, `drafts` adds to it, `part_files` holds the finished work: a shard of
+the plan becomes one Parquet file. `ledger` records the job that owns the results, `changes` finds
+the new images of a later listing. docs/protocol.md describes every file and step. Neither Ray nor TensorFlow is loaded here.
 """
 
 from catdog.results import changes, damage, drafts, ledger, part_files, plans

@@ -1,8 +1,8 @@
 """The quirks of Ray and TensorFlow, each met and explained in one file.
 
 `ray_quirks` connects to a cluster, `embedded` is the cluster of a command without an address, `fit`
-says where one does not fit, `dependencies` brings what its nodes lack, `package` is what is
-sent there, `nodes` watches its nodes; `tensorflow_quirks` sets precision and
+reports a cluster that does not fit, `dependencies` installs the packages that its nodes lack,
+`package` packs the code to send, `nodes` watches its nodes; `tensorflow_quirks` sets precision and
 threads; `all_reduce` sums gradients within a node. Each loads its library when it is first called.
 """
 

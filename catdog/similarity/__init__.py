@@ -1,7 +1,7 @@
-"""What embeddings are good for: results with embeddings come in; copies and likes go out.
+"""Search by embeddings: results with embeddings come in; copies and similar pictures go out.
 
-`duplicates` finds pictures that are there more than once, `leaks` those that two sets share,
-`similar` the nearest ones of an image. Neither Ray nor TensorFlow is loaded here, unless a model has
+`duplicates` finds pictures that occur more than once, `leaks` those that two sets share,
+`similar` the pictures nearest to an image. Neither Ray nor TensorFlow is loaded here, unless a model has
 no OpenVINO files.
 """
 
