@@ -246,7 +246,7 @@ CASES = [
         {"#1.jpg": None},
     ),
     Case(
-        "spaces around a value, quotes around it",
+        "spaces or quotes around a value",
         {" 0.jpg": JPEG, "1.jpg": JPEG, "l.txt": b'" 0.jpg"\n  1.jpg \n'},
         ("l.txt",),
         {" 0.jpg": None, "1.jpg": None},
@@ -353,9 +353,17 @@ CASES = [
         refused="more than 200 a byte",
     ),
     Case(
-        "a text or gzip file that is cut",
+        "a truncated text or gzip file",
         *two("t.csv.gz", gzip.compress(CSV.encode())[:-4]),
         BOTH | {"t.csv.gz": "truncated"},
+    ),
+    Case(
+        "several labels of an image",
+        *two(
+            "t.jsonl",
+            b'{"uri": "cat/0.jpg", "label": ["cat", "dog"]}\n{"uri": "dog/1.jpg", "label": []}\n',
+        ),
+        {"cat/0.jpg": "cat;dog", "dog/1.jpg": ";"},
     ),
     Case(
         "a Windows path",
