@@ -55,17 +55,17 @@ class State(NamedTuple):
     Attributes:
         images: done of tasks that are not finished.
         retried: shards that began again, by the cause.
-        silent: handles of workers that are to be ended, in this answer alone.
+        silent: processes of workers that are to be ended, in this answer alone.
     """
 
     images: int
     retried: dict[str, int]
-    silent: list[Any]
+    silent: list[nodes.ActorProcess]
 
 
 @dataclass
 class _Worker:
-    handle: Any
+    process: nodes.ActorProcess
     beat: Beat
     heard_at: float = field(default_factory=time.monotonic)
 
@@ -102,11 +102,11 @@ class Board:
         """Images that are done of tasks that are not."""
         return sum(each.beat.images for each in self._workers.values())
 
-    def beat(self, beat: Beat, handle: list[Any]) -> None:
+    def beat(self, beat: Beat, process: list[nodes.ActorProcess]) -> None:
         """A worker is there."""
         if beat.worker in self._silent:
             return  # sent before its end
-        self._workers[beat.worker] = _Worker(handle[0], beat)
+        self._workers[beat.worker] = _Worker(process[0], beat)
         if beat.shard is None:
             return
         before = self._begun.get(beat.shard)
@@ -136,7 +136,7 @@ class Board:
         self._silent.update(silent)
         self._export()
         return State(
-            self._unfinished(), dict(self._retried), [each.handle for each in silent.values()]
+            self._unfinished(), dict(self._retried), [each.process for each in silent.values()]
         )
 
 
@@ -178,7 +178,7 @@ class Pulse:
         import ray
 
         context = ray.get_runtime_context()
-        self._handle, self._board = context.current_actor, board
+        self._process, self._board = nodes.ActorProcess.own(), board
         # An actor that is started again keeps its id; its process has another one.
         self._beat = Beat(context.get_worker_id(), context.get_node_id(), None, "", 0)
         threading.Thread(target=self._go_on, name="pulse", daemon=True).start()
@@ -209,7 +209,7 @@ class Pulse:
 
     def _tell(self) -> None:
         # In a list, since Ray would take a bare handle for something to wait for.
-        self._board.beat.remote(self._beat, [self._handle])
+        self._board.beat.remote(self._beat, [self._process])
 
 
 class Watch:
@@ -268,8 +268,8 @@ class Watch:
             state: State = ray.get(question, timeout=10)
         except ray.exceptions.RayError:
             return  # the job does not depend on it
-        for handle in state.silent:
-            ray.kill(handle, no_restart=False)
+        for process in state.silent:
+            process.end()
         more = Counter(state.retried) - self.retried
         if more:
             self.retried += more

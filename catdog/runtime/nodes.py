@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from catdog.ahead import NothingYet, read_ahead
 from catdog.errors import CatdogError, UserInputError
@@ -370,6 +373,45 @@ def watched(batches: Iterator[T], check: Callable[[], None]) -> Iterator[T]:
             check()
             if not isinstance(batch, NothingYet):
                 yield batch
+
+
+class ActorProcess(NamedTuple):
+    """The process of an actor.
+
+    Attributes:
+        handle: of the actor.
+        node: Ray's id of its node.
+        pid: on it.
+    """
+
+    handle: Any
+    node: str
+    pid: int
+
+    @classmethod
+    def own(cls) -> ActorProcess:
+        """That of the actor that calls it."""
+        import ray
+
+        context = ray.get_runtime_context()
+        return cls(context.current_actor, context.get_node_id(), os.getpid())
+
+    def end(self) -> None:
+        """End it, though it hangs; the actor may be started again."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        ray.kill(self.handle, no_restart=False)
+        # Before 2.54, Ray asks a process to end, and one that hangs never hears of it.
+        if tuple(map(int, ray.__version__.split(".")[:2])) < (2, 54):
+            there = NodeAffinitySchedulingStrategy(self.node, soft=False)
+            ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_kill).remote(self.pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+            os.kill(pid, signal.SIGKILL)
 
 
 def beside_driver() -> dict[str, Any]:
