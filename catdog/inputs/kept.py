@@ -80,7 +80,7 @@ def _schema(uri: str, columns: Columns, limits: SourceLimits, *, every: bool) ->
         import pyarrow.parquet as pq
 
         try:
-            with storage.open_input(uri) as file, pq.ParquetFile(file) as table:
+            with storage.open_input(uri) as file, pq.ParquetFile(file, pre_buffer=False) as table:
                 schema = table.schema_arrow
         except (*parquet_footer.DAMAGE, OSError) as error:
             raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error

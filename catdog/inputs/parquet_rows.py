@@ -39,7 +39,10 @@ def opened(uri: str, stamp: str | None) -> Iterator[tuple[BinaryIO, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        with storage.open_input(uri, stamp) as file, pq.ParquetFile(file) as table:
+        with (
+            storage.open_input(uri, stamp) as file,
+            pq.ParquetFile(file, pre_buffer=False) as table,
+        ):
             yield file, table
     except (*parquet_footer.DAMAGE, OSError) as error:
         if storage.is_of_disk(error):

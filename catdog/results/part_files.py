@@ -274,7 +274,9 @@ def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> p
     name = plan.part_name(shard)
     wanted = list(columns) if columns is not None else None
     with plan.folder.open(name) as file, damage.named(f"{plan.output}/{name}"):
-        return _opened(pq.ParquetFile(file).read(columns=wanted, use_threads=False))
+        return _opened(
+            pq.ParquetFile(file, pre_buffer=False).read(columns=wanted, use_threads=False)
+        )
 
 
 def _opened(rows: pa.Table) -> pa.Table:

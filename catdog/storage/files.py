@@ -183,7 +183,11 @@ def list_names(uri_folder: str) -> list[str]:
 
 
 def open_input(uri: str, stamp: str | None = None) -> BinaryIO:
-    """A seekable binary file for libraries that want one; remote files are read in blocks."""
+    """A seekable binary file for libraries that want one; remote files are read in blocks.
+
+    Arrow must read it in the caller's thread (`pre_buffer=False`): a thread of its own that lets go
+    of Python's bytes while the process ends aborts it.
+    """
     if is_local(uri):
         return os.fdopen(open_local(local_path(uri), stamp), "rb")
     return io.BufferedReader(remote.RangedFile(uri, stamp), s3.BLOCK_BYTES)
