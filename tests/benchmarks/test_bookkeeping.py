@@ -44,5 +44,5 @@ def test_a_small_measurement(tmp_path):
     assert job["resume_shards"] == 1
     assert told["growth"]["3000"]["new"] == 30
     assert {kind: each["images"] for kind, each in told["listings"].items()} == dict.fromkeys(
-        ("files", "tar", "zip"), 500
+        ("files", "tar", "zip", "100 tars", "100 tars, one core"), 500
     )

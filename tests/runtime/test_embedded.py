@@ -109,8 +109,14 @@ def listening(processes):
 def held_open(processes):
     """Files outside of the system's own folders that these processes have open or in their memory."""
     shared = ("/tmp/", "/var/tmp/", "/dev/shm/", "/run/")
-    found = set(opened(processes, "fd", "map_files"))
-    return {path for path in found if str(path).startswith(shared) and path.exists()}
+    # The interpreter and its packages may lie there as well, for all to read.
+    own = (sys.prefix, str(Path(__file__).parents[2]))
+    found = {path for path in opened(processes, "fd", "map_files") if path.exists()}
+    return {
+        path
+        for path in found
+        if str(path).startswith(shared) and not any(path.is_relative_to(each) for each in own)
+    }
 
 
 def sockets_without_a_file(processes):
