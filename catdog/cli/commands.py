@@ -31,7 +31,7 @@ from catdog.reporting import ReportConfig, ReportSummary
 from catdog.reviewing import ReviewConfig
 from catdog.similarity import DuplicatesConfig, LeaksConfig, SimilarConfig
 from catdog.submission import SubmitConfig
-from catdog.training import TrainConfig
+from catdog.training import TrainConfig, claims
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -377,10 +377,7 @@ def _check_places(command: Any) -> None:
     for field, flag, text in _places(command):
         uri = _uri(flag, text)
         if field == "output" and isinstance(command, asked.Train):
-            if not uri.startswith(("file://", "s3://")):
-                raise UserInputError(
-                    f"{flag} {text}: a training writes to a local folder or to s3://"
-                )
+            claims.refuse_other_stores(text)
         elif field == "output" and not uri.startswith(("file://", "s3://", "gs://", "az://")):
             raise UserInputError(
                 f"{flag} {text}: results go to a local folder, to s3://, gs:// or az://"

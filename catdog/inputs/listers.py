@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -16,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from catdog import errors, machine, storage
+from catdog import errors, interpreter, machine, storage
 from catdog.errors import CatdogError
 from catdog.inputs.members import Archive
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from catdog.inputs.entries import Work
@@ -92,12 +90,5 @@ class Listers:
 def _start() -> tuple[socket.socket, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair()
     with theirs:
-        # A new interpreter, not a fork: this process has threads.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "catdog.inputs.lister", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
+        process = interpreter.start("catdog.inputs.lister", [theirs.fileno()])
     return ours, process

@@ -21,12 +21,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from catdog import storage
+from catdog import interpreter, storage
 from catdog.errors import CatdogError, ErrorCode, ImageRejected
 from catdog.pixels.shared_memory import SLOTS, Memory, SlotState, anonymous_file
 
@@ -209,25 +208,16 @@ class _Child:
     def __init__(self, memory_fd: int, setup: tuple[Any, ...]) -> None:
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            # Idle thread pools and arenas would fill the address space that is limited.
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "2",
-            "ARROW_DEFAULT_MEMORY_POOL": "system",
-        }
         with theirs:
-            descriptors = (theirs.fileno(), lifeline, memory_fd)
-            # A new interpreter, not a fork: the parent has threads (Ray's, TensorFlow's).
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "catdog.pixels.child", *map(str, descriptors)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,  # only until it has started
-                pass_fds=descriptors,
-                env=environment,
+            self.process = interpreter.start(
+                "catdog.pixels.child",
+                (theirs.fileno(), lifeline, memory_fd),
+                errors=subprocess.PIPE,  # only until it has started
+                # Idle thread pools and arenas would fill the address space that is limited.
+                OPENBLAS_NUM_THREADS="1",
+                OMP_NUM_THREADS="1",
+                MALLOC_ARENA_MAX="2",
+                ARROW_DEFAULT_MEMORY_POOL="system",
             )
         os.close(lifeline)
         self.connection = Connection(ours.detach())

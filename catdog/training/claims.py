@@ -102,6 +102,12 @@ def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Itera
                     Path(storage.local_path(output)).rmdir()
 
 
+def refuse_other_stores(output: str) -> None:
+    """Raise UserInputError where a training cannot write: Ray Train's checkpoints go to no others."""
+    if not storage.to_uri(output).startswith(("file://", "s3://")):
+        raise UserInputError(f"--output {output}: a training writes to a local folder or to s3://")
+
+
 def recorded_architecture(config: TrainConfig, output: str) -> str | None:
     """The architecture of the run in this folder, where there is one to go on with."""
     uri = storage.join(output, CONFIG_FILE)

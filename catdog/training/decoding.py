@@ -101,12 +101,12 @@ def decode_all(
             rejected.append(
                 (uri, summary["error"][row].as_py(), summary["error_detail"][row].as_py())
             )
-    decoder = decoder.through(config.cache)  # which has more now
     made_of = [entries[summary["index"][0].as_py()] for summary in summaries]
     origins = {}
     if each_epoch:
         blocks = tuple(map(_decodable, made_of, summaries))
         block_nodes = ("",) * len(blocks)
+        decoder = decoder.through(config.cache)  # which has more now
     else:
         block_nodes = tuple(s.schema.metadata[b"node"].decode() for s in summaries)
         origins = {

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catdog import storage
-from catdog.errors import UserInputError
 from catdog.inputs import SourceLimits
 from catdog.model import folders
 from catdog.observer import Observer
@@ -78,10 +77,7 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
     started = time.monotonic()
     observer = observer or Observer()
     output = storage.to_uri(config.output)
-    if not output.startswith(("file://", "s3://")):  # Ray Train's checkpoints go to no others
-        raise UserInputError(
-            f"--output {config.output}: a training writes to a local folder or to s3://"
-        )
+    claims.refuse_other_stores(config.output)
     downloads.refuse_unreachable(config)
     labelled = None
     config = choice.recorded(config, output)

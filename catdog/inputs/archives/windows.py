@@ -52,6 +52,15 @@ class Bytes(Protocol):
         """Whether there are this many bytes."""
 
 
+class SizedBytes(Protocol):
+    """What is read from both ends."""
+
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes; fewer only at the end."""
+
+
 class FileBytes:
     """A file by offset. A remote one is read through a window, ahead of a forward reader.
 

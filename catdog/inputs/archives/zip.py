@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.inputs.archives.windows import Beginning, FileBytes, Member, is_utf8, shown
+from catdog.inputs.archives.windows import Beginning, FileBytes, Member, SizedBytes, is_utf8, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,10 +84,10 @@ def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
         raise trouble
 
 
-def _joined(file: FileBytes) -> list[tuple[FileBytes | Beginning, _Directory | ImageRejected]]:
+def _joined(file: FileBytes) -> list[tuple[SizedBytes, _Directory | ImageRejected]]:
     """The zips that a file holds, each to its end, and where its directory is; the last one first."""
-    found: list[tuple[FileBytes | Beginning, _Directory | ImageRejected]] = []
-    part: FileBytes | Beginning = file
+    found: list[tuple[SizedBytes, _Directory | ImageRejected]] = []
+    part: SizedBytes = file
     while len(found) <= _MOST_JOINED:
         try:
             directory: _Directory | ImageRejected = _zip_directory(part) or _directory_missing()
@@ -108,7 +108,7 @@ def _joined(file: FileBytes) -> list[tuple[FileBytes | Beginning, _Directory | I
 
 
 def _members_of(
-    file: FileBytes | Beginning, directory: _Directory | ImageRejected, max_members: int
+    file: SizedBytes, directory: _Directory | ImageRejected, max_members: int
 ) -> Iterator[Member]:
     spans, shift = _NO_SPANS, 0
     if isinstance(directory, ImageRejected):
@@ -141,9 +141,7 @@ def _directory_missing() -> ImageRejected:
     )
 
 
-def _member(
-    file: FileBytes | Beginning, entry: _Entry, shift: int, *, overlaps: bool
-) -> Iterator[Member]:
+def _member(file: SizedBytes, entry: _Entry, shift: int, *, overlaps: bool) -> Iterator[Member]:
     """The member of a record; nothing for a folder's."""
     name = _zip_name(entry)
     if name.endswith("/"):
@@ -208,7 +206,7 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
     return data
 
 
-def _zip_directory(file: FileBytes | Beginning) -> tuple[int, int, int] | None:
+def _zip_directory(file: SizedBytes) -> tuple[int, int, int] | None:
     """Where the directory starts, its length, and by how much all offsets are shifted.
 
     Raises:
@@ -247,7 +245,7 @@ def _zip_directory(file: FileBytes | Beginning) -> tuple[int, int, int] | None:
     return start + shift, length, shift
 
 
-def _zip_entries(file: FileBytes | Beginning, start: int, length: int) -> Iterator[_Entry]:
+def _zip_entries(file: SizedBytes, start: int, length: int) -> Iterator[_Entry]:
     end = start + length
     chunk, chunk_start = b"", start
     position = start
@@ -310,7 +308,7 @@ def _zip64_numbers(extra: bytes) -> Iterator[int]:
 
 
 def _zip_spans(
-    file: FileBytes | Beginning, start: int, length: int, max_members: int
+    file: SizedBytes, start: int, length: int, max_members: int
 ) -> tuple[npt.NDArray[np.uint64], ImageRejected | None]:
     """First and last byte of every member, as the directory claims them: uint64, (members, 2).
 
@@ -397,7 +395,7 @@ def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
 
 
 def _members_by_headers(
-    file: FileBytes | Beginning, max_members: int, known: npt.NDArray[np.uint64], shift: int
+    file: SizedBytes, max_members: int, known: npt.NDArray[np.uint64], shift: int
 ) -> Iterator[Member]:
     """Members by their own headers, up to where these end or do not tell the size.
 
@@ -435,7 +433,7 @@ def _members_by_headers(
             yield Member(name, header.offset, length, header.size, *trouble, true_name, False)
 
 
-def _local_header(file: FileBytes | Beginning, offset: int) -> _Entry | None:
+def _local_header(file: SizedBytes, offset: int) -> _Entry | None:
     """A member's own header at an offset, or behind the checksum and sizes that may stand there."""
     start = file.read_at(offset, _LONGEST_DESCRIPTOR + _ZIP_LOCAL_BYTES)
     at = start.find(_LOCAL_MAGIC)
