@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -92,21 +93,22 @@ def _weed() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, and free 10,000 above as well: SeaweedFS's gRPC listens there."""
+    """Ports that are free, and free 10,000 above as well: SeaweedFS's gRPC listens there.
+
+    Below those that the kernel gives to outgoing connections, and beside Ray's for its workers: a
+    server that is down for some seconds finds its own free when it comes again.
+    """
     ports: list[int] = []
-    held = []
     while len(ports) < count:
-        below, above = socket.socket(), socket.socket()
-        held += [below, above]
-        below.bind(("127.0.0.1", 0))
-        port = below.getsockname()[1]
-        try:
-            above.bind(("127.0.0.1", port + 10_000))
-        except (OSError, OverflowError):
-            continue
-        ports.append(port)
-    for each in held:
-        each.close()
+        port = 20_000 + secrets.randbelow(2_700)
+        with socket.socket() as below, socket.socket() as above:
+            try:
+                below.bind(("127.0.0.1", port))
+                above.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 
@@ -149,12 +151,13 @@ class S3Server:
         command += [f"-volume.port={volume}", f"-filer.port={filer}", "-s3.port.iceberg=0"]
         command += ["-s3.port.lance=0", "-admin.ui=false", "-webdav=false"]
         command += ["-master.telemetry=false", f"-bucket={BUCKET}"]
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env=os.environ | self.environment, stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                with (self.folder / "server.log").open("ab") as log:
+                    self._process = subprocess.Popen(
+                        command, env=os.environ | self.environment, stdout=log, stderr=log
+                    )
             try:
                 with urllib.request.urlopen(self.endpoint + "/healthz", timeout=1) as answer:
                     if answer.status == 200 and self._has_bucket():
@@ -162,7 +165,8 @@ class S3Server:
             except (urllib.error.URLError, OSError):
                 pass
             time.sleep(0.05)
-        raise RuntimeError("SeaweedFS did not start; see server.log in its folder")
+        last = (self.folder / "server.log").read_text(errors="replace").splitlines()[-5:]
+        raise RuntimeError("SeaweedFS did not start: " + "\n".join(last))
 
     def _has_bucket(self) -> bool:
         """It is made after the server has begun to answer."""

@@ -21,7 +21,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from catdog.pixels.preprocessing import DecodeLimits, Preprocessing
     from catdog.pixels.shared_memory import DecodedBatch
 
+_LOOK_S = 0.5  # between two looks at what is being decoded
 _MAX_TRIES = 3  # children that end at the same place without an image to blame
 
 
@@ -147,13 +147,18 @@ class Decoder:
             Whether it filled a slot (else it is dead or must die), and the entry whose decoding
             took too long, or -1.
         """
+        watched, waited = None, 0.0
         while True:
-            now = time.monotonic()
-            entry, since, _ = seen = self._memory.decoding()
-            deadline = (since if entry >= 0 else now) + self._limits.timeout_s
-            if child.connection.poll(max(0.0, deadline - now)):
+            entry, _, _ = seen = self._memory.decoding()
+            waited = waited if seen == watched else 0.0
+            watched = seen
+            step = min(_LOOK_S, self._limits.timeout_s - waited)
+            if child.connection.poll(step):
                 return child.receive(), -1
-            if entry >= 0 and self._memory.decoding() == seen:
+            # By the steps that were waited, not by the clock: a machine that was suspended, or a
+            # virtual one that stood still, lets hours pass while no image is decoded.
+            waited += step if entry >= 0 else 0.0
+            if waited >= self._limits.timeout_s and self._memory.decoding() == seen:
                 return False, entry
 
     def _salvage(

@@ -385,6 +385,32 @@ def test_too_long_is_a_timeout(photos, slow):
         assert time.monotonic() - began_at < 5
 
 
+_ON_A_MACHINE_THAT_STANDS_STILL = """
+import sys
+from pathlib import Path
+from pixels.test_decoder import Collected, DecodeLimits, decoder, table, when_decoding
+
+with decoder(DecodeLimits(timeout_s=10)) as decoding:
+    when_decoding(decoding, 0, lambda: print(decoding.child_pid, flush=True))
+    print(Collected(decoding.decode(table(Path(sys.argv[1])))).errors())
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_that_stands_still_costs_no_image(slow):
+    """A suspended laptop or a paused virtual machine: the clock goes on, and nothing is decoded."""
+    command = [sys.executable, "-c", _ON_A_MACHINE_THAT_STANDS_STILL, str(slow)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            os.kill(process.pid, number)
+            os.kill(child, number)
+            time.sleep(12 if number == signal.SIGSTOP else 0)
+        assert process.stdout.read() == "{}\n"
+
+
 @pytest.mark.slow
 def test_many_scans_are_a_timeout(photos, tmp_path):
     """A progressive JPEG of 300 scans, each over 16 megapixels, ends at the time limit."""
