@@ -11,6 +11,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+import catdog
 from catdog.runtime import private_names
 from catdog.storage import private_names as storage_names
 
@@ -26,6 +29,16 @@ FILES = [
         for path in (ROOT / name).rglob("*.py")
     ),
 ]
+PAGES = sorted(
+    [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+)
+LIBRARIES = {"ds", "fsspec", "keras", "os", "ray", "strategy", "tf", "tool", "torch"}
+OTHERS = {"model.fit", "model.predict"}  # methods of Keras
+# What ends the name of a file, which no module of the package is called.
+SUFFIXES = set(
+    "bin cfg csv html ini db json jsonl keras lock log npz onnx parquet png py sbatch sh tar tflite txt "
+    "xml yaml zip".split()
+)
 BY_FILE = [["storage", "patient_s3"]]  # loads s3fs, which few who come to the door need
 
 
@@ -143,15 +156,17 @@ def defined(room):
     files = (
         (PACKAGE / room).rglob("*.py") if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
     )
+    return set().union(*(definitions(path) for path in files))
+
+
+def definitions(path):
+    """Names of the functions and classes of a file, methods as `Class.method`."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     found = set()
-    for path in files:
-        for node in nodes(path)[0].body:
-            if isinstance(node, kinds):
-                found.add(node.name)
-                found |= {
-                    f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)
-                }
+    for node in nodes(path)[0].body:
+        if isinstance(node, kinds):
+            found.add(node.name)
+            found |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, kinds)}
     return found
 
 
@@ -161,6 +176,31 @@ def test_the_walks_lead_through_the_code():
     named = re.findall(r"`([a-z]+)\.(?!json)([A-Za-z]\w*(?:\.\w+)?)`", "\n".join(steps))
     assert len(named) > 25
     assert [f"{room}.{name}" for room, name in named if name not in defined(room)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_of_the_code_are_there(page):
+    """Each `room.name` or `file.name` in a document is in that room or file of the package."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for name in re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(.*?\))?`", text):
+        place, _, rest = name.removeprefix("catdog.").partition(".")
+        if name in OTHERS or place in LIBRARIES or name.rpartition(".")[2] in SUFFIXES:
+            continue
+        assert rest in there(place) if rest else place in {*dir(catdog), *DOORS}, name
+
+
+@functools.cache
+def there(place):
+    """The files of a room and what is defined in it, or what is defined in a file."""
+    paths = [
+        path for path in PACKAGE.rglob("*") if place in (path.name, path.name.removesuffix(".py"))
+    ]
+    found = set()
+    for path in paths:
+        for file in path.rglob("*.py") if path.is_dir() else [path]:
+            names = definitions(file)
+            found |= {*names, file.stem, *(f"{file.stem}.{each}" for each in names)}
+    return found
 
 
 def test_the_map_has_the_floors_of_the_contract():
