@@ -29,11 +29,16 @@ def table(command: str) -> str:
     rows = ["| | default | |", "| --- | --- | --- |"]
     for name, text in _described(command):
         found = re.fullmatch(r"(.*?) ?\((?:default: (.*)|(required))\)", text)
-        said, default = (
-            (found[1], f"`{found[2]}`" if found[2] else "required") if found else (text, "")
-        )
+        said, default = (found[1], _shown(found[2])) if found else (text, "")
         rows.append(f"| `{name}` | {default} | {said} |".replace("|  |", "| |"))
     return "\n".join(rows) + "\n"
+
+
+def _shown(default: str | None) -> str:
+    """A value as code, words as they are."""
+    if default is None:
+        return "required"
+    return default if " " in default or "`" in default else f"`{default}`"
 
 
 def recipes() -> str:

@@ -22,45 +22,44 @@ class ClassifyConfig:
     """What to classify, with which model, and where the results go.
 
     Attributes:
-        images: images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
+        images: Images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
             (.parquet, .csv, .tsv, .jsonl); local or S3.
-        output: folder for the results; local, or on S3, Google's or Azure's store.
-        model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
-            that comes with the package.
-        workers: classifying actors; by default one per GPU of the cluster, else one per CPU.
-        batch_size: images per forward pass; small batches stay in the CPU cache.
-        precision: number format of the arithmetic; `auto` is bfloat16 where the CPU supports it
-            and float16 on GPUs.
-        engine: library that runs the network; `auto` is OpenVINO on CPUs and TensorFlow on GPUs.
-        min_probability: label images below this probability `uncertain`.
-        thresholds: a `thresholds.json` that `catdog evaluate` wrote for this model, with a
-            probability per class below which the label becomes `uncertain`; local or S3.
-        top: add columns with the labels and probabilities of the K best classes.
-        scores: `no` leaves out the column with the scores of all classes, which is wide if there
-            are many; needs `--top`.
-        embeddings: add the column `embedding`: the network's features of each image, for `catdog
+        output: Folder for the results; local, S3, Google Cloud Storage or Azure.
+        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` comes with
+            the package.
+        workers: Classifying workers. (default: one per GPU of the cluster, else one per CPU)
+        batch_size: Images per forward pass. Small batches stay in the CPU cache.
+        precision: Number format of the arithmetic. `auto` is bfloat16 on CPUs with hardware for it,
+            float16 on GPUs, float32 elsewhere.
+        engine: Library that runs the network. `auto` is OpenVINO on CPUs and TensorFlow on GPUs.
+        min_probability: Label images below this probability `uncertain`.
+        thresholds: A `thresholds.json` that `catdog evaluate` wrote for this model; local or S3. It
+            has a probability for each class, below which the label becomes `uncertain`.
+        top: Add columns with the labels and probabilities of this many best classes.
+        scores: `no` leaves out the column with the scores of all classes, which is wide for many
+            classes; needs `--top`.
+        embeddings: Add the column `embedding`, the network's features of each image, for `catdog
             similar` and `catdog duplicates`.
-        max_rejected: exit with code 1 if a larger fraction of the images is rejected.
-        part: classify only the images of this part of the model's data, split by the rule of its
+        max_rejected: Exit with code 1 if a larger fraction of the images is rejected.
+        part: Classify only the images of this part of the model's data, split by the rule of its
             training.
-        retry_rejected: try the rejected images of a finished job again.
-        no_new: keep to the images that the results know. Without it, a rerun lists the inputs
-            again and classifies what is new or changed.
-        drop_gone: remove the rows of images that the inputs no longer hold.
-        decode_limits: limits of one image.
-        source_limits: limits of files and archives.
-        keep: columns of input tables that the results are to have as well, with their types; `all`
-            for each that does not name the images or hold them. Each row of a table is then a row of
-            the results, though it names an image that another one names. Columns of an image folder's
-            `metadata.csv` too; and `txt`, `json`, `cls`: the texts of a WebDataset sample.
-        columns: of tables.
-        stores: how the stores of images, results and model are asked.
-        address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is
-            started.
-        wait_s: seconds to wait while other jobs use all CPUs (or GPUs) of the cluster.
-        install: have the nodes of the cluster install the locked dependencies, once, and send catdog
-            along: for one that has Ray alone. `submit` has the flag for itself.
-        node_label: `KEY=VALUE`: work on the nodes with this label alone (`ray start --labels`).
+        retry_rejected: Retry the rejected images of a finished job.
+        no_new: Keep to the images that the results know. Without it, a rerun lists the inputs again
+            and classifies what is new or changed.
+        drop_gone: Remove the rows of images that the inputs no longer hold.
+        decode_limits: Limits for one image.
+        source_limits: Limits for files and archives.
+        keep: Columns of input tables to copy into the results, with their types; `all` copies every
+            column that neither names nor holds the images. Each table row then becomes a row of the
+            results, even where two rows name the same image. Takes columns of an image folder's
+            `metadata.csv` too, and `txt`, `json` or `cls`, the texts of a WebDataset sample.
+        columns: Columns of tables.
+        stores: Access to the stores of images, results and model.
+        address: Address of a Ray cluster. (default: `RAY_ADDRESS`, else a new local cluster)
+        wait_s: Seconds to wait while other jobs use all CPUs (or GPUs) of the cluster.
+        install: Have each node install the locked dependencies once, and send catdog along. For
+            clusters with nothing but Ray. With `submit`, use the `--install` of `submit`.
+        node_label: `KEY=VALUE`: run only on nodes with this label (`ray start --labels`).
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]

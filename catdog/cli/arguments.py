@@ -31,7 +31,7 @@ class Common:
     """What every command has.
 
     Attributes:
-        debug: show the traceback of a fault of catdog itself.
+        debug: Show the traceback of an internal error.
     """
 
     debug: bool = False
@@ -42,7 +42,7 @@ class Summarised(Common):
     """What every command has that ends with a summary.
 
     Attributes:
-        json: print the summary as one JSON object, and nothing else.
+        json: Print only the summary, as one JSON object.
     """
 
     json: bool = False
@@ -53,8 +53,8 @@ class Logged(Summarised):
     """What every command has that logs its events.
 
     Attributes:
-        log_file: append one line per event to this local file: shards, counts, seconds, UTC times.
-        log_format: of those lines: `text`, or `json` with one object a line.
+        log_file: Append one line per event to this local file: shards, counts, seconds, UTC times.
+        log_format: Format of the log file: `text`, or `json` with one object per line.
     """
 
     log_file: str | None = None
@@ -63,7 +63,7 @@ class Logged(Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(DemoConfig, Summarised):
-    """The whole story on drawn pictures: train, classify an archive, measure, look.
+    """Try every step on drawn pictures: train, classify an archive, evaluate, report.
 
     Example: catdog demo
     """
@@ -76,8 +76,8 @@ class Train(TrainConfig, Logged):
     Example: catdog train photos/ --output runs/first --test 0.1
 
     Attributes:
-        mlflow: log parameters, metrics, curves and the model to the MLflow server at this URI.
-        mlflow_model: register the model there under this name.
+        mlflow: Log parameters, metrics, curves and the model to the MLflow server at this URI.
+        mlflow_model: Register the model on that server under this name.
     """
 
     mlflow: str | None = None
@@ -86,13 +86,13 @@ class Train(TrainConfig, Logged):
 
 @dataclass(frozen=True, kw_only=True)
 class Classify(ClassifyConfig, Logged):
-    """Classify images in bulk into Parquet. Run it again to go on where it stopped.
+    """Classify images in bulk into Parquet files. Run it again to resume.
 
     Example: catdog classify s3://bucket/archive.zip more/ --model runs/first --output results
 
     Attributes:
-        no_report: write no HTML page into the results folder at the end.
-        watch: run again this many seconds after each end, until Ctrl-C or SIGTERM.
+        no_report: Do not write the HTML page into the results folder.
+        watch: Run again this many seconds after each end, until Ctrl-C or SIGTERM.
     """
 
     no_report: bool = False
@@ -106,7 +106,7 @@ class Evaluate(EvaluateConfig, Logged):
     Example: catdog evaluate photos/ --model runs/first --part test --output evaluation
 
     Attributes:
-        no_report: write no HTML page.
+        no_report: Do not write the HTML page.
     """
 
     no_report: bool = False
@@ -114,12 +114,12 @@ class Evaluate(EvaluateConfig, Logged):
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(PredictConfig, Common):
-    """Score a few images in this process, a line each. Code 1 if one is rejected.
+    """Score a few images in this process, one line each. Exits 1 if one is rejected.
 
     Example: catdog predict cat.jpg dog.jpg --model runs/first
 
     Attributes:
-        json: print one JSON object a line, with the scores of every class.
+        json: Print one JSON object per line, with the scores of every class.
     """
 
     json: bool = False
@@ -127,7 +127,7 @@ class Predict(PredictConfig, Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(ReportConfig, Summarised):
-    """One HTML page to look at: counts, pictures, mistakes, rejected files, speed.
+    """Make an HTML page of results: counts, pictures, mistakes, rejected files, speed.
 
     Example: catdog report results
     """
@@ -135,7 +135,7 @@ class Report(ReportConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Review(ReviewConfig, Summarised):
-    """Serve the page on this machine, for results of any size; labels are saved.
+    """Serve that page on this machine, for results of any size, and save new labels.
 
     Example: catdog review results
     """
@@ -143,7 +143,7 @@ class Review(ReviewConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates(DuplicatesConfig, Summarised):
-    """Pictures that are there more than once, equal or altered a little.
+    """Find pictures that occur more than once, unchanged or slightly altered.
 
     Example: catdog duplicates results-embedded
     """
@@ -151,7 +151,7 @@ class Duplicates(DuplicatesConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Similar(SimilarConfig, Summarised):
-    """The pictures of results that the network sees most like others.
+    """Find the pictures in results that the network finds most like given ones.
 
     Example: catdog similar results-embedded photos/cat/cat.1.jpg
     """
@@ -159,7 +159,7 @@ class Similar(SimilarConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Leaks(LeaksConfig, Summarised):
-    """Pictures that two sets of images share, such as training and test.
+    """Find pictures that two sets of images share, such as training and test.
 
     Example: catdog leaks results-embedded results-test
     """
@@ -167,7 +167,7 @@ class Leaks(LeaksConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Package(PackageConfig, Summarised):
-    """Make a model folder of a network that others made.
+    """Make a model folder from a network that was trained elsewhere.
 
     Example: catdog package net.onnx --labels cat dog --height 224 --width 224 --output runs/net
     """
@@ -175,7 +175,7 @@ class Package(PackageConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(ExportConfig, Summarised):
-    """Write a model for another runtime, and see that it says the same there.
+    """Export a model to another format, and check that its scores stay the same.
 
     Example: catdog export --model runs/first --format onnx --output exported
     """
@@ -183,7 +183,7 @@ class Export(ExportConfig, Summarised):
 
 @dataclass(frozen=True, kw_only=True)
 class Submit(SubmitConfig, Common):
-    """Run a command as a job on a remote Ray cluster; ends with the job's exit code.
+    """Run a command as a job on a remote Ray cluster. Exits with the job's exit code.
 
     Example: catdog submit classify s3://bucket/in --output s3://bucket/out --address http://h:8265
     """
@@ -191,12 +191,12 @@ class Submit(SubmitConfig, Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(DoctorConfig, Common):
-    """Check what a job needs: packages, memory, stores, Ray. Code 1 if one fails.
+    """Check what a job needs: packages, memory, stores, Ray. Exits 1 if one fails.
 
     Example: catdog doctor s3://bucket/results
 
     Attributes:
-        json: print one JSON object a line, one line a check.
+        json: Print one JSON object per check, one per line.
     """
 
     json: bool = False
@@ -204,12 +204,12 @@ class Doctor(DoctorConfig, Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """Print what makes the shell complete commands, flags and their values.
+    """Print a script that makes the shell complete commands, flags and values.
 
     Example: catdog completion bash > ~/.local/share/bash-completion/completions/catdog
 
     Attributes:
-        shell: bash, zsh or fish.
+        shell: Bash, zsh or fish.
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]

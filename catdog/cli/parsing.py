@@ -208,7 +208,7 @@ def flags(verb: str) -> list[str]:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         call_parser([verb, "--help"])
-    return re.findall(r"^\W+(?:-h, )?(--[a-z][\w-]*)", text.getvalue(), re.MULTILINE)
+    return re.findall(r"^(?:│ |  )(?:-h, )?(--[a-z][\w-]*)", text.getvalue(), re.MULTILINE)
 
 
 def _required(kind: type[Any]) -> list[str]:

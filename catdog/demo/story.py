@@ -28,12 +28,12 @@ class DemoConfig:
     """How large the demonstration is.
 
     Attributes:
-        output: new local folder for everything that the demo makes.
-        drawings: number of drawn pictures to train on.
-        unseen: number of drawn pictures to classify.
-        epochs: passes over the training pictures.
-        seed: seed of the drawings and the training.
-        workers: number of training workers, and of classifying workers.
+        output: New local folder for everything that the demo writes.
+        drawings: Drawn pictures to train on.
+        unseen: Drawn pictures to classify.
+        epochs: Passes over the training pictures.
+        seed: Random seed of the drawings and the training.
+        workers: Training workers, and classifying workers.
     """
 
     output: str = "demo"

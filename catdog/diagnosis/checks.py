@@ -34,9 +34,9 @@ class DoctorConfig:
     """What to try.
 
     Attributes:
-        places: folders or buckets of a job: inputs are listed and read, and where writing is
-            allowed, a file is created there, created again (which must be refused), and deleted.
-        address: a Ray cluster to connect to; by default `RAY_ADDRESS`, else a local cluster is started.
+        places: Folders or buckets of a job. Inputs are listed and read. Where writing is allowed, a
+            file is created, created again (which must be refused), and deleted.
+        address: A Ray cluster to connect to. (default: `RAY_ADDRESS`, else a new local cluster)
     """
 
     places: tyro.conf.Positional[tuple[str, ...]] = ()

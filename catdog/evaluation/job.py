@@ -51,12 +51,12 @@ class EvaluateConfig(ClassifyConfig):
     """What to evaluate, on which labelled images.
 
     Attributes:
-        min_probability: stays 0: evaluation looks at every threshold.
-        thresholds: stays away, for the same reason.
-        scores: stays `yes`: evaluation looks at every score.
-        precision_at: fraction of right labels to find thresholds for, of the model and of each
-            class; they are written to `thresholds.json` for `classify --thresholds`.
-        mistakes: number of most confident mistakes to list.
+        min_probability: Stays 0: evaluation looks at every threshold.
+        thresholds: Stays unset, for the same reason.
+        scores: Stays `yes`: evaluation looks at every score.
+        precision_at: Find the thresholds above which this fraction of the labels is right, for the
+            model and for each class. They go to `thresholds.json`, for `classify --thresholds`.
+        mistakes: Number of mistakes to list, the most confident first.
     """
 
     min_probability: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0

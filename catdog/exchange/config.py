@@ -19,24 +19,24 @@ class PackageConfig:
     """Which model to make a model folder of, and what its numbers mean.
 
     Attributes:
-        model_file: a `.keras`, `.onnx` or OpenVINO `.xml` file, or the folder of a TensorFlow
+        model_file: A `.keras`, `.onnx` or OpenVINO `.xml` file, or the folder of a TensorFlow
             SavedModel.
-        output: the model folder to write; local or S3.
-        labels: the classes in the order of the network's scores, or one `.txt` file with a label
-            per line. A network with one score gives that of the second label.
-        height: height of the network's input in pixels.
-        width: width of the network's input in pixels.
-        resize: how to fit an image to the input: `stretch` it, `crop` the middle, or `pad` it.
-        preset: range of the network's input: `pixels` 0 to 255, `unit` 0 to 1, `symmetric` -1 to
-            1, `imagenet` (unit, minus the mean of ImageNet's colours, divided by their deviation),
-            `caffe` (0 to 255, blue first, minus the mean).
-        mean: mean of red, green and blue, from 0 to 1, to subtract before dividing by `std`;
-            instead of a preset.
-        std: standard deviation of red, green and blue, from 0 to 1.
-        logits: the network gives logits: apply softmax, or sigmoid to a single score.
-        check: a JSON Lines file with the `scores` that the model's makers get for each `image` (a
-            path relative to the file); a difference above `tolerance` is refused.
-        tolerance: largest permitted difference of a score.
+        output: Model folder to write; local or S3.
+        labels: The classes in the order of the network's scores, or one `.txt` file with a label
+            per line. If the network has one score, that is the probability of the second label.
+        height: Height of the network's input in pixels.
+        width: Width of the network's input in pixels.
+        resize: How to fit an image to the input: `stretch` it, `crop` the middle, or `pad` it.
+        preset: Range of the network's input. `pixels`: 0 to 255. `unit`: 0 to 1. `symmetric`: -1 to
+            1. `imagenet`: unit, minus ImageNet's mean colour, divided by its standard deviation.
+            `caffe`: 0 to 255, blue first, minus the mean.
+        mean: Mean of red, green and blue, from 0 to 1, to subtract before dividing by `std`.
+            Replaces the preset.
+        std: Standard deviation of red, green and blue, from 0 to 1.
+        logits: The network gives logits: apply softmax, or sigmoid to a single score.
+        check: JSON Lines file with the `scores` that the model's makers get for each `image` (a
+            path relative to the file). A difference above `tolerance` is an error.
+        tolerance: Largest permitted difference of a score.
     """
 
     model_file: tyro.conf.Positional[str]
@@ -85,11 +85,12 @@ class ExportConfig:
     """Which model to write for which runtime.
 
     Attributes:
-        model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
-            that comes with the package.
-        format: `onnx`, `openvino`, `tflite` or `saved-model`. Each takes uint8 RGB pixels (n,
-            height, width, 3) and gives the probability of each class, or of the second of two.
-        output: local folder to write. Its `catdog.json` names labels and preprocessing.
+        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` comes with
+            the package.
+        format: `onnx`, `openvino`, `tflite` or `saved-model`. The exported model takes uint8 RGB
+            pixels (n, height, width, 3) and returns the probability of each class, or of the second
+            of two.
+        output: Local folder to write. Its `catdog.json` names labels and preprocessing.
     """
 
     format: Format

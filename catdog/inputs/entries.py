@@ -40,16 +40,16 @@ class SourceLimits:
     """How much an input may cost, however hostile it is."""
 
     max_bytes: int = 128 << 20
-    """Largest encoded image in bytes; a larger one is rejected as `too-large`, if possible unread."""
+    """Largest encoded image in bytes. Larger ones are rejected as `too-large`, unread if possible."""
 
     max_archive_members: int = 50_000_000
-    """Largest number of members of an archive; the rest becomes one row `too-large`."""
+    """Largest number of members per archive; the rest becomes one row `too-large`."""
 
     max_expansion: int = 200
-    """Largest expansion of a `.tar.gz` or a table, as a multiple of its size (beyond its first GiB)."""
+    """Largest expansion of a `.tar.gz` or a table, as a multiple of its size (beyond the first GiB)."""
 
     bytes_in_flight: int = 256 << 20
-    """Bytes of encoded images to read ahead; a single larger image is still read."""
+    """Bytes of encoded images to read ahead. A single larger image is still read."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Columns:
     """Which columns of a table name the images and their labels."""
 
     uri_column: str | None = None
-    """Column of a table with paths, URIs or image bytes; by default `uri`, `path` and the like."""
+    """Column of a table with paths, URIs or image bytes. (default: `uri`, `path` and the like)"""
 
     label_column: str | None = None
-    """Column of a table with labels; by default `label`."""
+    """Column of a table with labels. (default: `label`)"""
 
     label_from: str | None = None
-    """Source of the labels of WebDataset samples: `cls` or `txt` is the text of the member with that
-    extension, `json:KEY` a value of the `.json` member."""
+    """Source of WebDataset labels: `cls` or `txt` is the text of the member with that extension,
+    `json:KEY` a value of the `.json` member."""
 
     pages: bool = False
-    """Take each page of a TIFF for an image; without it, the first page. In archives always the
-    first."""
+    """Take every page of a TIFF as an image, instead of the first only. In archives, always the
+    first only."""
 
     def __post_init__(self) -> None:
         extension, colon, key = (self.label_from or "cls").partition(":")

@@ -16,31 +16,31 @@ Resize = Literal["stretch", "crop", "pad"]
 Truncated = Literal["reject", "decode"]
 
 PIXELS_VERSION = 1
-"""Raised when bytes that were read right would give other pixels: models trained before are then
-refused. Not raised where a kind of file that was read wrongly is read right."""
+"""Raised when correctly read bytes would give other pixels; older models are then refused.
+Not raised for a fix to a kind of file that was read wrongly."""
 
 _MAX_SIDE = 4096  # of what a model sees: a batch must fit in shared memory
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What decoding one image may cost; an image beyond is rejected, the job goes on."""
+    """What decoding one image may cost. A job rejects an image beyond a limit, and goes on."""
 
     max_pixels: int = 120_000_000
     """Largest image in pixels (width x height in its header), checked before decoding. Common cameras
     make at most 108 million."""
 
     timeout_s: float = 30.0
-    """Seconds to decode one image, after it was read. Then the decoding process is ended."""
+    """Seconds to decode one image, once it is read. Then the decoding process is killed."""
 
     memory_bytes: int = 2816 * 1024**2
-    """Memory to decode one image, in bytes, enforced on the decoding process.
-    Measured at the peak, in bytes a pixel: JPEG 3 to 8, PNG and TIFF 4 to 13, HEIC 8, WebP 16, JPEG 2000 19
-    to 24: the default suffices for the largest image permitted."""
+    """Memory to decode one image, in bytes, enforced on the decoding process. The default suffices
+    for the largest permitted image: measured peaks in bytes per pixel are JPEG 3 to 8, PNG and TIFF 4
+    to 13, HEIC 8, WebP 16, JPEG 2000 19 to 24."""
 
     truncated: Truncated = "reject"
-    """What becomes of a JPEG or PNG that is cut or damaged: `reject`, a row `truncated`; `decode`,
-    what could be decoded is classified, and the column `decoded` has the share."""
+    """What to do with a cut or damaged JPEG or PNG. `reject` gives a row `truncated`; `decode`
+    classifies what could be decoded, and the column `decoded` has its share."""
 
     def __post_init__(self) -> None:
         if self.truncated not in get_args(Truncated):
@@ -54,7 +54,7 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Geometry of the pixels that a model sees. Part of the model, so that no job can differ."""
+    """Geometry of the pixels that a model sees. It is part of the model, so that no job can differ."""
 
     height: int
     """Rows of the result."""

@@ -17,12 +17,13 @@ class PredictConfig:
     """Which images to score in this process, with which model.
 
     Attributes:
-        images: image files, URIs of images, or members of archives as results name them.
-        model: a training run's folder or a model folder, local or S3; `cats-and-dogs` is the one
-            that comes with the package.
-        precision: number format of the arithmetic; `auto` is bfloat16 where the CPU supports it.
-        engine: library that runs the network; `auto` is OpenVINO.
-        stores: how the stores of images, results and model are asked.
+        images: Image files, URIs of images, or members of archives as results name them.
+        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` comes with
+            the package.
+        precision: Number format of the arithmetic. `auto` is bfloat16 on CPUs with hardware for it,
+            float32 elsewhere.
+        engine: Library that runs the network. `auto` is OpenVINO.
+        stores: Access to the stores of images, results and model.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]

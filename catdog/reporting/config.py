@@ -21,12 +21,12 @@ class ReportConfig:
     """Which results to show, and where the page goes.
 
     Attributes:
-        results: folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
-        output: the HTML file to write; by default `_report.html` in the folder of results, or
-            `report.html` in that of an evaluation.
-        thumbnails: largest number of pictures per label.
-        against: folder of other results of the same images; the page shows what changed since.
-        stores: how the stores of images, results and model are asked.
+        results: Folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
+        output: HTML file to write. (default: `_report.html` in a folder of results, `report.html`
+            in an evaluation)
+        thumbnails: Largest number of pictures per label.
+        against: Folder of other results of the same images; the page shows what changed since.
+        stores: Access to the stores of images, results and model.
     """
 
     results: tyro.conf.Positional[str]

@@ -14,12 +14,12 @@ class ReviewConfig:
     """Which results to review, and where new labels go.
 
     Attributes:
-        results: folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
-        output: the CSV of new labels, by default `_labels.csv` in the folder of results. Marked
-            images are listed beside it, in the name with `-marked.txt` for `.csv`. What is there
-            already is gone on with.
-        port: of 127.0.0.1; by default a free one.
-        against: folder of other results of the same images, to show what changed since.
+        results: Folder that `catdog classify` or `catdog evaluate` wrote; local or S3.
+        output: CSV file for new labels; existing ones are kept. A file beside it, with
+            `-marked.txt` for `.csv`, lists the marked images. (default: `_labels.csv` in the folder
+            of results)
+        port: Port on 127.0.0.1; 0 takes a free one.
+        against: Folder of other results of the same images, to show what changed since.
     """
 
     results: tyro.conf.Positional[str]

@@ -15,10 +15,10 @@ class DuplicatesConfig:
     """Where to look for pictures that are there more than once.
 
     Attributes:
-        results: folders that `catdog classify --embeddings` wrote; local or S3.
-        output: the HTML page to write; by default `_duplicates.html` in the first folder. The
-            table is written beside it, as .csv.
-        stores: how the stores of images, results and model are asked.
+        results: Folders that `catdog classify --embeddings` wrote; local or S3.
+        output: HTML page to write; its table goes beside it, as .csv. (default: `_duplicates.html`
+            in the first folder)
+        stores: Access to the stores of images, results and model.
     """
 
     results: tyro.conf.Positional[tuple[str, ...]]
@@ -35,13 +35,13 @@ class SimilarConfig:
     """Which images' likes to look for, and where.
 
     Attributes:
-        results: a folder that `catdog classify --embeddings` wrote; local or S3.
-        images: image files, URIs of images, or members of archives as results name them.
-        count: number of pictures to show per image.
-        model: the model that made the results, if it has moved since.
-        output: the HTML page to write; by default `_similar.html` in the folder. The table is
-            written beside it, as .csv.
-        stores: how the stores of images, results and model are asked.
+        results: A folder that `catdog classify --embeddings` wrote; local or S3.
+        images: Image files, URIs of images, or members of archives as results name them.
+        count: Pictures to show per image.
+        model: The model that made the results, if it has moved since.
+        output: HTML page to write; its table goes beside it, as .csv. (default: `_similar.html` in
+            the folder)
+        stores: Access to the stores of images, results and model.
     """
 
     results: tyro.conf.Positional[str]
@@ -63,11 +63,12 @@ class LeaksConfig:
     """Which two sets of images to compare.
 
     Attributes:
-        train_results: a folder that `catdog classify --embeddings` wrote for the training images.
-        test_results: a folder that it wrote for the test images, with the same model.
-        output: the HTML page to write; by default `_leaks.html` in the second folder. The table is
-            written beside it, as .csv.
-        stores: how the stores of images, results and model are asked.
+        train_results: A folder that `catdog classify --embeddings` wrote for the training images.
+        test_results: A folder of results for the test images, from the same model, also with
+            embeddings.
+        output: HTML page to write; its table goes beside it, as .csv. (default: `_leaks.html` in
+            the second folder)
+        stores: Access to the stores of images, results and model.
     """
 
     train_results: tyro.conf.Positional[str]

@@ -34,13 +34,13 @@ class Stores:
     """How the stores of images, results and model are asked, where the environment does not say.
 
     Attributes:
-        source_profile: AWS profile (endpoint, region, credentials) of the store with the images; by
-            default the environment's, as for the next two.
-        output_profile: AWS profile of the store with the results.
-        model_profile: AWS profile of the store with the model.
-        no_sign_request: read the images without credentials, as public buckets allow.
-        allow_hosts: hosts that image URLs may lead to although their addresses are not public: names,
-            addresses, or networks such as 10.1.0.0/16.
+        source_profile: AWS profile (endpoint, region, credentials) of the store with the images.
+            (default: the environment's)
+        output_profile: AWS profile of the store with the results. (default: the environment's)
+        model_profile: AWS profile of the store with the model. (default: the environment's)
+        no_sign_request: Read the images without credentials, as public buckets allow.
+        allow_hosts: Hosts that image URLs may lead to although their addresses are not public:
+            names, addresses, or networks such as 10.1.0.0/16.
     """
 
     source_profile: str | None = None

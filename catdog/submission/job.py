@@ -59,15 +59,15 @@ class SubmitConfig:
     """What to run on which cluster.
 
     Attributes:
-        command: a command with its arguments, as without `submit`.
-        address: URL of the cluster's job server, such as http://head:8265; by default
-            `RAY_API_SERVER_ADDRESS`.
-        attach: follow this job, submitted earlier, instead of submitting one.
-        dry_run: show what would be sent, with its size, and send nothing.
-        install: have each node install the locked dependencies, once: for a cluster that has Ray
-            alone, such as the image rayproject/ray.
-        send_aws_credentials: send this machine's `AWS_*` variables to the job. Everybody who has
-            the cluster's token can read them there: prefer credentials that the cluster has itself.
+        command: A command with its arguments, as without `submit`.
+        address: URL of the cluster's job server, such as http://head:8265. (default:
+            `RAY_API_SERVER_ADDRESS`)
+        attach: Follow this job, submitted earlier, instead of submitting a new one.
+        dry_run: Show what would be sent and its size, and send nothing.
+        install: Have each node install the locked dependencies once. For clusters with nothing but
+            Ray, such as the image rayproject/ray.
+        send_aws_credentials: Send this machine's `AWS_*` variables to the job. Everybody with the
+            cluster's token can read them there, so prefer the cluster's own credentials.
     """
 
     command: Annotated[

