@@ -12,7 +12,7 @@ from catdog.inputs.listing import kept_type, list_images
 from catdog.inputs.reading import read_images
 from catdog.inputs.skipped import Skips
 from catdog.inputs.splits import Part
-from catdog.inputs.table_columns import SEVERAL, classes_of
+from catdog.inputs.table_columns import SEVERAL, classes_of, joined
 from catdog.inputs.unique import hashes
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "classes_of",
     "hashes",
     "is_frame",
+    "joined",
     "kept_type",
     "list_images",
     "read_images",

@@ -191,6 +191,20 @@ class PartReader:
             truth = _true_class(self._entries(shard), self.tally.truth, labels)
         return Answers(table, good, label, truth, probability)
 
+    def has(self, shard: int) -> pa.ListArray | None:
+        """Numbers of all classes of each image of a part file that is there; none of the rejected.
+
+        None where an image has one class only.
+        """
+        if not self.tally.several:
+            return None
+        column = part_files.read_part(self.plan, shard, [part_files.HAS_LABELS])
+        told = column[part_files.HAS_LABELS]
+        lengths = pc.fill_null(pc.list_value_length(told), 0).to_numpy()
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        numbers = index(pc.list_flatten(told), self.tally.labels)
+        return pa.ListArray.from_arrays(offsets, pa.array(numbers, pa.int32()))
+
     def uris(self, shard: int) -> pa.ChunkedArray:
         """URIs of the images of a part file that is there."""
         return part_files.read_part(self.plan, shard, ["uri"])["uri"]

@@ -43,17 +43,22 @@ class Review:
         rows: how many rows that holds.
         of: how many there are.
         pictures: how many of the rows have one in the page.
+        several: whether an image may have several classes.
     """
 
     data: str | dict[str, Any]
     rows: int
     of: int
     pictures: int
+    several: bool
 
 
 @dataclass
 class _Columns:
-    """The columns as the script reads them; numbers are -1 where there is none."""
+    """The columns as the script reads them; numbers are -1 where there is none.
+
+    `has` is empty where an image has one class only.
+    """
 
     places: list[Place]
     uri: list[str]
@@ -61,6 +66,7 @@ class _Columns:
     truth: list[int]
     millionths: list[int]
     error: list[int]
+    has: list[list[int]]
 
     def half(self) -> _Columns:
         """Every second row."""
@@ -96,6 +102,7 @@ def review(
             "truth": columns.truth if reader.tally.truth else None,
             "millionths": columns.millionths,
             "error": columns.error,
+            "has": columns.has if reader.tally.several else None,
             "other": other.numbers(pa.array(columns.uri)).tolist() if other is not None else None,
             "otherLabels": list(other.labels) if other is not None else None,
         }
@@ -113,7 +120,8 @@ def review(
         if picture.source and place in found and place not in in_page
     }
     held = len(rows["shown"]) + len(rows["pictures"])
-    return Review(_packed(rows), len(columns.uri), reader.tally.images, held)
+    tally = reader.tally
+    return Review(_packed(rows), len(columns.uri), tally.images, held, tally.several)
 
 
 def _packed(content: dict[str, Any]) -> str:
@@ -124,7 +132,7 @@ def _packed(content: dict[str, Any]) -> str:
 def _read(reader: PartReader) -> _Columns:
     """All rows, or those of shards that lie evenly in the plan."""
     shards = _spread(reader.shards, reader.plan.shard_images)
-    columns = _Columns([], [], [], [], [], [])
+    columns = _Columns([], [], [], [], [], [], [])
     codes = [code.value for code in ErrorCode]
     for shard, answers in zip(
         shards,
@@ -140,6 +148,8 @@ def _read(reader: PartReader) -> _Columns:
         columns.truth += answers.truth[:count].tolist()
         columns.millionths += millionths(answers.probability[:count]).tolist()
         columns.error += index(answers.table["error"], codes)[:count].tolist()
+        if (has := reader.has(shard)) is not None:
+            columns.has += has.slice(0, count).to_pylist()
     return columns
 
 
@@ -161,7 +171,7 @@ def _add(reader: PartReader, columns: _Columns, candidates: Candidates) -> None:
         if place not in there:
             missing[place] = candidate
     for shard in sorted({shard for shard, _ in missing}):
-        uris = reader.uris(shard)
+        uris, has = reader.uris(shard), reader.has(shard)
         for place in sorted(place for place in missing if place[0] == shard):
             columns.places.append(place)
             columns.uri.append(uris[place[1]].as_py())
@@ -169,6 +179,8 @@ def _add(reader: PartReader, columns: _Columns, candidates: Candidates) -> None:
             columns.truth.append(int(missing[place]["truth"]))
             columns.millionths += millionths(missing[place]["probability"][None]).tolist()
             columns.error.append(-1)
+            if has is not None:
+                columns.has.append(has[place[1]].as_py())
 
 
 def millionths(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:

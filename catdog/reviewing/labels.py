@@ -42,8 +42,8 @@ class Labels:
         self._others = {uri: row for uri, row in given.items() if uri in elsewhere}
         self._others_marked = [uri for uri in marked if uri in elsewhere]
 
-    def change(self, number: int, given: int, *, marked: bool) -> None:
-        """Set a row's new label (-1 for none) and mark, and write the files.
+    def change(self, number: int, given: list[int] | None, *, marked: bool) -> None:
+        """Set a row's new labels (None for none) and mark, and write the files.
 
         Raises:
             ValueError: there is no such row or label.

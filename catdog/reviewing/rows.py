@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from catdog import inputs
 from catdog.errors import ErrorCode
 from catdog.reporting import READ_THREADS, in_order, index, millionths
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _INSERTED_TOGETHER = 50_000
 _KEPT_SEARCHES = 4
+_NUMBERS = pa.list_(pa.int32())
 _OUTCOMES = {
     "": "true",
     "right": "truth >= 0 and truth = label",
@@ -130,7 +132,7 @@ class Rows:
     """
 
     def __init__(self, found: Findings, folder: Path, observer: Observer) -> None:
-        self.labels = found.reader.tally.labels
+        self.labels, self._several = found.reader.tally.labels, found.reader.tally.several
         self._others = found.other.labels if found.other is not None else ()
         self._lock = threading.Lock()  # a connection is for one thread at a time
         self._searches: OrderedDict[Query, Any] = OrderedDict()
@@ -140,8 +142,8 @@ class Rows:
         )
         self._database.execute(
             "create table rows (id bigint, shard int, row int, uri varchar, label int, truth int, "
-            "millionths int, error int, other int, changed boolean);"
-            "create table marks (id bigint primary key, given int, marked boolean not null)"
+            "millionths int, error int, other int, changed boolean, has int[]);"
+            "create table marks (id bigint primary key, given int[], marked boolean not null)"
         )
         observer.phase("sorting the rows")
         self.count = 0
@@ -191,7 +193,7 @@ class Rows:
         self._database.register("wanted", wanted)
         found = self._database.execute(
             "select id, shard, row, uri, label, truth, millionths, error, other, changed, "
-            "coalesce(given, -1) as given, coalesce(marked, false) as marked "
+            "has, given, coalesce(marked, false) as marked "
             "from wanted join rows using (id) left join marks using (id) order by place"
         )
         names = [column[0] for column in found.description or ()]
@@ -205,32 +207,43 @@ class Rows:
         picture = f"pictures/{row.pop('shard')}-{row.pop('row')}"
         return row | {"before": before, "picture": picture}
 
-    def mark(self, number: int, given: int, *, marked: bool) -> str:
-        """Set a row's new label (-1 for none) and mark; gives its URI.
+    def mark(self, number: int, given: list[int] | None, *, marked: bool) -> str:
+        """Set a row's new labels (None for none) and mark; gives its URI.
 
         Raises:
-            ValueError: there is no such row or label.
+            ValueError: there is no such row or label, or there are more of them than it may have.
         """
-        if not (0 <= number < self.count and -1 <= given < len(self.labels)):
-            raise ValueError(f"row {number}, label {given}")
+        if not 0 <= number < self.count or not (given is None or self._can_be(given)):
+            raise ValueError(f"row {number}, labels {given}")
         with self._lock:
             self._database.execute("delete from marks where id = ?", [number])
-            if given >= 0 or marked:
-                values = [number, given if given >= 0 else None, marked]
-                self._database.execute("insert into marks values (?, ?, ?)", values)
+            if given is not None or marked:
+                values = [number, given, marked]
+                self._database.execute("insert into marks values (?, ?::int[], ?)", values)
             return str(self._one("select uri from rows where id = ?", [number])[0])
+
+    def _can_be(self, given: Any) -> bool:
+        numbers = range(len(self.labels))
+        listed = isinstance(given, list) and all(each in numbers for each in given)
+        return listed and (self._several or len(given) == 1)
 
     def mark_all(self, labels: Mapping[str, str], marked: Sequence[str]) -> set[str]:
         """Set new labels by URI, and marks; gives the URIs that are not among the rows."""
-        known = {uri: label for uri, label in labels.items() if label in self.labels}
+        place = {label: number for number, label in enumerate(self.labels)}
+        told = {
+            uri: inputs.classes_of(label) if self._several and label else [label]
+            for uri, label in labels.items()
+        }
+        known = {
+            uri: [place[each] for each in those]
+            for uri, those in told.items()
+            if place.keys() >= {*those}
+        }
         uris = sorted({*known, *marked})
-        given = index(
-            pa.chunked_array([[known.get(uri) for uri in uris]], pa.string()), self.labels
-        )
         table = pa.table(
             {
                 "uri": pa.array(uris, pa.string()),
-                "given": pa.array(given, mask=given < 0),
+                "given": pa.array([known.get(uri) for uri in uris], _NUMBERS),
                 "marked": pa.array([uri in {*marked} for uri in uris], pa.bool_()),
             }
         )
@@ -245,7 +258,7 @@ class Rows:
         return ({*labels} - {*known}) | ({*uris} - found)
 
     def marks(self) -> tuple[list[tuple[str, str, str]], list[str]]:
-        """New labels as URI, label, label before; and the URIs of what is marked. As listed."""
+        """New labels as URI, text, label before; and the URIs of what is marked. As listed."""
         with self._lock:
             given = self._database.execute(
                 "select uri, given, truth from marks join rows using (id) where given is not null "
@@ -255,9 +268,11 @@ class Rows:
                 "select uri from marks join rows using (id) where marked order by id"
             ).fetchall()
         names = (*self.labels, "")  # the last one is that of -1
-        return [(uri, names[new], names[old]) for uri, new, old in given], [
-            uri for (uri,) in marked
+        labels = [
+            (uri, inputs.joined([names[each] for each in new]), names[old])
+            for uri, new, old in given
         ]
+        return labels, [uri for (uri,) in marked]
 
     def _one(self, statement: str, values: list[Any]) -> tuple[Any, ...]:
         row: tuple[Any, ...] = self._database.execute(statement, values).fetchone() or ()
@@ -298,6 +313,7 @@ def _read(found: Findings) -> Iterator[pa.Table]:
                 "error": index(answers.table["error"], codes),
                 "other": before,
                 "changed": changed,
+                "has": pa.nulls(count, _NUMBERS) if (has := reader.has(shard)) is None else has,
             }
         )
 

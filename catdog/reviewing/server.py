@@ -188,7 +188,7 @@ def _application(found: Findings, rows: Rows, labels: Labels, pictures: Thumbnai
 
     async def mark(request: Request) -> Response:
         told = await request.json()
-        number, given, marked = int(told["id"]), int(told["given"]), bool(told["marked"])
+        number, given, marked = int(told["id"]), told["given"], bool(told["marked"])
         await run_in_threadpool(labels.change, number, given, marked=marked)
         return JSONResponse({"said": labels.said()})
 
@@ -214,6 +214,7 @@ def _page(found: Findings, described: dict[Any, dict[str, Any]], rows: Rows, lab
         "errors": [code.value for code in ErrorCode],
         "codes": rows.codes,
         "truth": tally.truth is not None,
+        "several": tally.several,
         "other": found.other is not None,
         "count": rows.count,
         "said": labels.said(),
@@ -226,5 +227,5 @@ def _page(found: Findings, described: dict[Any, dict[str, Any]], rows: Rows, lab
         )
         for shard, row in found.chosen.pictured()
     }
-    review = Review(about, rows.count, rows.count, len(pictures))
+    review = Review(about, rows.count, rows.count, len(pictures), tally.several)
     return page_of(found, described, pictures, review, served=True)

@@ -30,7 +30,7 @@ def jpeg(width=40, height=30, colour=(200, 120, 40)):
     return buffer.getvalue()
 
 
-def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
+def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0, labels_from=None):
     """A finished results folder, made by the modules that jobs use; only the scores are given."""
     limits = SourceLimits()
     plan = write_plan(output, sources.list_images(inputs, limits), named=inputs)
@@ -54,6 +54,7 @@ def classify(output, inputs, scores_of, labels=LABELS, min_probability=0.0):
             labels=labels,
             min_probability=min_probability,
             model="f" * 64,
+            labels_from=labels_from,
         )
         write_part(plan, shard, rows, labels)
     counts = part_files.survey(plan).counts

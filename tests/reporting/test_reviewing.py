@@ -297,7 +297,7 @@ def test_only_who_has_the_address_is_answered(address):
     about = (
         "rows?name=&label=-1&truth=-1&low=0&high=-1&outcome=&order=plan&search=1&start=0&count=1"
     )
-    body = json.dumps({"id": 0, "given": 1, "marked": True})
+    body = json.dumps({"id": 0, "given": [1], "marked": True})
     for path, method in (("", "GET"), (about, "GET"), ("pictures/0-0", "GET"), ("marks", "POST")):
         asked = {"path": path, "method": method, "body": body if method == "POST" else None}
         for wrong in (
@@ -339,7 +339,7 @@ def test_ends_when_it_is_asked_to(pets, tmp_path, sent, code, last):
     address = summary["url"]
     assert summary["images"] == 125
     assert fetch(address, "pictures/0-0")[0] == 200  # its child decodes
-    body = json.dumps({"id": 7, "given": 1, "marked": False})
+    body = json.dumps({"id": 7, "given": [1], "marked": False})
     assert fetch(address, "marks", method="POST", body=body)[0] == 200
     page = socket.create_connection(("127.0.0.1", urlsplit(address).port))
     process.send_signal(sent)

@@ -18,6 +18,7 @@ const startReview = async () => {
   const relabel = document.getElementById("relabel");
   const source = await openRows();
   const names = source.labels.map(spelled);
+  const listed = (labels) => labels.map((each) => names[each]).join("; ") || "no label";
   let found = { total: 0, row: () => undefined, rows: () => [] };
   let active = 0; // place in `found`
   let asked = 0;
@@ -28,7 +29,9 @@ const startReview = async () => {
   };
   options(label, names.map((text, i) => [i, text]));
   options(truth, names.map((text, i) => [i, text]));
-  options(relabel, names.map((text, i) => [i, i < 9 ? `${text} (${i + 1})` : text]));
+  const withKeys = names.map((text, i) => (i < 9 ? `${text} (${i + 1})` : text));
+  const first = relabel.options.length; // what stands before the labels
+  options(relabel, withKeys.map((text, i) => [i, text]));
   options(outcome, [
     ...(source.truth ? [["right", "right"], ["wrong", "wrong"]] : []),
     ...(source.other ? [["changed", "changed"]] : []),
@@ -75,7 +78,8 @@ const startReview = async () => {
       : `rejected: ${source.errors[row.error]}`));
     if (wrong(row)) text.append(element("span", `labelled ${names[row.truth]}`, "wrong"));
     if (row.changed) text.append(element("span", `was ${row.before}`));
-    if (row.given >= 0) text.append(element("span", `now ${names[row.given]}`, "coloured"));
+    if (source.several && row.label >= 0) text.append(element("span", `has ${listed(row.has)}`));
+    if (row.given) text.append(element("span", `now ${listed(row.given)}`, "coloured"));
     if (row.marked) text.append(element("span", "marked", "coloured"));
     text.append(element("bdi", spelled(fileName(row.uri))));
     return made;
@@ -128,7 +132,11 @@ const startReview = async () => {
   const told = () => {
     const row = found.row(active);
     relabel.disabled = row === undefined;
-    relabel.value = row && row.given >= 0 ? row.given : "";
+    if (source.several) {
+      const now = new Set(row?.given ?? row?.has);
+      withKeys.forEach((text, i) => { relabel.options[first + i].text = now.has(i) ? `\u2713 ${text}` : text; });
+      relabel.value = ""; // the same one can be chosen again
+    } else relabel.value = row?.given ? row.given[0] : "";
     source.tell();
   };
   const show = () => {
@@ -146,8 +154,9 @@ const startReview = async () => {
       scores: row.label >= 0 ? [[names[row.label], row.millionths / 1e6]] : [],
       facts: [["File", spelled(row.uri)],
         ["Labelled", row.truth >= 0 ? names[row.truth] : ""],
+        ["Has", source.several && row.label >= 0 ? listed(row.has) : ""],
         ["Before", row.before],
-        ["Now", row.given >= 0 ? names[row.given] : ""],
+        ["Now", row.given ? listed(row.given) : ""],
         ["Mark", row.marked ? "marked" : ""],
         ["Trouble", row.label < 0 ? source.errors[row.error] : row.picture ? "" : "Its picture is not in this page."]],
     });
@@ -170,7 +179,14 @@ const startReview = async () => {
     source.change(row);
     redraw();
   };
-  const give = (label_) => change(() => ({ given: label_ }));
+  // One label in place of another; of several, one more or one less than the image has by now.
+  const toggled = (now, label_) => (now.includes(label_)
+    ? now.filter((each) => each !== label_)
+    : [...now, label_].sort((a, b) => a - b));
+  const give = (label_) => change(({ given, has }) => ({
+    given: source.several ? toggled(given ?? has, label_) : [label_],
+  }));
+  const takeBack = () => change(() => ({ given: null }));
   const press = (event) => {
     if (!found.total || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, Math.floor(list.clientHeight / card.height)) * card.columns;
@@ -179,7 +195,7 @@ const startReview = async () => {
     const digit = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : -1;
     if (event.key in moves) go(active + moves[event.key]);
     else if (digit >= 0 && digit < names.length) give(digit);
-    else if (event.key === "0") give(-1);
+    else if (event.key === "0") takeBack();
     else if (event.key.toLowerCase() === "m") change((row) => ({ marked: !row.marked }));
     else if (event.key === "Enter" && event.currentTarget === list) show();
     else return;
@@ -202,7 +218,8 @@ const startReview = async () => {
   list.addEventListener("scroll", () => requestAnimationFrame(draw));
   addEventListener("resize", () => requestAnimationFrame(draw));
   relabel.addEventListener("change", () => {
-    give(relabel.value === "" ? -1 : Number(relabel.value));
+    if (["", "none"].includes(relabel.value)) takeBack();
+    else give(Number(relabel.value));
   });
   for (const each of [name, label, truth, from, to, outcome, order]) {
     each.addEventListener(each.matches("select") ? "change" : "input", () => requestAnimationFrame(update));

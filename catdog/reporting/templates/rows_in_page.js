@@ -10,7 +10,7 @@ const openRows = async () => {
   const text = rows.uri.map((uri) => uri.toLowerCase());
   const save = document.getElementById("save");
   const saveMarked = document.getElementById("save-marked");
-  const given = new Map(); // row: number of its new label
+  const given = new Map(); // row: numbers of its new labels
   const marked = new Set();
   const unsaved = new Set();
 
@@ -35,7 +35,8 @@ const openRows = async () => {
     before: before(row),
     changed: changed(row),
     picture: picture(row),
-    given: given.get(row) ?? -1,
+    has: rows.has ? rows.has[row] : null,
+    given: given.get(row) ?? null,
     marked: marked.has(row),
   };
 
@@ -75,11 +76,11 @@ const openRows = async () => {
       rows: (first, last) => found.slice(first, last).map(whole),
     };
   };
-  const change = ({ row, given: label, marked: mark }) => {
-    if (label !== (given.get(row) ?? -1)) unsaved.add("given");
+  const change = ({ row, given: labels, marked: mark }) => {
+    if (labels !== (given.get(row) ?? null)) unsaved.add("given");
     if (mark !== marked.has(row)) unsaved.add("marked");
-    if (label < 0) given.delete(row);
-    else given.set(row, label);
+    if (labels) given.set(row, labels);
+    else given.delete(row);
     if (mark) marked.add(row);
     else marked.delete(row);
   };
@@ -97,7 +98,7 @@ const openRows = async () => {
     const quoted = (value) => `"${value.replaceAll('"', '""')}"`;
     download("labels.csv", "text/csv", ["uri,label,labelled_before", ...inOrder(given.keys()).map((row) => [
       quoted(rows.uri[row]),
-      quoted(rows.labels[given.get(row)]),
+      quoted(given.get(row).map((each) => rows.labels[each]).join(";") || ";"),
       labelled(row) >= 0 ? quoted(rows.labels[labelled(row)]) : "",
     ].join(","))]);
     unsaved.delete("given");
@@ -118,6 +119,7 @@ const openRows = async () => {
     errors: rows.errors,
     codes: rows.errors.map((_, i) => i).filter((i) => rows.error.includes(i)),
     truth: rows.truth !== null,
+    several: rows.has !== null,
     other: rows.other !== null,
     count: rows.uri.length,
     search,
