@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import secrets
@@ -247,6 +248,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A copy of a model for tests that need any; `python -m tests.make_tiny_model` trained it."""
     folder = tmp_path_factory.mktemp("tiny-model") / "model"
     shutil.copytree(Path(__file__).with_name("tiny_model"), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def several_model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same network, told to be of images that may have several classes."""
+    from catdog.model.folders import ModelMetadata
+
+    folder = tmp_path_factory.mktemp("several") / "model"
+    shutil.copytree(tiny_model, folder)
+    told = folder / "metadata.json"
+    several = dataclasses.replace(ModelMetadata.from_json(told.read_text()), multi_label=True)
+    told.write_text(several.to_json())
     return str(folder)
 
 

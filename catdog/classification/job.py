@@ -353,7 +353,10 @@ class _Driver:
         if not config.keep:
             return None
         kind = inputs.kept_type(config.images, config.keep, config.source_limits, config.columns)
-        seen = {name: f"results have a column {name} of their own" for name in part_files.COLUMNS}
+        own = part_files.COLUMNS
+        if not self._model.metadata.multi_label:
+            own -= {part_files.HAS_LABELS}  # a name that users' tables have, too
+        seen = {name: f"results have a column {name} of their own" for name in own}
         for name in (each.name for each in kind):
             # DuckDB and Spark take names in any case.
             if (why := seen.get(name.lower())) is not None:

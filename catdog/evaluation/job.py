@@ -201,7 +201,7 @@ def _read(plan: Plan) -> _Labelled:
             labels = labels or part_files.labels_of(rows.schema)
             good = rows["scores"].is_valid().to_numpy()
             told = plan.read_shard(shard)["label"]
-            if part_files.HAS_LABELS in rows.column_names:
+            if part_files.has_several(rows.schema):
                 truth.append(multi_label.answers(told, labels)[good].astype(np.int32))
             else:
                 numbers = pc.index_in(told, value_set=pa.array(labels, pa.string()))

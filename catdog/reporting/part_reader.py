@@ -137,7 +137,7 @@ class PartReader:
         """Whether an image may have several classes."""
         tables = (self._table(shard, [part_files.HAS_LABELS]) for shard in shards)
         first = next((table for table in tables if table is not None), None)
-        return first is not None and part_files.HAS_LABELS in first.column_names
+        return first is not None and part_files.has_several(first.schema)
 
     def _find_truth(self, shards: Sequence[int], labels: tuple[str, ...]) -> str | None:
         """Where most of the images' true classes stand, by a few shards from all over the plan."""

@@ -38,6 +38,7 @@ DECODED = "decoded"  # a column: which share of a cut picture was there
 EMBEDDING = "embedding"  # a column, and the key of what it holds in the schema metadata
 TIMING_KEY = "timing"  # of a part file's schema metadata, like the next ones
 _LABELS_KEY = "labels"
+_KEPT_KEY = "kept"
 _STAMP_KEY = "catdog"
 _TRIES = 5  # of a write that the store refused though nobody else wrote
 
@@ -155,6 +156,12 @@ def _with_embeddings(
     return rows.append_column(EMBEDDING, column).replace_schema_metadata(
         {EMBEDDING: json.dumps(described)}
     )
+
+
+def has_several(schema: pa.Schema) -> bool:
+    """Whether an image may have several classes: a column `labels` may be the user's own, too."""
+    kept = json.loads((schema.metadata or {}).get(_KEPT_KEY.encode(), b"[]"))
+    return HAS_LABELS in schema.names and HAS_LABELS not in kept
 
 
 def labels_of(schema: pa.Schema) -> tuple[str, ...]:
@@ -301,6 +308,8 @@ def _as_given(rows: pa.Table, entries: pa.Table) -> pa.Table:
         kept = entries[KEPT].combine_chunks()
         for field, column in zip(kept.type, kept.flatten(), strict=True):
             named = named.append_column(field, column)
+        told = {_KEPT_KEY: json.dumps([field.name for field in kept.type])}
+        named = named.replace_schema_metadata({**(named.schema.metadata or {}), **told})
     return named
 
 

@@ -10,11 +10,15 @@ import signal
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from catdog import api, machine
 from catdog.classification import ClassifyConfig, classify, in_process
+from catdog.errors import UserInputError
+from catdog.observer import Observer
+from catdog.reporting import ReportConfig, examine
 from catdog.storage import Stores
 from tests.jobs import catdog, decoders
 from tests.storage.servers import Answering, serving
@@ -58,6 +62,28 @@ def test_rows_growth_and_rerun(config, folder, drawings):
     assert (again.executor, again.images_this_run, again.already_complete) == (None, 0, True)
     assert not list(decoders())
     assert "ray" not in sys.modules
+
+
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+def test_a_users_own_column_of_labels(config, folder, several_model, tmp_path):
+    """It is kept where results have none of that name, and no page takes it for theirs."""
+    paths = sorted(map(str, folder.iterdir()))
+    lines = [f"{path},shelf {number}" for number, path in enumerate(paths)]
+    shelves = tmp_path / "shelves.csv"
+    shelves.write_text("\n".join(["uri,labels", *lines]))
+    kept = dataclasses.replace(config, images=(str(shelves),), keep=("labels",))
+    classify(kept)
+    assert table(kept)["labels"].to_pylist() == [f"shelf {number}" for number in range(len(paths))]
+    assert classify(kept).already_complete
+    assert not examine(ReportConfig(results=kept.output), Observer()).reader.tally.several
+
+    several = dataclasses.replace(kept, output=str(tmp_path / "several"), model=several_model)
+    with pytest.raises(UserInputError, match="--keep labels: results have a column labels of"):
+        classify(several)
+    plain = dataclasses.replace(several, keep=())
+    classify(plain)
+    assert table(plain)["labels"].type == pa.list_(pa.string())
+    assert examine(ReportConfig(results=plain.output), Observer()).reader.tally.several
 
 
 @pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
