@@ -167,14 +167,14 @@ CASES = [
         BOTH | {"a.zip": "unreadable"},
     ),
     Case(
-        "a `.tif` or `.tiff` of several pages, outside archives, with `--pages`",
+        "a `.tif` or `.tiff` with several pages, outside archives, with `--pages`",
         {"a.tif": pages_of_a_tiff(), "b.jpg": JPEG},
         ("",),
         {"a.tif": None, "b.jpg": None},
     ),
     *(
         Case(
-            "a name with `::` in it, one in an archive that begins with `/`, a tar behind another "
+            "a name with `::` in it, a name in an archive that begins with `/`, a tar behind another "
             "one in the same file, a zip without a sound directory, a member of a `.tgz`",
             {file: archive},
             (file,),
@@ -199,7 +199,7 @@ CASES = [
         }.items()
     ),
     Case(
-        "WebDataset's shards (`.tar`, `.tar.gz`, `.zip`) with `--label-from cls`, `txt` or `json:KEY`",
+        "WebDataset shards (`.tar`, `.tar.gz`, `.zip`) with `--label-from cls`, `txt` or `json:KEY`",
         {"s.tar": samples()},
         ("s.tar",),
         {"0.jpg": "7", "1.jpg": "unreadable"},
@@ -240,7 +240,7 @@ CASES = [
         {"named more than once": 1},
     ),
     Case(
-        "empty lines, and in lists lines from `#` on",
+        "empty lines; in lists, lines that begin with `#`",
         {"#1.jpg": JPEG, "l.txt": b"\n# of mine\n./#1.jpg\n"},
         ("l.txt",),
         {"#1.jpg": None},
@@ -298,7 +298,7 @@ CASES = [
         columns={"label_column": "kind"},
     ),
     *(
-        Case("none of these columns, or two", *two("t.csv", data), refused=said)
+        Case("none of these columns, or two of them", *two("t.csv", data), refused=said)
         for data, said in [
             (b"a,b\n1,2\n", "the columns a, b"),
             (b"path,url\n1,2\n", "path and url"),
@@ -324,7 +324,7 @@ CASES = [
     Case("labels as numbers", {"t.parquet": named_classes()}, ("t.parquet",), {"0": "dog"}),
     *(
         Case(
-            "a value that is not UTF-8, a line above 65,536 letters, one without a URI, no JSON",
+            "a value that is not UTF-8, a line above 65,536 letters, a line without a URI, a line that is not JSON",
             *two(name, data),
             {"cat/0.jpg": "cat", **dict.fromkeys([name], "unreadable")},
         )
@@ -341,7 +341,7 @@ CASES = [
         {"cat/0.jpg": "cat", "t.csv": "unreadable"},
     ),
     Case(
-        "empty lines before the names of the columns, `sep=;` of Excel",
+        "empty lines before the column names, Excel's `sep=;`",
         *two("t.csv", b"\nsep=;\nuri;label\ncat/0.jpg;cat\ndog/1.jpg;dog\n"),
         BOTH,
     ),
@@ -388,7 +388,7 @@ OTHERS = {
     "folder markers",
     "socket, pipe or device",
     "folder that is there already",
-    "a folder outside the list's own",
+    "a folder outside the list's own folder",
     "`https://...`, `http://...`",
 }
 
