@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catdog.errors import UserInputError
+from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import parquet_footer, table_columns
 
 if TYPE_CHECKING:
-    from catdog.inputs.entries import Columns
+    from collections.abc import Iterator
+
+    from catdog.inputs.entries import Columns, SourceLimits
+
+_MOST_ROWS = 16  # decoded at once
+_MOST_PAGE_BYTES = 256 << 20
+# Of a column in a store, whose pages' headers are looked at; further ones would cost a request each.
+_REMOTE_HEADERS_BYTES = 4 << 20
 
 
 def is_bytes(kind: pa.DataType) -> bool:
@@ -110,3 +118,49 @@ def values_of(column: str, batch: pa.RecordBatch) -> pa.Array[Any]:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     return values
+
+
+def rows_at_once(
+    file: BinaryIO, table: Any, group: int, leaf: str, limits: SourceLimits, *, local: bool
+) -> int:
+    """How many images of a row group may be decoded together, in memory that no stranger decides.
+
+    Each may be all that a page holds: as an entry of a dictionary, or as what values begin with.
+
+    Args:
+        file: a Parquet table.
+        table: the same, a ParquetFile.
+        group: number of the row group.
+        leaf: by `leaf_of`.
+        limits: the largest image, and how far a page may expand.
+        local: whether the file is on this machine; of others the first pages are looked at.
+
+    Raises:
+        ImageRejected: a page claims more than its bytes can be (`too-large`), or has no sound header
+            (`unreadable`).
+    """
+    most = sys.maxsize if local else _REMOTE_HEADERS_BYTES
+    largest = 1
+    try:
+        for start, length in _chunks(table.metadata, group, leaf):
+            for page in parquet_footer.pages(file, start, start + min(length, most)):
+                if page.size > max(_MOST_PAGE_BYTES, limits.max_expansion * page.stored):
+                    raise ImageRejected(
+                        ErrorCode.TOO_LARGE,
+                        f"A page of the table has {page.stored:,} bytes, and expands to "
+                        f"{page.size:,}.",
+                    )
+                largest = max(largest, page.size)
+    except parquet_footer.DamagedError as error:
+        raise ImageRejected(ErrorCode.UNREADABLE, f"The table is damaged: {error}.") from error
+    return max(1, min(_MOST_ROWS, limits.max_bytes // largest))
+
+
+def _chunks(metadata: Any, group: int, leaf: str) -> Iterator[tuple[int, int]]:
+    """Where the pages of a column of a row group begin, and their bytes."""
+    described = metadata.row_group(group)
+    for at in range(described.num_columns):
+        chunk = described.column(at)
+        if metadata.schema.column(at).path == leaf and chunk.num_values:
+            data, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
+            yield min(data, dictionary or data), chunk.total_compressed_size

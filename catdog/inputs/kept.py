@@ -45,13 +45,18 @@ def type_of_tables(
         samples: whether there are archives, whose samples may have texts.
 
     Raises:
-        UserInputError: no table has one of them, or two have it with different types.
+        UserInputError: a table cannot be read, none has one of them, or two have it with different
+            types.
     """
     found: dict[str, pa.Field[Any]] = {}
     every = ALL in names
-    schemas = [(uri, _schema(uri, columns, limits, every=every)) for uri in uris]
+    schemas = []
+    for uri in uris:
+        with storage.blamed_on(uri):
+            schemas.append((uri, _schema(uri, columns, limits, every=every)))
     for uri in beside:
-        with contextlib.suppress(UserInputError):  # else it is about something else
+        # It may be about something else; but one that may not be read is not known to be.
+        with storage.blamed_on(uri), contextlib.suppress(UserInputError):
             told = Columns("file_name", columns.label_column)
             schemas.append((uri, _schema(uri, told, limits, every=every)))
     for uri, fields in schemas:
@@ -77,13 +82,8 @@ def type_of_tables(
 def _schema(uri: str, columns: Columns, limits: SourceLimits, *, every: bool) -> list[Any]:
     """The fields of a table; without `every`, the one that names or holds the images, too."""
     if uri.lower().endswith(".parquet"):
-        import pyarrow.parquet as pq
-
-        try:
-            with storage.open_input(uri) as file, pq.ParquetFile(file, pre_buffer=False) as table:
-                schema = table.schema_arrow
-        except (*parquet_footer.DAMAGE, OSError) as error:
-            raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error
+        with parquet_footer.opened(uri, None) as (_, table):
+            schema = table.schema_arrow
         image = image_columns.image_column(schema, columns, uri)
     else:
         schema, image = tables.schema(uri, columns, limits), None

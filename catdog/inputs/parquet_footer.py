@@ -6,10 +6,14 @@ would tell as well, but a page takes the memory that its header claims when it i
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
+
+from catdog import storage
+from catdog.errors import UserInputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,6 +33,27 @@ class DamagedError(Exception):
 
 # Arrow raises any of these at names and numbers in a file that is damaged.
 DAMAGE = (pa.ArrowException, OverflowError, UnicodeError, LookupError, DamagedError)
+
+
+@contextlib.contextmanager
+def opened(uri: str, stamp: str | None) -> Iterator[tuple[BinaryIO, Any]]:
+    """A table: the file, and a ParquetFile of it.
+
+    Raises:
+        UserInputError: it is damaged, here or within the block.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        with (
+            storage.open_input(uri, stamp) as file,
+            pq.ParquetFile(file, pre_buffer=False) as table,
+        ):
+            yield file, table
+    except (*DAMAGE, OSError) as error:
+        if storage.is_of_disk(error):
+            raise
+        raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error
 
 
 class Chunk(NamedTuple):
@@ -95,11 +120,39 @@ def page_sizes(file: BinaryIO, columns: Collection[str]) -> Iterator[tuple[str, 
     """
     for chunk in list(chunks(file)):
         name = next((each for each in columns if f"{chunk.path}.".startswith(f"{each}.")), None)
-        at, end = chunk.start, chunk.start + chunk.length
-        while name is not None and chunk.values and at < end:  # of none Arrow reads no page
-            header, length = _page_header(file, at)
-            yield name, _number(header.get(2))
-            at += length + _number(header.get(3))
+        if name is not None and chunk.values:  # of none Arrow reads no page
+            for page in pages(file, chunk.start, chunk.start + chunk.length):
+                yield name, page.size
+
+
+class Page(NamedTuple):
+    """What the header of a page claims."""
+
+    size: int
+    """Bytes of what it expands to."""
+    stored: int
+    """Bytes in the file."""
+
+
+def pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
+    """The pages of a column of a row group, its dictionary among them.
+
+    Args:
+        file: a Parquet table.
+        start: of the first one in the file.
+        end: of the last one; it need not be the column's.
+
+    Raises:
+        DamagedError: a page's header is damaged.
+    """
+    at = start
+    if at < 0:
+        raise DamagedError("a number of the footer is not right")
+    while at < end:
+        header, length = _page_header(file, at)
+        page = Page(_number(header.get(2)), _number(header.get(3)))
+        yield page
+        at += length + page.stored
 
 
 def _page_header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -29,32 +28,11 @@ _MOST_BATCH_BYTES = 1 << 30
 _LARGE_BATCH_BYTES = 8 << 20  # is not put together with others
 
 
-@contextlib.contextmanager
-def opened(uri: str, stamp: str | None) -> Iterator[tuple[BinaryIO, Any]]:
-    """A table: the file, and a ParquetFile of it.
-
-    Raises:
-        UserInputError: it is damaged, here or within the block.
-    """
-    import pyarrow.parquet as pq
-
-    try:
-        with (
-            storage.open_input(uri, stamp) as file,
-            pq.ParquetFile(file, pre_buffer=False) as table,
-        ):
-            yield file, table
-    except (*parquet_footer.DAMAGE, OSError) as error:
-        if storage.is_of_disk(error):
-            raise
-        raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error
-
-
 def entries(
     uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None = None
 ) -> Iterator[tables.Entry]:
     """What each row of a table of names tells, as `tables.table_entries`."""
-    with opened(uri, None) as (file, table):
+    with parquet_footer.opened(uri, None) as (file, table):
         schema = table.schema_arrow
         at, label_at = table_columns.choose(schema.names, columns, uri)
         check_text(schema.field(at), uri)

@@ -10,7 +10,15 @@ import pyarrow.compute as pc
 
 from catdog import storage
 from catdog.errors import UserInputError, without_secrets
-from catdog.inputs import archives, image_columns, kept, parquet_rows, table_columns, tables
+from catdog.inputs import (
+    archives,
+    image_columns,
+    kept,
+    parquet_footer,
+    parquet_rows,
+    table_columns,
+    tables,
+)
 from catdog.inputs.entries import BATCH_ROWS, Columns, Row, SourceLimits, to_batch
 from catdog.inputs.lists import Chunk, EntryList, EntryReader
 from catdog.inputs.names import label_of
@@ -59,7 +67,7 @@ class ParquetTable:
         Raises:
             UserInputError: it is damaged, or its columns are not those of a table of images.
         """
-        with parquet_rows.opened(self._uri, self._stamp) as (file, table):
+        with parquet_footer.opened(self._uri, self._stamp) as (file, table):
             schema = table.schema_arrow
             column = image_columns.image_column(schema, self._columns, self._uri)
             if column is not None and not image_columns.is_elsewhere(file, schema, column):

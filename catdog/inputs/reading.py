@@ -426,7 +426,7 @@ class _TarGzStream:
 class _TableStream:
     """The images in a Parquet table, read in order; row groups before them are skipped."""
 
-    def __init__(self, source: _Source, limits: SourceLimits) -> None:  # noqa: ARG002 - one signature
+    def __init__(self, source: _Source, limits: SourceLimits) -> None:
         import pyarrow.parquet as pq
 
         self._source = source
@@ -436,10 +436,12 @@ class _TableStream:
         schema = self._table.schema_arrow
         self._column = column or image_columns.default_column(schema) or "bytes"
         self._leaf = image_columns.leaf_of(schema, self._column)
+        self._limits = limits
         self.position = 0
         self._group = -1
         self._group_end = 0
         self._values: Iterator[Any] = iter(())
+        self._refused: ImageRejected | None = None
 
     def read(self, spec: _Span, limits: SourceLimits) -> _Result:
         row = spec.offset
@@ -450,9 +452,12 @@ class _TableStream:
                 return ImageRejected(ErrorCode.MISSING, "The table has no such row.")
             self.position = self._group_end
             self._group_end += self._table.metadata.row_group(self._group).num_rows
-            self._values = iter(())
+            self._values, self._refused = iter(()), None
             if row < self._group_end:
-                self._values = self._rows_of_group()
+                self._open_group()
+        if self._refused is not None:
+            self.position = row + 1
+            return self._refused
         value = None
         while self.position <= row:
             value = next(self._values)
@@ -464,9 +469,20 @@ class _TableStream:
             return _too_large(size, limits)
         return cast("bytes", value.as_py()) or _EMPTY
 
-    def _rows_of_group(self) -> Iterator[Any]:
+    def _open_group(self) -> None:
+        local = storage.is_local(self._source.container)
+        try:
+            rows = image_columns.rows_at_once(
+                self._file, self._table, self._group, self._leaf, self._limits, local=local
+            )
+        except ImageRejected as refused:
+            self._refused = refused
+        else:
+            self._values = self._rows_of_group(rows)
+
+    def _rows_of_group(self, rows: int) -> Iterator[Any]:
         batches = self._table.iter_batches(
-            16, row_groups=[self._group], columns=[self._leaf], use_threads=False
+            rows, row_groups=[self._group], columns=[self._leaf], use_threads=False
         )
         for batch in batches:
             yield from image_columns.values_of(self._column, batch)

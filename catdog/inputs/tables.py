@@ -83,7 +83,8 @@ def schema(uri: str, columns: Columns, limits: SourceLimits) -> pa.Schema:
     """The columns of a table in CSV, TSV (all of them text) or JSON Lines (as its values are).
 
     Raises:
-        UserInputError: it cannot be read, or a column has values of several types.
+        UserInputError: it is damaged, or a column has values of several types.
+        OSError: it cannot be read.
     """
     try:
         if not uri.lower().endswith(JSON_TABLES):
@@ -96,7 +97,7 @@ def schema(uri: str, columns: Columns, limits: SourceLimits) -> pa.Schema:
                 chunk = pa.Table.from_pylist(rows, pa.schema(_inferred(rows)))
                 found = pa.unify_schemas([found, chunk.schema], promote_options="permissive")
             return found
-    except (ImageRejected, UnicodeError, OSError, pa.ArrowException) as error:
+    except (ImageRejected, UnicodeError, pa.ArrowException) as error:
         raise UserInputError(f"{uri}: --keep: {error}") from error
 
 

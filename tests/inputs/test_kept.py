@@ -11,7 +11,7 @@ import pytest
 
 from catdog import inputs
 from catdog.errors import UserInputError
-from catdog.inputs import KEPT, Columns, SourceLimits
+from catdog.inputs import KEPT, Columns, SourceLimits, kept
 
 LIMITS = SourceLimits()
 
@@ -90,6 +90,20 @@ def test_what_cannot_be_kept_is_said(table, tmp_path, keep, said):
     (tmp_path / "t.csv").write_text("uri,price\na.jpg,4\n")
     with pytest.raises(UserInputError, match=said):
         listed(table, tmp_path / "t.csv", keep=keep)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl"])
+@pytest.mark.parametrize("place", ["named", "beside"])
+def test_a_table_that_the_disk_does_not_give(tmp_path, name, place):
+    """It is not called damaged, nor passed over: the message has the disk's words."""
+    (tmp_path / name).symlink_to(name)  # leads nowhere but to itself, for root as well
+    given = {
+        "uris": [],
+        "beside": [],
+        place.replace("named", "uris"): [f"file://{tmp_path}/{name}"],
+    }
+    with pytest.raises(UserInputError, match=f"{name}: Too many levels of symbolic links"):
+        kept.type_of_tables(given["uris"], ["all"], Columns(), LIMITS, beside=given["beside"])
 
 
 def test_values_of_several_types_are_refused(tmp_path):

@@ -22,7 +22,9 @@ from catdog.inputs import (
     Columns,
     SourceLimits,
     archives,
+    image_columns,
     list_images,
+    parquet_footer,
     parquet_rows,
     read_images,
 )
@@ -280,3 +282,40 @@ def test_a_page_larger_than_any_writer_makes_is_refused(tmp_path, monkeypatch):
     pq.write_table(pa.table({"uri": [f"{at:0500}" for at in range(9)]}), path)
     with pytest.raises(UserInputError, match=r"a page of its column uri claims 4,\d\d\d bytes"):
         planned(path)
+
+
+def test_a_dictionary_of_images_is_not_multiplied(tmp_path):
+    """One value that stands in each row takes the memory of few, not of a batch of rows."""
+    path = tmp_path / "a.parquet"
+    size = 20 << 20
+    images = pa.DictionaryArray.from_arrays(pa.array([0] * 64), pa.array([bytes(size)]))
+    pq.write_table(pa.table({"bytes": images}), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 10_000
+    before = pa.total_allocated_bytes()
+    results = read_images(planned(path), SourceLimits(max_bytes=size), threads=1)
+    assert len(next(results)) == size
+    assert pa.total_allocated_bytes() - before < 6 * size
+    results.close()
+
+
+def test_a_page_of_images_that_expands_without_end_costs_its_rows(tmp_path, monkeypatch):
+    """By its own header, before Arrow takes the memory; other row groups are read."""
+    monkeypatch.setattr(image_columns, "_MOST_PAGE_BYTES", 1 << 20)
+    path = tmp_path / "a.parquet"
+    images = [b"a", b"b", bytes(3 << 20), b"c", b"d"]
+    pq.write_table(
+        pa.table({"bytes": images}),
+        path,
+        row_group_size=2,
+        compression="zstd",
+        use_dictionary=False,
+    )
+    assert contents(planned(path)) == [b"a", b"b", "too-large", "too-large", b"d"]
+    assert contents(planned(path), SourceLimits(max_expansion=1 << 20)) == images
+
+
+@pytest.mark.parametrize("at", [-1, 1 << 40])
+def test_a_page_that_is_nowhere(at):
+    """Where a footer leads outside of its file, nothing is read."""
+    with pytest.raises(parquet_footer.DamagedError):
+        next(parquet_footer.pages(io.BytesIO(b"PAR1"), at, at + 100))

@@ -108,6 +108,14 @@ def named_classes():
     return sink.getvalue()
 
 
+def expanding():
+    """A table of one image in each row group, the first of which has 257 MiB of zeros."""
+    sink = io.BytesIO()
+    images = pa.table({"bytes": [bytes(257 << 20), JPEG]})
+    pq.write_table(images, sink, row_group_size=1, compression="zstd", use_dictionary=False)
+    return sink.getvalue()
+
+
 def two(table, data, given=None):
     """A table beside the images `cat/0.jpg` and `dog/1.jpg`."""
     return {"cat/0.jpg": JPEG, "dog/1.jpg": JPEG, table: data}, (given or table,)
@@ -351,6 +359,13 @@ CASES = [
         "(`--max-expansion`)",
         *two("t.parquet", parquet(uri=pa.array(["a.jpg"] * 1_000_000).dictionary_encode())),
         refused="more than 200 a byte",
+    ),
+    Case(
+        "pictures in a Parquet table whose pages expand to 256 MiB and more than 200 times their "
+        "bytes (`--max-expansion`)",
+        {"t.parquet": expanding()},
+        ("t.parquet",),
+        {"0": "too-large", "1": None},
     ),
     Case(
         "a truncated text or gzip file",
