@@ -21,9 +21,14 @@ from catdog.errors import UserInputError
 from catdog.evaluation import job, multi_label, plots
 from catdog.evaluation.job import EvaluateConfig, evaluate
 from catdog.exchange.export import _description
+from catdog.model import folders
 from catdog.model.folders import Model, ModelMetadata
-from catdog.pixels import Preprocessing
+from catdog.pixels import DecodeLimits, Preprocessing, decode
+from catdog.runtime import tensorflow_quirks
 from catdog.training.job import train
+from catdog.training.network import Network
+from catdog.training.step import TrainingStep
+from catdog.training.validation import validation_step
 
 LABELS = ("blue circle", "red square")
 
@@ -146,6 +151,63 @@ def draw(folder, count):
             has = [label for label, there in zip(LABELS, (circle, square), strict=True) if there]
             lines.writerow((f"{number}.png", ";".join(has) or ";"))
     return folder / "labels.csv"
+
+
+@pytest.mark.slow
+def test_sigmoids_are_trained_measured_and_round_trip(tiny_config, tmp_path, monkeypatch):
+    """Loss and accuracy are means over independent classes; the model folder gives the same scores."""
+    tensorflow_quirks.import_keras(1)  # whole: other tests of this process may want it so
+    import tensorflow as tf
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    size = {"height": 48, "width": 48, "precision": "float32"}
+    config = replace(tiny_config, multi_label=True, workers=1, **size)
+    network = Network(config, 2, worker=0, workers=1, one_node=True, use_gpu=False)
+    table = draw(tmp_path / "photos", 8)
+    with table.open() as file:
+        lines = list(csv.DictReader(file))
+    paths = [str(tmp_path / "photos" / line["uri"]) for line in lines]
+    has = multi_label.answers(pa.array([line["label"] for line in lines]), LABELS)
+    assert {tuple(row) for row in has.tolist()} == {
+        (a, b) for a in (False, True) for b in (a, not a)
+    }
+    images = len(paths)
+    files = [Path(path).read_bytes() for path in paths]
+    pixels = np.stack([decode(file, config.preprocessing, DecodeLimits()).pixels for file in files])
+    ignored = (has.argmax(axis=1).astype(np.int32), np.ones(images, np.float32), np.float32(images))
+    batch = [*map(tf.constant, (pixels, *ignored))]
+    targets = tf.constant(has.astype(np.float32))
+
+    def expected():
+        scores = network.model(pixels, training=False).numpy()
+        loss = -np.log(np.where(has, scores, 1 - scores)).mean(axis=1).sum()
+        return scores, [loss, ((scores >= 0.5) == has).mean(axis=1).sum()]
+
+    step = TrainingStep(network, config.hyperparameters, np.ones(2, np.float32))
+    _, sums = expected()
+    assert step(*batch, tf.constant(0.0), targets).numpy() == pytest.approx(sums, rel=1e-4)
+    for _ in range(40):
+        step(*batch, tf.constant(0.0), targets)
+    scores, sums = expected()
+    measured = validation_step(network)(*batch, targets).numpy()
+    assert measured == pytest.approx(sums, rel=1e-3, abs=1e-5)
+    assert (scores >= 0.5).tolist() == has.tolist()  # both, one, or none, as no softmax could say
+
+    about = {"labels": LABELS, "preprocessing": config.preprocessing, "training": {}}
+    folder = str(tmp_path / "model")
+    files = network.export(network.weights())
+    folders.save(storage.to_uri(folder), files, architecture="article", multi_label=True, **about)
+    answers = prediction.load(folder, precision="float32").predict(paths)
+    given = np.array([answer.scores for answer in answers])
+    assert given == pytest.approx(scores, abs=1e-4)
+    output = str(tmp_path / "results")
+    asked = {"images": (str(table),), "output": output, "precision": "float32"}
+    assert classify(ClassifyConfig(model=folder, **asked)).executor == "process"
+    rows = {row["uri"]: row for row in pq.read_table(output).to_pylist()}
+    for line, answer, truth in zip(lines, answers, has, strict=True):
+        row = rows[line["uri"]]
+        assert row["scores"] == pytest.approx(answer.scores, abs=1e-5)
+        assert row["labels"] == [*answer.labels] == [*np.array(LABELS)[truth]]
 
 
 @pytest.mark.slow
