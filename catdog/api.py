@@ -184,7 +184,7 @@ def _configured(kind: type[Config], first: Any, output: Any, settings: dict[str,
         if name in hints:
             given[name] = _plain(value, hints[name])
             if not _fits(given[name], hints[name]):
-                raise UserInputError(f"{name} {value!r}: is no {_named(hints[name])}")
+                raise UserInputError(f"{name} {value!r}: must be {_named(hints[name])}")
     return kind(**given)
 
 
@@ -224,5 +224,5 @@ def _named(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(each) for each in arguments)
     if origin is tuple:
-        return f"{_named(arguments[0])}, nor several of them"
+        return f"{_named(arguments[0])}, or several of them"
     return "None" if hint is types.NoneType else str(hint.__name__)

@@ -51,7 +51,7 @@ class _Several(Observer):
             try:
                 getattr(guest, event)(*arguments, **named)
             except Exception:
-                logger.exception("the observer failed; the job goes on without it")
+                logger.exception("the observer failed; the job continues without it")
                 self._guests.remove(guest)
 
     def phase(self, text: str) -> None:

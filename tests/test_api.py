@@ -39,15 +39,15 @@ def test_keywords_are_the_flags():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"workers": "2"}, "workers '2': is no int or None"),
-        ({"workers": True}, "workers True: is no int or None"),
-        ({"min_probability": "0.5"}, "min_probability '0.5': is no float"),
-        ({"precision": "half"}, "precision 'half': is no 'auto' or"),
-        ({"output": 3}, "output 3: is no str"),
-        ({"retry_rejected": 1}, "retry_rejected 1: is no bool"),
+        ({"workers": "2"}, "workers '2': must be int or None"),
+        ({"workers": True}, "workers True: must be int or None"),
+        ({"min_probability": "0.5"}, "min_probability '0.5': must be float"),
+        ({"precision": "half"}, "precision 'half': must be 'auto' or"),
+        ({"output": 3}, "output 3: must be str"),
+        ({"retry_rejected": 1}, "retry_rejected 1: must be bool"),
         (
             {"decode_limits": {"max_pixels": 3}},
-            "decode_limits {'max_pixels': 3}: is no DecodeLimits",
+            "decode_limits {'max_pixels': 3}: must be DecodeLimits",
         ),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_wrong_type_is_named(settings, said):
 @pytest.mark.parametrize("images", [7, None, b"photos", ["a", 7], {"a": 1}])
 def test_inputs_that_are_none(images):
     """What is no path, nor several of them, is refused before anything starts."""
-    with pytest.raises(catdog.UserInputError, match=r"images .* is no str, nor several of them"):
+    with pytest.raises(catdog.UserInputError, match=r"images .* must be str, or several of them"):
         configured(images, "out")
 
 

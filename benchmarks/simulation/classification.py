@@ -159,7 +159,7 @@ class Job:
         for shard in np.flatnonzero(found.rejected).tolist():
             errors = part_files.read_part(plan, shard, ["error"])["error"]
             if len(errors) != plan.shard_images[shard]:
-                raise CatdogError("another command has just gone on here")
+                raise CatdogError("another command has just continued this job")
             yield shard, errors.is_valid().to_numpy()
 
     def summary(self, plan: Plan, counts: PartCounts) -> Mapping[str, Any]:

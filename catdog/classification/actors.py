@@ -134,7 +134,9 @@ def _done_before(assignment: Assignment, shard: int) -> Told:
     """A shard that has its file already: of another driver, or of a worker that died right after."""
     part = part_files.look(assignment.plan, shard)
     if part is None:
-        raise CatdogError(f"the file of shard {shard} has just gone; run the same command again")
+        raise CatdogError(
+            f"the file of shard {shard} has just disappeared; run the same command again"
+        )
     now = time.time()
     return Told(
         shard=shard,
@@ -307,7 +309,7 @@ class ScoreShard:
             decoded = pa.ipc.open_stream(tasks["decoded"][0].as_buffer()).read_all()
         if decoded is None or not decoded["uri"].equals(work.entries["uri"]):
             raise CatdogError(
-                f"the file of shard {shard} was changed meanwhile; run the same command again"
+                f"the file of shard {shard} changed in the meantime; run the same command again"
             )
         started = time.monotonic()
         scores, embeddings = self._score(decoded)

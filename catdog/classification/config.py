@@ -97,7 +97,9 @@ class ClassifyConfig:
         if self.batch_size < 1:
             raise UserInputError("--batch-size must be at least 1")
         if self.no_new and self.drop_gone:
-            raise UserInputError("--drop-gone lists the inputs again, and --no-new does not")
+            raise UserInputError(
+                "--drop-gone and --no-new exclude each other: only --drop-gone lists the inputs again"
+            )
         if self.top is not None and self.top < 1:
             raise UserInputError("--top must be at least 1")
         if self.scores == "no" and self.top is None:

@@ -86,7 +86,7 @@ def run(
 def refuse_unable(arithmetic: Arithmetic) -> None:
     """Say at the start that this machine cannot compute as the job began."""
     if not actors.arithmetic_is_possible(arithmetic):
-        raise UserInputError(cannot_compute("this machine", "go on where it began"))
+        raise UserInputError(cannot_compute("this machine", "continue it where it began"))
 
 
 class _Signs:

@@ -187,7 +187,7 @@ class _Driver:
             if not storage.has_conditions(probe):
                 raise UserInputError(
                     f"--output {self._config.output}: the store lets a second writer overwrite the "
-                    "first; results need one with create-if-absent"
+                    "first; results need a store with create-if-absent"
                 )
         # Of a command whose mistake was found while it listed, part of a plan may be left.
         if set(folder.names()) - {f"{plans.PLAN_FOLDER}/", f"{inputs.FRAMES_FOLDER}/"}:
@@ -356,12 +356,12 @@ class _Driver:
         own = part_files.COLUMNS
         if not self._model.metadata.multi_label:
             own -= {part_files.HAS_LABELS}  # a name that users' tables have, too
-        seen = {name: f"results have a column {name} of their own" for name in own}
+        seen = {name: f"the results have their own column {name}" for name in own}
         for name in (each.name for each in kind):
             # DuckDB and Spark take names in any case.
             if (why := seen.get(name.lower())) is not None:
                 raise UserInputError(
-                    f"--keep {' '.join(config.keep)}: {why}; rename the table's, or keep others"
+                    f"--keep {' '.join(config.keep)}: {why}; rename that column of the table, or keep other ones"
                 )
             seen[name.lower()] = f"there are two columns {name}"
         return kind
@@ -478,7 +478,7 @@ class _Driver:
             errors = part_files.read_part(plan, shard, ["error"])["error"]
             if len(errors) != plan.shard_images[shard]:
                 raise CatdogError(
-                    f"{plan.output}: another command has just gone on here; run this one again"
+                    f"{plan.output}: another command has just continued this job; run this one again"
                 )
             yield shard, errors.is_valid().to_numpy()
 
@@ -507,8 +507,8 @@ def _refuse_unable(arithmetic: Arithmetic, label: str | None = None) -> None:
     no_gpu = not nodes.cluster_resources(label)[1]
     if arithmetic.device == "gpu" and no_gpu and not nodes.autoscales():
         raise UserInputError(
-            "the job began on GPUs, and this cluster has none; go on where there are some, or name "
-            "another --output folder"
+            "the job began on GPUs, and this cluster has none; continue it on a cluster with GPUs, "
+            "or name another --output folder"
         )
     if arithmetic.needs_bfloat16:
         unable = nodes.without_bfloat16(label)

@@ -129,7 +129,7 @@ def run(
                 if not tries_left:
                     raise
                 tally.retried[pulse.SILENT] += 1
-                observer.phase("a worker does not answer; going on with new ones")
+                observer.phase("a worker does not answer; continuing with new ones")
                 found = part_files.survey(plan)
                 todo = found.todo(plan.shard_images)
 

@@ -64,7 +64,7 @@ def run(folder: Folder, steps: Steps, *, grow: bool) -> tuple[Plan, Mapping[str,
             continue
         recorded = ledger.read_question(folder)
         if recorded is None or ledger.identity(recorded) != plan.job:
-            raise CatdogError(f"{folder.uri}: {ledger.RUN_FILE} is not that of its plan")
+            raise CatdogError(f"{folder.uri}: {ledger.RUN_FILE} does not belong to its plan")
         steps.refuse_another(recorded)
         summary = ledger.read_summary(plan)
         if summary is not None:

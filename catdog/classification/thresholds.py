@@ -54,7 +54,7 @@ def read(place: str, metadata: folders.ModelMetadata) -> tuple[float, ...]:
             label: _NEVER if least is None else float(least) for label, least in by_class.items()
         }
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserInputError(f"{flag}: is no file that `catdog evaluate` wrote") from None
+        raise UserInputError(f"{flag}: is not a file that `catdog evaluate` wrote") from None
     if model != metadata.fingerprint or set(found) != set(metadata.labels):
         raise UserInputError(f"{flag}: was measured with another model; evaluate this one")
     return tuple(found[label] for label in metadata.labels)

@@ -123,7 +123,7 @@ def _refuse_folders(images: Sequence[str]) -> None:
             uri = _uri("IMAGES", image)
             if storage.is_local(uri) and Path(storage.local_path(uri)).is_dir():
                 raise UserInputError(
-                    f"{image}: is a folder; name images, or take `catdog classify {image}`"
+                    f"{image}: is a folder; name images, or use `catdog classify {image}`"
                 )
 
 
@@ -312,7 +312,7 @@ def _tell(verb: str, error: BaseException, *, debug: bool) -> None:
         # A folder that may not be written, a store that refuses, a full disk.
         terminal.error_line(verb, _what_and_where(error))
     elif isinstance(error, KeyboardInterrupt):
-        terminal.error_line(verb, "interrupted; run the same command again to go on")
+        terminal.error_line(verb, "interrupted; run the same command again to continue")
     elif ending.is_missing_package(error):
         name = getattr(error, "name", "")
         terminal.error_line(verb, f"this Python has no {name}; `pip install catdog-ray` brings it")

@@ -80,8 +80,8 @@ def is_missing_package(error: BaseException) -> bool:
 def how_to_go_on(verb: str) -> str:
     """The line of a command that was asked to end."""
     again = {
-        "train": "run the same command again: it goes on from the last checkpoint",
-        "submit": "the job itself goes on, if it was submitted",
+        "train": "run the same command again: it continues from the last checkpoint",
+        "submit": "the job itself continues, if it was submitted",
         **dict.fromkeys(("predict", "report", "doctor"), "run the same command again"),
-    }.get(verb, "run the same command again: it goes on from what is written")
+    }.get(verb, "run the same command again: it continues from what is written")
     return f"stopped by SIGTERM; {again}"

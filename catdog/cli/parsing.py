@@ -182,7 +182,7 @@ def _wrong_value(text: str) -> str | None:
         r"Error parsing (--[\w-]+): (invalid literal|could not).*: '(.*?)'", text
     ):
         number = "whole number" if found[2] == "invalid literal" else "number"
-        return f"{found[1]} {found[3]}: is no {number}"
+        return f"{found[1]} {found[3]}: is not a {number}"
     return None
 
 
@@ -190,7 +190,9 @@ def _unexpected(text: str, verb: str, rest: Sequence[str]) -> str | None:
     found = re.search(r"Unrecognized options: (\S+?),?( |$)", text)
     if not found:
         return None
-    before = "; all that is no flag stands together, before the flags" if len(rest) > 1 else ""
+    before = (
+        "; put everything that is not a flag together, before the flags" if len(rest) > 1 else ""
+    )
     return f"{found[1]}: not expected here{before}; `catdog {verb} --help` shows what is"
 
 

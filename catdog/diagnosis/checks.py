@@ -176,7 +176,7 @@ def _place(place: str) -> str:
     uri = storage.to_uri(place)
     if storage.is_local(uri):
         if not Path(storage.local_path(uri)).is_dir():
-            raise _AmissError("is no folder", "name a folder, or a bucket and prefix")
+            raise _AmissError("is not a folder", "name a folder, or a bucket and prefix")
         next(Path(storage.local_path(uri)).iterdir(), None)
     else:
         try:

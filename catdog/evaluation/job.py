@@ -139,7 +139,7 @@ def read(output: str) -> Evaluation | None:
         return Evaluation(**content | {"labels": tuple(content["labels"])})
     except (KeyError, TypeError) as error:
         raise CatdogError(
-            f"{storage.join(output, METRICS_FILE)}: of another version; evaluate again"
+            f"{storage.join(output, METRICS_FILE)}: was written by another version; evaluate again"
         ) from error
 
 
@@ -213,7 +213,7 @@ def _read(plan: Plan) -> _Labelled:
         labels, np.concatenate(truth), np.concatenate(scores), np.concatenate(places)
     )
     if (labelled.truth < 0).any():  # a plan that `_check_labelled` has not seen
-        raise CatdogError(f"{plan.output} holds images without a label of the model")
+        raise CatdogError(f"{plan.output} holds images whose label is not one of the model")
     if not len(labelled.truth):
         raise CatdogError("no labelled image could be classified")
     return labelled

@@ -71,7 +71,7 @@ def export(config: ExportConfig) -> Exported:
         model = folders.load(config.model)
     if config.format != "openvino" and folders.KERAS_FILE not in model.files:
         raise UserInputError(
-            f"--format {config.format}: {model.uri} holds no {folders.KERAS_FILE} to make it of"
+            f"--format {config.format}: {model.uri} holds no {folders.KERAS_FILE} to export"
         )
     with storage.blamed_on(f"--output {config.output}"):
         uri = storage.to_uri(config.output)

@@ -194,7 +194,7 @@ def _colours_last(network: Any, config: PackageConfig) -> bool:
     shape = network.inputs[0].get_partial_shape()
     sizes = [each.get_length() if each.is_static else None for each in shape]
     if len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
-        raise UserInputError(f"{config.model_file}: its input {shape} is no batch of RGB images")
+        raise UserInputError(f"{config.model_file}: its input {shape} is not a batch of RGB images")
     return sizes[1] != 3
 
 
@@ -224,7 +224,7 @@ def _check(config: PackageConfig, model: folders.Model) -> tuple[int, float | No
             image, expected = str(pair["image"]), np.asarray(pair["scores"], np.float64)
         except (ValueError, KeyError, TypeError) as error:
             raise UserInputError(
-                f"{flag}: line {number} is no JSON object with `image` and `scores`"
+                f"{flag}: line {number} is not a JSON object with `image` and `scores`"
             ) from error
         if "://" not in image:
             image = posixpath.join(posixpath.dirname(config.check), image)

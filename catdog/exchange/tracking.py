@@ -138,7 +138,7 @@ def tracked(
     """
     if server is None:
         if name is not None:
-            raise UserInputError("--mlflow-model: goes with --mlflow, which names the server")
+            raise UserInputError("--mlflow-model: needs --mlflow, which names the server")
         yield None
         return
     flag, folder = f"--mlflow {server}", storage.to_uri(output)

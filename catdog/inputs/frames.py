@@ -64,7 +64,7 @@ def store_frame(frame: Frame, columns: Columns, output: str) -> tuple[str, bool]
             pq.write_table(table.combine_chunks(), file, row_group_size=1 << 14)
         except (pa.ArrowException, TypeError, ValueError) as error:
             what = " ".join(str(error).split())
-            raise UserInputError(f"{_NAME}: it is no table that Parquet holds: {what}") from error
+            raise UserInputError(f"{_NAME}: Parquet cannot hold it: {what}") from error
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         uri = storage.join(output, FRAMES_FOLDER, f"{digest}.parquet")
@@ -91,7 +91,7 @@ def _as_table(frame: Frame) -> pa.Table:
 def _of_pandas(frame: Any) -> pa.Table:
     """Its columns, paths as text; one that Arrow has no type for is left out."""
     if not frame.columns.is_unique:
-        raise ValueError(f"it has two columns of one name: {list(frame.columns)}")
+        raise ValueError(f"two of its columns have the same name: {list(frame.columns)}")
     columns: dict[str, Any] = {}
     for name in frame.columns:
         values = frame[name]

@@ -52,12 +52,12 @@ class SampleColumns:
             text = ""
         if not text:
             logger.warning(
-                "%s: %a is no text of a mebibyte at most: it is not kept", self._uri, path
+                "%s: %a is not kept: it is not a text of at most one MiB", self._uri, path
             )
             return
         self._bytes += len(text)
         if self._bytes > _MOST_BYTES:
-            raise UserInputError(f"--keep: the texts in {self._uri} have more than a gibibyte")
+            raise UserInputError(f"--keep: the texts in {self._uri} are larger than one GiB")
         self._texts[_extension(path)][sample_of(path)] = text
 
     def of(self, names: Iterable[str | None]) -> pa.Array[Any]:

@@ -64,7 +64,7 @@ class Listers:
                     yield pa.ipc.open_stream(data).read_next_batch()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             raise CatdogError(
-                f"{archive.uri}: the process that listed it has ended, perhaps for want of memory; "
+                f"{archive.uri}: the process that listed it ended, perhaps because memory ran out; "
                 "run the same command again"
             ) from error
         told = json.loads(data)

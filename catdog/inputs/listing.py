@@ -241,7 +241,7 @@ class _Opener:
         return [uri for uri in found if uri.lower().endswith(TABLES)]
 
     def tables_beside(self, text: str) -> list[str]:
-        """URIs of the tables beside the images of a folder; none of what is no folder."""
+        """URIs of the tables beside the images of a folder; none of what is not a folder."""
         try:
             uri = storage.to_uri(text)
             if uri.lower().endswith((*TABLES, *ARCHIVES)) or storage.is_web(uri):
@@ -289,7 +289,7 @@ class _Opener:
             raise UserInputError(f"{text}: there is no such file, folder or prefix{hint}") from None
         except PermissionError as error:
             detail = storage.error_detail(error)
-            raise UserInputError(f"{text}: it may not be read: {detail}") from None
+            raise UserInputError(f"{text}: no permission to read it: {detail}") from None
         except storage.CredentialsError as error:
             raise UserInputError(f"{text}: {error}") from None
         except OSError as error:

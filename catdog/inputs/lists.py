@@ -214,7 +214,7 @@ class EntryReader:
         name, named_label = relative(uri, folder)
         if file.endswith("/"):
             if folder and not f"{uri}/".startswith(folder):
-                logger.warning("a list in %s leads out of it, to the folder %s", folder, uri)
+                logger.warning("a list in %s names a folder outside of it: %s", folder, uri)
             return partial(self._folder, uri, label)
         if uri.lower().endswith(tuple(ARCHIVES)):
             prefix = posixpath.dirname(name)

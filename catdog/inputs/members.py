@@ -261,7 +261,7 @@ def archive_members(
         if codec == "tar" and magic == b"\x1f\x8b":
             raise ImageRejected(ErrorCode.UNREADABLE, "It is compressed: name it .tar.gz.")
         if codec == "tar.gz" and magic != b"\x1f\x8b":
-            raise ImageRejected(ErrorCode.UNREADABLE, "It is no gzip file.")
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is not a gzip file.")
         stream = None if codec == "tar" else archives.GzipBytes(file, limits.max_expansion)
         for member in archives.tar_members(stream or file, limits.max_archive_members, is_label):
             yield member, file.stamp

@@ -53,7 +53,7 @@ def opened(uri: str, stamp: str | None) -> Iterator[tuple[BinaryIO, Any]]:
     except (*DAMAGE, OSError) as error:
         if storage.is_of_disk(error):
             raise
-        raise UserInputError(f"{uri}: it is no Parquet table, or damaged") from error
+        raise UserInputError(f"{uri}: it is not a Parquet table, or it is damaged") from error
 
 
 class Chunk(NamedTuple):
@@ -80,7 +80,7 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
     file.seek(max(0, size - 8))
     length = int.from_bytes(file.read(8)[:4], "little")
     if not 0 < length <= min(size - 8, _MOST_BYTES):
-        raise DamagedError("the footer's length is not right")
+        raise DamagedError("the footer's length is wrong")
     file.seek(size - 8 - length)
     footer = _Reader(file.read(length)).struct()
     for group in _list(footer, 4):
@@ -170,13 +170,13 @@ def _page_header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
 def _list(fields: Any, number: int, kind: type = dict) -> list[Any]:
     found = fields.get(number, [])
     if not isinstance(found, list) or not all(isinstance(each, kind) for each in found):
-        raise DamagedError("it is no footer of Parquet")
+        raise DamagedError("it is not a Parquet footer")
     return found
 
 
 def _number(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        raise DamagedError("a number of the footer is not right")
+        raise DamagedError("a number in the footer is wrong")
     return value
 
 
@@ -195,7 +195,7 @@ class _Reader:
         """Values by the numbers of their fields."""
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise DamagedError("the footer is too deep")
+            raise DamagedError("the footer is nested too deeply")
         fields: dict[int, Any] = {}
         number = 0
         while header := self._byte():
@@ -239,7 +239,7 @@ class _Reader:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise DamagedError("a number of the footer is too long")
+        raise DamagedError("a number in the footer is too long")
 
     def _signed(self) -> int:
         value = self._unsigned()

@@ -198,7 +198,9 @@ def _bounded_text(value: Any) -> Text:
 def _class_number(value: float | None) -> Text:
     """Whole numbers are numbers of classes, which pandas makes floats where one is missing (NaN)."""
     number = table_columns.class_number(value)
-    return ValueError(f"is {value}, which numbers no class") if number is False else number
+    return (
+        ValueError(f"is {value}, which is not the number of a class") if number is False else number
+    )
 
 
 def _text(value: bytes | None) -> Text:

@@ -46,7 +46,7 @@ def choose_uri(names: Sequence[str], columns: Columns, table: str) -> int:
         if len(others) > 1:
             both = " and ".join(names[other] for other in others)
             raise UserInputError(
-                f"{table}: its columns {both} may name images; say which one with --uri-column"
+                f"{table}: its columns {both} may all name the images; choose one with --uri-column"
             )
         at = others[0] if others else None
     if at is None:

@@ -239,7 +239,7 @@ def _json_rows(
                     continue
                 row = _object(line)
                 if row is None:
-                    what = f"Line {number} of the table is no JSON object, or too long."
+                    what = f"Line {number} of the table is not a JSON object, or too long."
                     yield wrong(f"line={number}", what)
                     continue
                 names = list(row)
@@ -253,9 +253,9 @@ def _json_rows(
     except (ImageRejected, UnicodeError) as error:
         yield _broken(number, error)
     if chosen is None:
-        raise UserInputError(f"{uri}: no line of it is a JSON object with a column of URIs")
+        raise UserInputError(f"{uri}: no line is a JSON object with a column of URIs")
     if not label_seen:
-        raise UserInputError(f"{uri}: no line of it has --label-column {columns.label_column}")
+        raise UserInputError(f"{uri}: no line has the --label-column {columns.label_column}")
 
 
 def _object(line: str | None) -> dict[str, Any] | None:
@@ -272,9 +272,11 @@ def _json_entry(number: int, text: Any, label: Any) -> Entry:
     if isinstance(label, float):
         label = table_columns.class_number(label)
         if label is False:
-            return wrong(f"line={number}", f"The label in line {number} numbers no class.")
+            return wrong(
+                f"line={number}", f"The label in line {number} is not the number of a class."
+            )
     if not isinstance(label, str | int | None):
-        return wrong(f"line={number}", f"The label in line {number} of the table is no text.")
+        return wrong(f"line={number}", f"The label in line {number} of the table is not text.")
     text = text.strip(SPACE) if isinstance(text, str) else ""
     if label is not None:
         label = (label if isinstance(label, str) else json.dumps(label)).strip(SPACE) or None

@@ -229,9 +229,9 @@ def _rows(uri: str, columns: Columns, limits: SourceLimits) -> Iterable[tuple[st
                 yield entry.text, entry.label
     except UserInputError as refused:
         if re.search(r", not text$", str(refused)):
-            logger.warning("%s; it labels nothing", refused)
+            logger.warning("%s; it gives no labels", refused)
         elif not re.search(r": there is no (column|--)", str(refused)):
             raise
         return
     if damaged:
-        logger.warning("%s: %d lines are damaged and label nothing", uri, damaged)
+        logger.warning("%s: damaged lines, which give no labels: %d", uri, damaged)

@@ -154,7 +154,7 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file:
             return _read(file)
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise CatdogError(f"{path}: is no file of weights ({error})") from error
+        raise CatdogError(f"{path}: is not a file of weights ({error})") from error
 
 
 def _read(file: BufferedReader) -> dict[str, NDArray[Any]]:

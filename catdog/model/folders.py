@@ -80,9 +80,9 @@ class ModelMetadata:
             for name in ("validation", "test")
         )
         if not isinstance(validation, int | float) or not isinstance(test, int | float):
-            raise CatdogError("the model does not tell how its data was divided")
+            raise CatdogError("the model does not record how its data was split")
         if not (0 <= validation < 1 and 0 <= test < 1):
-            raise CatdogError("the model does not tell how its data was divided")
+            raise CatdogError("the model does not record how its data was split")
         return float(validation), float(test)
 
     @functools.cached_property
@@ -122,7 +122,7 @@ class ModelMetadata:
                     f"the model's format version is {version}; this catdog reads {FORMAT_VERSION}"
                 )
             if not all(isinstance(label, str) for label in content["labels"]):
-                raise TypeError("a label is no text")
+                raise TypeError("a label is not text")
             metadata = cls(
                 labels=tuple(content["labels"]),
                 preprocessing=Preprocessing.from_json_dict(content["preprocessing"]),

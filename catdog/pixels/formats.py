@@ -128,7 +128,8 @@ def rejected(error: Exception, format_: str, limits: DecodeLimits) -> ImageRejec
         return too_large(limits, int((re.search(r"\d+", str(error)) or [limits.max_pixels + 1])[0]))
     if isinstance(error, MemoryError):
         return ImageRejected(
-            ErrorCode.TOO_LARGE, f"Decoding this {format_} takes more memory than is allowed."
+            ErrorCode.TOO_LARGE,
+            f"Decoding this {format_} takes more memory than the limit permits.",
         )
     return _meaning(str(error), format_, unsupported=isinstance(error, NotImplementedError))
 

@@ -239,9 +239,7 @@ def _as_list(pictures: Picture | Iterable[Picture]) -> list[Picture]:
 
 
 def _no_picture(thing: object) -> str:
-    return (
-        f"{type(thing).__name__}: is no picture; give a path, bytes, a PIL image or a uint8 array"
-    )
+    return f"{type(thing).__name__}: is not a picture; give a path, bytes, a PIL image or a uint8 array"
 
 
 def _one_ahead(work: Any, items: Sequence[Any]) -> Iterator[Any]:
@@ -312,7 +310,7 @@ def _image_of(array: NDArray[Any]) -> Any:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not fits or not array.size:
         raise UserInputError(
-            f"an array of {array.dtype} {array.shape}: is no picture; "
+            f"an array of {array.dtype} {array.shape}: is not a picture; "
             "give uint8 of (height, width), (height, width, 3) or (height, width, 4)"
         )
     return Image.fromarray(array)

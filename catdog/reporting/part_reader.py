@@ -273,7 +273,7 @@ class PartReader:
     ) -> npt.NDArray[np.int32]:
         table = self._table(shard, ["scores", part_files.TOP_LABELS])
         if table is None:
-            raise CatdogError(f"{self.plan.output}: a part file went while it was read")
+            raise CatdogError(f"{self.plan.output}: a part file disappeared while it was read")
         label = np.full(len(good), -1, np.int32)
         if "scores" in table.column_names:
             scores = pc.list_flatten(table["scores"]).to_numpy().reshape(-1, classes)

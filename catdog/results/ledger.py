@@ -40,7 +40,7 @@ def _object(folder: Folder, name: str, data: bytes) -> dict[str, Any]:
     with damage.named(f"{folder.uri}/{name}"):
         content = json.loads(data)
         if not isinstance(content, dict):
-            raise TypeError("it is no JSON object")
+            raise TypeError("it is not a JSON object")
         return content
 
 
@@ -58,7 +58,7 @@ def read_question(folder: Folder) -> dict[str, Any] | None:
     with damage.named(f"{folder.uri}/{RUN_FILE}"):
         question = record[_QUESTION]
         if not isinstance(question, dict):
-            raise TypeError("its question is no JSON object")
+            raise TypeError("its question is not a JSON object")
         return question
 
 
@@ -89,7 +89,7 @@ def withdraw(folder: Folder, before: int) -> dict[str, Any] | None:
         summary = _object(folder, SUMMARY_FILE, found[0])
         with damage.named(f"{folder.uri}/{SUMMARY_FILE}"):
             if type(summary[_GENERATION]) is not int:
-                raise TypeError("its generation is no number")
+                raise TypeError("its generation is not a number")
         if summary[_GENERATION] >= before:
             return summary
         folder.remove(SUMMARY_FILE, found[1])
@@ -107,8 +107,8 @@ def read_summary(plan: Plan) -> dict[str, Any] | None:
     latest = plans.read(plan.folder)  # another driver may have gone on
     if latest is None or latest.generation < summary[_GENERATION]:
         raise damage.DamagedError(
-            f"{plan.output}/{SUMMARY_FILE} is damaged: it is of generation {summary[_GENERATION]}, "
-            f"and the plan has {plan.generation}"
+            f"{plan.output}/{SUMMARY_FILE} is damaged: it belongs to generation {summary[_GENERATION]}, "
+            f"but the plan has {plan.generation}"
         )
     return None
 

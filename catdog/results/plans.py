@@ -246,7 +246,7 @@ def open_plan_file(folder: Folder, name: str) -> pq.ParquetFile:
     """A file of entries, with all its bytes."""
     content = folder.read(f"{PLAN_FOLDER}/{name}")
     if content is None:
-        raise CatdogError(f"{folder.uri}/{PLAN_FOLDER}/{name} is gone: the plan is not whole")
+        raise CatdogError(f"{folder.uri}/{PLAN_FOLDER}/{name} is gone: the plan is incomplete")
     with damage.named(f"{folder.uri}/{PLAN_FOLDER}/{name}"):
         return pq.ParquetFile(pa.BufferReader(content[0]))
 
@@ -291,11 +291,11 @@ def read(folder: Folder | str) -> Plan | None:
         if _OLD_INDEX in names:
             raise UserInputError(
                 f"{folder.uri}: an earlier version of catdog made these results; "
-                "name another folder to go on with this one"
+                "name another folder"
             )
         return None
     if len({generation.job for generation in generations}) > 1:
-        raise CatdogError(f"{folder.uri}: its plan is of two jobs")
+        raise CatdogError(f"{folder.uri}: its plan belongs to two jobs")
     return Plan(folder, tuple(generations))
 
 

@@ -89,5 +89,5 @@ def _table(uri: str) -> list[dict[str, str]]:
     text = _text(uri)
     rows = csv.DictReader(io.StringIO(text, newline=""))
     if text and not {"uri", "label"} <= {*(rows.fieldnames or ())}:
-        raise UserInputError(f"--output {uri}: is no table of labels; name another file")
+        raise UserInputError(f"--output {uri}: is not a table of labels; name another file")
     return [*rows]

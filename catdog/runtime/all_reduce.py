@@ -152,7 +152,7 @@ class SharedMemoryAllReduce:
                 self._hear(self._peers[0])
         except TimeoutError as error:
             raise TimeoutError(
-                f"another training worker did not go on for {self._timeout_s:g} s"
+                f"another training worker made no progress for {self._timeout_s:g} s"
             ) from error
 
     def _hear(self, peer: socket.socket) -> None:

@@ -31,7 +31,7 @@ _ANSWER_WITHIN_S = 60.0
 # Ray aborts a process whose head has been away for 60 s, without a word to anybody: say it sooner.
 _HEAD_RETURNS_WITHIN_S = 45.0
 
-GO_ON = "run the same command again: it goes on from what is written"
+GO_ON = "run the same command again: it continues from what is written"
 
 
 def head_answers() -> bool:
@@ -215,7 +215,7 @@ def wait_for_room(
     if not autoscales(patience_s=10):
         advice = "start nodes, or ask for fewer --workers"
         if gpus and not cluster_resources(label)[1]:
-            advice = "there is no GPU at all: start nodes that have some, or leave them out"
+            advice = "the cluster has no GPU: start nodes with GPUs, or do not ask for GPUs"
         raise UserInputError(
             missing.format(found=found, workers=workers, shape=shape)
             + f", and no autoscaler; {advice}"

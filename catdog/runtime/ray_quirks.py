@@ -156,8 +156,8 @@ def _check_told(variables: dict[str, str]) -> None:
     there = ray.get_runtime_context().runtime_env.get("env_vars") or {}
     if not variables.items() <= there.items():
         raise UserInputError(
-            "--source-profile and the like: this process is connected to Ray already, and Ray's "
-            "workers would not know of them; call it before ray.init()"
+            "--source-profile and the like: this process is connected to Ray already, so its "
+            "workers would not have them; call catdog before ray.init()"
         )
 
 

@@ -68,7 +68,7 @@ def nearest(
         return _of_index(vectors, queries, count)
     if len(vectors) > _WITHOUT_INDEX:
         raise UserInputError(
-            f"{len(vectors):,} images are too many to compare all with all: "
+            f"{len(vectors):,} images are too many to compare all pairs; "
             "`pip install 'catdog-ray[similar]'` brings an index"
         )
     return _of_all(vectors, queries, count)

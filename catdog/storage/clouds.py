@@ -168,7 +168,7 @@ def _version(uri: str, meta: Any) -> str:
     """What Google's conditions name, a generation, and Azure's, an ETag."""
     version = meta["version" if uri.startswith("gs://") else "e_tag"]
     if not version:
-        raise OSError(errno.ENOTSUP, said("The store tells no versions of objects."))
+        raise OSError(errno.ENOTSUP, said("The store returns no versions of objects."))
     return str(version)
 
 
@@ -197,7 +197,9 @@ def _asked(uri: str, request: Callable[[Any], T]) -> T:
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
         raise PermissionError(errno.EACCES, said("The store denies access.")) from None
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-        raise FileExistsError(errno.EEXIST, said("There is another object already.")) from None
+        raise FileExistsError(
+            errno.EEXIST, said("Another object with this name exists already.")
+        ) from None
     except exceptions.InvalidPathError:
         sentence = (
             "A name with an empty segment or dots alone in it cannot be read from this store."

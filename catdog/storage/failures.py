@@ -128,12 +128,12 @@ def said(sentence: str) -> str:
 
 def changed() -> ImageRejected:
     """Of what is no longer what was listed."""
-    return ImageRejected(ErrorCode.CHANGED, "It is another file than the one that was listed.")
+    return ImageRejected(ErrorCode.CHANGED, "It is no longer the file that was listed.")
 
 
 def endless() -> OSError:
     """A listing whose pages lead back to where it was."""
-    return OSError(errno.EIO, _Sentence("The store's listing does not come to an end."))
+    return OSError(errno.EIO, _Sentence("The store's listing does not end."))
 
 
 def retried(uri: str, request: Callable[[], T]) -> T:
@@ -181,7 +181,7 @@ def _translate(  # noqa: C901, PLR0912 - a table of what stores answer
             )
         if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}:
             return "exists", FileExistsError(
-                errno.EEXIST, _Sentence("There is another object already.")
+                errno.EEXIST, _Sentence("Another object with this name exists already.")
             )
         if code in {"InvalidRange", "416"}:
             return "range", RangeOutsideError(
@@ -206,8 +206,8 @@ def _translate(  # noqa: C901, PLR0912 - a table of what stores answer
         return "credentials", PermissionError(
             errno.EACCES,
             _Sentence(
-                "No AWS credentials are configured; a public bucket is read without any where "
-                "--no-sign-request or AWS_NO_SIGN_REQUEST=YES asks for it."
+                "No AWS credentials are configured; to read a public bucket without any, pass "
+                "--no-sign-request or set AWS_NO_SIGN_REQUEST=YES."
             ),
         )
     if isinstance(error, boto.ProfileNotFound):
@@ -216,7 +216,7 @@ def _translate(  # noqa: C901, PLR0912 - a table of what stores answer
             f"{error.kwargs.get('profile')}"
         )
     if isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError):
-        return "credentials", CredentialsError(f"AWS credentials cannot be had ({name})")
+        return "credentials", CredentialsError(f"AWS credentials could not be obtained ({name})")
     if isinstance(error, boto.ParamValidationError):
         return "invalid", FileNotFoundError(
             errno.ENOENT, _Sentence("The name of the bucket or the key is not valid.")

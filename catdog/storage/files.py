@@ -282,7 +282,7 @@ def _link(source: str, target: str) -> None:
     try:
         lock(folder)
         if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "there is another file already")
+            raise FileExistsError(errno.EEXIST, "another file with this name exists already")
         os.replace(source, target)
     finally:
         os.close(folder)

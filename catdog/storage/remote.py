@@ -72,12 +72,12 @@ def delete_object(uri: str, version: str | None = None) -> None:
 
 def _read_only(*_: object) -> Any:
     raise OSError(
-        errno.ENOTSUP, said("Files are written to local folders, s3://, gs:// and az:// alone.")
+        errno.ENOTSUP, said("Files can only be written to local folders, s3://, gs:// and az://.")
     )
 
 
 def _no_pages(*_: object, **__: object) -> _Pages:
-    raise OSError(errno.ENOTSUP, said("Web servers list no files; give a list of URLs."))
+    raise OSError(errno.ENOTSUP, said("Web servers do not list files; give a list of URLs."))
 
 
 _READ_ONLY = (_read_only, _read_only, _read_only)

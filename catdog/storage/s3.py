@@ -279,7 +279,7 @@ os.register_at_fork(after_in_child=_renew_after_fork)
 def refuse_others(uri: str) -> None:
     """Raise where a URI is not of S3."""
     if not uri.startswith("s3://"):
-        raise OSError(errno.ENOTSUP, said("This is written to local folders and to S3 alone."))
+        raise OSError(errno.ENOTSUP, said("This can only be written to local folders and to S3."))
 
 
 def _identity(uri: str) -> tuple[int, int, stores.Access]:

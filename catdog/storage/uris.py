@@ -35,11 +35,11 @@ def to_uri(path_or_uri: str) -> str:
         ValueError: another scheme, a slash too few, credentials, or an `s3://` URI without a bucket.
     """
     if lacks_slash(path_or_uri):
-        raise ValueError("A URI has two slashes behind its scheme")
+        raise ValueError("A URI needs two slashes after its scheme")
     scheme, separator, rest = path_or_uri.partition("://")
     is_path = not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)
     if (is_path or scheme.lower() in _SUPPORTED) and has_user(path_or_uri):
-        raise ValueError("a URI holds no credentials; set them in the environment")
+        raise ValueError("a URI must not hold credentials; set them in the environment")
     if is_path:
         path = os.path.abspath(path_or_uri)
         return "file://" + (path[1:] if path.startswith("//") else path)  # POSIX keeps two slashes
@@ -55,23 +55,27 @@ def _remote_uri(scheme: str, rest: str, given: str) -> str:
     bucket, _, key = rest.partition("/")
     if scheme in _S3:
         if _PRESIGNED.search(key):
-            raise ValueError("an s3:// URI holds no signature; set credentials in the environment")
+            raise ValueError(
+                "an s3:// URI must not hold a signature; set credentials in the environment"
+            )
         if not _BUCKET.fullmatch(bucket):
-            raise ValueError("an s3:// URI names a bucket: s3://bucket/key")
+            raise ValueError("an s3:// URI must name a bucket: s3://bucket/key")
         return f"s3://{bucket}/{key}"
     if scheme in _CLOUDS:
         if not _BUCKET.fullmatch(bucket):
-            raise ValueError(f"the URI names a bucket: {scheme}://bucket/key")
+            raise ValueError(f"the URI must name a bucket: {scheme}://bucket/key")
         return f"{_CLOUDS[scheme]}://{bucket}/{key}"
     if scheme in {"http", "https"}:
         if without_secrets(given) != given:
-            raise ValueError("a URL holds no signature or token: it would be written into records")
+            raise ValueError(
+                "a URL must not hold a signature or token: it would be written into records"
+            )
         if not _WEB_HOST.match(rest):
-            raise ValueError(f"a URL names a host: {scheme}://host/file")
+            raise ValueError(f"a URL must name a host: {scheme}://host/file")
         return f"{scheme}://{rest}"
     if scheme == "hf":
         if not _HUB.fullmatch(rest):
-            raise ValueError("the URI names a data set: hf://datasets/OWNER/NAME/path")
+            raise ValueError("the URI must name a data set: hf://datasets/OWNER/NAME/path")
         return f"hf://{rest}"
     raise ValueError(
         f"{scheme}:// is not supported; local paths, file://, s3://, gs://, az://, hf://, "

@@ -183,7 +183,7 @@ def _parsed(url: str) -> URL:
             return parsed
     except ValueError:
         pass
-    raise _Trouble("refused", OSError(errno.EINVAL, said("It is no URL of a web server.")))
+    raise _Trouble("refused", OSError(errno.EINVAL, said("It is not the URL of a web server.")))
 
 
 async def _followed(url: URL, offset: int, length: int, headers: Mapping[str, str]) -> Answer:
@@ -231,7 +231,7 @@ async def _asked(url: URL, offset: int, length: int, headers: Mapping[str, str])
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
         raise _Trouble("unreachable", _unreadable("Its host does not answer.")) from None
     except (aiohttp.InvalidURL, aiohttp.ServerFingerprintMismatch, aiohttp.TooManyRedirects):
-        raise _Trouble("refused", _unreadable("It is no URL of a web server.")) from None
+        raise _Trouble("refused", _unreadable("It is not the URL of a web server.")) from None
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         sentence = f"The transfer failed with {type(error).__name__}."
         raise _Trouble("interrupted", _unreadable(sentence)) from None
@@ -244,9 +244,7 @@ def _unreadable(sentence: str) -> OSError:
 def _address_refused(url: URL) -> OSError:
     return PermissionError(
         errno.EACCES,
-        said(
-            f"{url.host} is no public address; lists may lead there where --allow-hosts names it."
-        ),
+        said(f"{url.host} is not a public address; to permit it, name it with --allow-hosts."),
     )
 
 

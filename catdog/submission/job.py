@@ -195,8 +195,8 @@ def _address(config: SubmitConfig) -> str:
     parts = urlsplit(address)
     if parts.scheme == "ray" and parts.hostname:
         raise UserInputError(
-            f"--address {address}: jobs are sent to the job server, http://{parts.hostname}:8265 "
-            "where its port was not changed; ray:// is an address for `catdog VERB --address`"
+            f"--address {address}: jobs go to the job server, http://{parts.hostname}:8265 "
+            "unless its port was changed; ray:// is an address for `catdog VERB --address`"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserInputError(
@@ -292,7 +292,7 @@ def _send(client: Any, job: Job, folder: str) -> None:
                 return  # the request before arrived, only its answer did not
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise CatdogError(
-                    f"the cluster does not take the job: {_first_line(error)}"
+                    f"the cluster did not accept the job: {_first_line(error)}"
                 ) from error
             time.sleep(1)  # a cluster that has just started has none yet
         else:
@@ -322,17 +322,17 @@ def _follow_to_end(
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":
-        raise CatdogError(f"the job {identifier} was stopped; submit it again to go on")
+        raise CatdogError(f"the job {identifier} was stopped; submit it again to continue")
     code = details.driver_exit_code
     if code is not None and 0 < code < 128:
         return int(code)  # the job has said in its log what was wrong
     lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
     reason = f"ended by signal {abs(code) % 128}" if code else " ".join(lines[-1:]) or status
-    raise CatdogError(f"the job {identifier} failed: {reason}; submit it again to go on")
+    raise CatdogError(f"the job {identifier} failed: {reason}; submit it again to continue")
 
 
 def _detach(client: Any, identifier: str, come_back: str) -> int:
-    _say(f"detached; the job goes on. Come back with: {come_back}")
+    _say(f"detached; the job continues. Come back with: {come_back}")
     try:
         # Said inside the block: whoever reads it may be quicker than the next line.
         _say(f"Ctrl-C again within {_SECOND_CTRL_C_S:.0f} seconds stops the job")
@@ -344,10 +344,10 @@ def _detach(client: Any, identifier: str, come_back: str) -> int:
         while not client.get_job_status(identifier).is_terminal():
             if time.monotonic() > deadline:
                 raise CatdogError(
-                    f"the job {identifier} was told to stop and has not; look with: {come_back}"
+                    f"the job {identifier} was told to stop but has not stopped; look with: {come_back}"
                 ) from None
             time.sleep(0.5)
-        _say("stopped; submit it again to go on")
+        _say("stopped; submit it again to continue")
     return 130
 
 
@@ -386,7 +386,7 @@ class _Follower:
                 asyncio.run(self._read())
                 details = self._client.get_job_info(self._identifier)
             except refused as error:
-                raise UserInputError("the cluster does not take its token any more") from error
+                raise UserInputError("the cluster no longer accepts its token") from error
             except (RuntimeError, ConnectionError, OSError, requests.RequestException) as error:
                 if "status code 404" in str(error):
                     if not self._known:
@@ -395,13 +395,13 @@ class _Follower:
                         ) from error
                     # A new head: jobs live in the memory of the one that took them.
                     raise CatdogError(
-                        f"the cluster was started anew and has lost the job {self._identifier}; "
-                        "submit it again to go on"
+                        f"the cluster was restarted and has lost the job {self._identifier}; "
+                        "submit it again to continue"
                     ) from error
                 if time.monotonic() - self._last_contact > self.PATIENCE_S:
                     return None
                 if not told:
-                    _say(f"connection lost ({_first_line(error)}); the job goes on, reconnecting")
+                    _say(f"connection lost ({_first_line(error)}); the job continues, reconnecting")
                 told, wait_s = True, min(wait_s * 2, 15.0)
                 time.sleep(wait_s)
                 continue

@@ -72,7 +72,7 @@ class BlockDecoder:
             if new:
                 uri, why = entries["uri"][new[0]].as_py(), found["error_detail"][new[0]].as_py()
                 raise CatdogError(
-                    f"{uri}: it could be decoded when the run began, and not now: {why}"
+                    f"{uri}: it could be decoded when the run began, but not now: {why}"
                 )
             return found
 

@@ -57,7 +57,7 @@ class Claim:
             CatdogError: it has; nothing more may be written.
         """
         if self.lost.is_set():
-            raise CatdogError("another `catdog train` has taken the output folder over")
+            raise CatdogError("another `catdog train` has taken over the output folder")
 
 
 @contextlib.contextmanager
@@ -105,7 +105,9 @@ def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Itera
 def refuse_other_stores(output: str) -> None:
     """Raise UserInputError where a training cannot write: Ray Train's checkpoints go to no others."""
     if not storage.to_uri(output).startswith(("file://", "s3://")):
-        raise UserInputError(f"--output {output}: a training writes to a local folder or to s3://")
+        raise UserInputError(
+            f"--output {output}: a training run writes to a local folder or to s3://"
+        )
 
 
 def recorded_architecture(config: TrainConfig, output: str) -> str | None:
@@ -139,7 +141,7 @@ def _recorded(config: TrainConfig, config_uri: str) -> dict[str, Any]:
         raise _given_up(config) from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserInputError(
-            f"--output {config.output}: its {CONFIG_FILE} is not that of a run; name another folder"
+            f"--output {config.output}: its {CONFIG_FILE} does not belong to a run; name another folder"
         ) from error
     return recorded
 

@@ -286,8 +286,8 @@ class TrainConfig:
             )
         if self.initial_weights == "imagenet" and self.architecture in ARCHITECTURES:
             raise UserInputError(
-                f"--weights imagenet: {self.architecture} has none of ImageNet; it starts from random "
-                "weights, or from a file that a run of it left"
+                f"--weights imagenet: there are no ImageNet weights for {self.architecture}; it starts "
+                "from random weights, or from a file of an earlier run"
             )
         recipe = self.hyperparameters
         for name in ("epochs", "batch_size", "height", "width", "cpus_per_worker"):
@@ -308,7 +308,7 @@ class TrainConfig:
         shared = self.batch_size_per_worker is None
         if shared and self.workers is not None and self.workers > recipe.batch_size:
             raise UserInputError(
-                f"--workers {self.workers}: more than --batch-size {recipe.batch_size} images to share"
+                f"--workers {self.workers}: each worker needs at least one of the --batch-size {recipe.batch_size} images"
             )
         if recipe.learning_rate <= 0:
             raise UserInputError("--learning-rate must be above 0")
@@ -333,8 +333,8 @@ class TrainConfig:
             )
         if recipe.frozen_epochs and not self.initial_weights:
             raise UserInputError(
-                f"--frozen-epochs {recipe.frozen_epochs}: random weights must be trained; "
-                "name initial ones with --weights"
+                f"--frozen-epochs {recipe.frozen_epochs}: frozen layers need trained weights; "
+                "name some with --weights"
             )
         if (
             not 0 < self.validation < 1
@@ -342,14 +342,12 @@ class TrainConfig:
             or self.validation + self.test >= 1
         ):
             raise UserInputError(
-                "--validation and --test are fractions that leave some to train on"
+                "--validation and --test must be fractions that leave images to train on"
             )
         if self.restart and self.resume:
             raise UserInputError("--restart and --resume: give one of them")
         if self.discard is not None and not self.restart:
-            raise UserInputError(
-                f"--discard {self.discard}: says what --restart may delete; add it"
-            )
+            raise UserInputError(f"--discard {self.discard}: needs --restart; add it")
         if not 0 <= self.max_rejected <= 1:
             raise UserInputError("--max-rejected must be a fraction from 0 to 1")
 
@@ -358,9 +356,11 @@ class TrainConfig:
         if not self.multi_label:
             return
         if self.class_weights != "none":
-            raise UserInputError("--class-weights: weights images of one class, not --multi-label")
+            raise UserInputError("--class-weights and --multi-label exclude each other")
         if self.teacher is not None:
-            raise UserInputError("--teacher: tells one class of each image, not --multi-label")
+            raise UserInputError(
+                "--teacher and --multi-label exclude each other: a teacher gives each image one class"
+            )
 
     @property
     def choices(self) -> tuple[TrainConfig, ...]:

@@ -370,12 +370,12 @@ def refuse_empty(images: DecodedImages, labelled: LabelledImages) -> None:
         CatdogError: it is not.
     """
     if not len(images.train) or not len(images.validation):
-        raise CatdogError("no decodable image is left to train on or to validate with")
+        raise CatdogError("no decodable image is left for training or validation")
     labels = labelled.labels
     counts = images_of_classes(images.classes, labelled.answers, images.train, len(labels))
     for label, count in zip(labels, counts, strict=True):
         if not count:
-            raise CatdogError(f"class {label!r} has no image left to train on that can be decoded")
+            raise CatdogError(f"class {label!r} has no decodable image left to train on")
 
 
 def notices(decoded: Decoded, *, parts_given: bool, cached: bool) -> list[str]:

@@ -61,7 +61,7 @@ def refuse_labels(config: TrainConfig) -> None:
     if "label_selector" not in {each.name for each in dataclasses.fields(ScalingConfig)}:
         raise UserInputError(
             f"--node-label {config.node_label}: Ray {ray.__version__} cannot place training workers "
-            "by label; from 2.53 on it can"
+            "by label; Ray 2.53 and newer can"
         )
 
 

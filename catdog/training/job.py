@@ -133,7 +133,7 @@ def _on_cluster(
 ) -> TrainResult:
     fitting_run = config.for_images(int((labelled.parts == TRAIN).sum()))
     if fitting_run != config:
-        observer.phase("a short run has a recipe of its own (docs/train.md)")
+        observer.phase("using the recipe for short runs (docs/train.md)")
     config = fitting_run
     fitting.refuse_labels(config)
     label = config.node_label
@@ -213,7 +213,7 @@ def _prepared(
     total = len(images.train) + len(images.validation) + len(images.rejected)
     records.write_rejected(output, images.rejected, total, config.max_rejected)
     if of_teacher is not None:
-        observer.phase("the teacher looks at the images")
+        observer.phase("the teacher scores the images")
         scores = teacher.scores_of(
             of_teacher,
             labelled,
@@ -249,7 +249,7 @@ def _decodes_each_epoch(config: TrainConfig, images: int, observer: Observer) ->
         observer.phase(f"{line}, their disks {disk}: each epoch decodes them again")
     elif needed > room.store_bytes:
         observer.phase(
-            f"{line}: what is too much goes to disk and comes back slowly "
+            f"{line}: the rest goes to disk and is slower to read "
             "(`ray start --object-store-memory` sets a node's)"
         )
     return each_epoch

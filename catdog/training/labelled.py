@@ -207,7 +207,7 @@ def _corrected(
         start += batch.num_rows
         used += len(at) - at.null_count
     if not used:
-        raise UserInputError(f"--labels {table}: no label in it is one of an image given")
+        raise UserInputError(f"--labels {table}: none of its labels belongs to a given image")
     line = f"{used:,} labels from {table}"
     if used < given.num_rows:
         line += f"; {given.num_rows - used:,} others in it are of no image given"
@@ -285,7 +285,7 @@ def _parts_of_folders(entries: Entries, shown: str) -> tuple[_Labels, NDArray[np
         if not pc.all(deep).as_py():
             name = batch["name"][pc.index(deep, value=False).as_py()].as_py()
             raise UserInputError(
-                f"{shown}: {name!r} lies in no class's folder below {name.split('/')[0]}/; move it "
+                f"{shown}: {name!r} is not in the folder of a class below {name.split('/')[0]}/; move it "
                 "into one, or take these folders as classes with --split-by-folder no"
             )
         labels.add_column(pc.if_else(own, pc.list_element(folders, 1), batch["label"]))

@@ -51,7 +51,9 @@ def load(name: str, labels: tuple[str, ...]) -> folders.Model:
     except CatdogError as error:
         raise type(error)(str(error).replace("--model", "--teacher", 1)) from error
     if model.metadata.multi_label:
-        raise UserInputError(f"--teacher {name}: tells several classes of an image (--multi-label)")
+        raise UserInputError(
+            f"--teacher {name}: is a --multi-label model; a teacher must give each image one class"
+        )
     if model.metadata.labels != labels:
         raise UserInputError(
             f"--teacher {name}: knows {', '.join(model.metadata.labels)}; the images are of "

@@ -219,7 +219,7 @@ NOWHERE = "s3://no-such-bucket-here/x"
         ("images", WRONG, "refuses the AWS credentials"),
         ("--model", WRONG, "refuses the AWS credentials"),
         ("--output", WRONG, "refuses the AWS credentials"),
-        ("images", GUEST, "may not be read"),
+        ("images", GUEST, "no permission to read it"),
         ("--model", GUEST, "denies access"),
         ("--output", GUEST, "denies access"),
         ("images", NOWHERE, "no such file, folder or prefix"),

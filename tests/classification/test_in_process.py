@@ -78,7 +78,9 @@ def test_a_users_own_column_of_labels(config, folder, several_model, tmp_path):
     assert not examine(ReportConfig(results=kept.output), Observer()).reader.tally.several
 
     several = dataclasses.replace(kept, output=str(tmp_path / "several"), model=several_model)
-    with pytest.raises(UserInputError, match="--keep labels: results have a column labels of"):
+    with pytest.raises(
+        UserInputError, match="--keep labels: the results have their own column labels"
+    ):
         classify(several)
     plain = dataclasses.replace(several, keep=())
     classify(plain)

@@ -47,7 +47,7 @@ def test_json_lines(folder, capsys):
     ("arguments", "said"),
     [
         ([], "IMAGES: name at least one image"),
-        (["."], ".: is a folder; name images, or take `catdog classify .`"),
+        (["."], ".: is a folder; name images, or use `catdog classify .`"),
         (["a.jpg", "--model", "nowhere"], "--model nowhere: no finished model there"),
         (["a.jpg", "--model", "s3://key:secret@bucket/m"], "--model"),
     ],

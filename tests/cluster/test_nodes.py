@@ -571,7 +571,7 @@ def test_classify_is_resumed_after_its_driver_was_killed(lab, classified):
     half_way(job, output)
     lab.kill_driver(output)
     assert job.wait(60) == 1, job.log
-    assert "submit it again to go on" in job.log
+    assert "submit it again to continue" in job.log
     check_sent_again(lab, output, classified)
 
 
@@ -583,7 +583,7 @@ def test_training_is_resumed_after_its_driver_was_killed(lab, trained):
     in_second_epoch(lab, job, output)
     lab.kill_driver(output)
     assert job.wait(60) == 1, job.log
-    assert "submit it again to go on" in job.log
+    assert "submit it again to continue" in job.log
     check_training(lab.train(output, "--resume"), output, trained)
 
 
@@ -598,8 +598,8 @@ def test_classify_is_resumed_on_a_new_head(lab, classified):
     assert job.running()
     lab.cluster.start()
     assert job.wait(60) == 1, job.log
-    assert "was started anew and has lost the job" in job.log
-    assert "submit it again to go on" in job.log
+    assert "was restarted and has lost the job" in job.log
+    assert "submit it again to continue" in job.log
     check_sent_again(lab, output, classified)
 
 

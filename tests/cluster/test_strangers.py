@@ -209,7 +209,7 @@ def test_gpus_where_there_are_none(cluster, drawings, tmp_path):
     arguments = ["train", drawings, "--output", tmp_path / "run", "--gpus-per-worker", 1]
     line = complaint(run(cluster, *arguments), 2)
     assert "room for 0 of 1 workers of 1 CPU and 1 GPU each" in line
-    assert "there is no GPU at all: start nodes that have some, or leave them out" in line
+    assert "the cluster has no GPU: start nodes with GPUs, or do not ask for GPUs" in line
 
 
 def test_small_stores_are_told(drawings, tmp_path):

@@ -156,7 +156,7 @@ def test_no_server(trained, tmp_path, monkeypatch):
 def test_a_name_without_a_server_is_refused(tmp_path):
     """`--mlflow-model` alone does nothing, so it says so."""
     with (
-        pytest.raises(UserInputError, match="--mlflow-model: goes with --mlflow"),
+        pytest.raises(UserInputError, match="--mlflow-model: needs --mlflow"),
         exchange.tracked(None, str(tmp_path), "pets"),
     ):
         pass

@@ -107,14 +107,14 @@ def test_a_page_is_not_believed(tmp_path, column):
 @pytest.mark.parametrize(
     ("flaw", "said"),
     [
-        (b"", "length is not right"),
+        (b"", "length is wrong"),
         (b"\x19\xfc\xff\xff\xff\xff\x0f", "ends too early"),  # a list longer than the file
         (b"\x18\x7f", "ends too early"),  # text longer than the file
         (b"\x1c" * 100_000, "too deep"),
-        (b"\x16" + b"\xff" * 100_000, "number of the footer is too long"),
+        (b"\x16" + b"\xff" * 100_000, "number in the footer is too long"),
         (b"\x1f", "footer is damaged"),  # of no type
         (b"\x49\x1c\x19\x1c\x16\x02\0\0\0", "column is not described"),
-        (b"\x49\x18\x01a\0", "no footer of Parquet"),  # text in place of row groups
+        (b"\x49\x18\x01a\0", "not a Parquet footer"),  # text in place of row groups
     ],
 )
 def test_footers_that_are_none(flaw, said):
@@ -128,7 +128,7 @@ def test_footers_that_are_none(flaw, said):
 def test_a_footer_longer_than_its_file(length):
     """Nothing is read before the file's start."""
     file = io.BytesIO(b"PAR1\0" + length.to_bytes(4, "little") + b"PAR1")
-    with pytest.raises(parquet_footer.DamagedError, match="length is not right"):
+    with pytest.raises(parquet_footer.DamagedError, match="length is wrong"):
         list(parquet_footer.chunks(file))
 
 
@@ -136,14 +136,14 @@ def test_a_footer_longer_than_any(monkeypatch):
     """However large the file is."""
     monkeypatch.setattr(parquet_footer, "_MOST_BYTES", 1 << 10)
     file = io.BytesIO(bytes(1 << 12) + (1 << 11).to_bytes(4, "little") + b"PAR1")
-    with pytest.raises(parquet_footer.DamagedError, match="length is not right"):
+    with pytest.raises(parquet_footer.DamagedError, match="length is wrong"):
         list(parquet_footer.chunks(file))
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 63, 1 << 70, b"1", None, {}])
 def test_numbers_of_a_footer_are_of_int64(number):
     """And not below nothing."""
-    with pytest.raises(parquet_footer.DamagedError, match="number of the footer is not right"):
+    with pytest.raises(parquet_footer.DamagedError, match="number in the footer is wrong"):
         parquet_footer._number(number)
 
 
@@ -155,7 +155,7 @@ def test_rows_that_do_not_add_up_are_damage(tmp_path, encoded):
     data = path.read_bytes()
     at = data.index(b"\x16\x06\x19\x1c")  # 3 rows, then the row groups
     path.write_bytes(data[: at + 1] + encoded + data[at + 2 :])
-    with pytest.raises(UserInputError, match="it is no Parquet table, or damaged"):
+    with pytest.raises(UserInputError, match="it is not a Parquet table, or it is damaged"):
         list(list_images([str(path)], SourceLimits()))
 
 

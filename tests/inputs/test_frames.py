@@ -150,9 +150,15 @@ def test_labels_of_polars(tmp_path, kind):
     ("frame", "said"),
     [
         (pa.table({"a": [1]}), "images: there is no column uri; it has the columns a"),
-        (pd.DataFrame({"path": [1], "url": [2]}), "its columns path and url may name images"),
+        (
+            pd.DataFrame({"path": [1], "url": [2]}),
+            "its columns path and url may all name the images",
+        ),
         (pd.DataFrame({"uri": [object()]}), "images: there is no column uri"),
-        (pd.DataFrame([["a", "b"]], columns=["uri", "uri"]), "it has two columns of one name"),
+        (
+            pd.DataFrame([["a", "b"]], columns=["uri", "uri"]),
+            "two of its columns have the same name",
+        ),
     ],
 )
 def test_frames_without_images(tmp_path, frame, said):

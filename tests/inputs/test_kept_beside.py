@@ -87,14 +87,14 @@ def test_what_is_no_text_is_not_kept(tmp_path, content, caplog):
     path = shard(tmp_path / "a.tar", {"0.jpg": b"x", "0.txt": content, "1.jpg": b"x"})
     with caplog.at_level("WARNING"):
         assert listed(path, keep=["txt"]) == {"0.jpg": {"txt": None}, "1.jpg": {"txt": None}}
-    assert "'0.txt' is no text of a mebibyte at most" in caplog.text
+    assert "'0.txt' is not kept: it is not a text of at most one MiB" in caplog.text
 
 
 def test_texts_without_bound_are_refused(tmp_path, monkeypatch):
     """They are in memory until the archive is read."""
     monkeypatch.setattr("catdog.inputs.kept_beside._MOST_BYTES", 10)
     path = shard(tmp_path / "a.tar", {"0.jpg": b"x", "0.txt": b"12345678901"})
-    with pytest.raises(UserInputError, match="more than a gibibyte"):
+    with pytest.raises(UserInputError, match="larger than one GiB"):
         listed(path, keep=["txt"])
 
 

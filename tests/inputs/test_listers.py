@@ -62,6 +62,6 @@ def test_a_process_that_ends_ends_the_listing(archives, monkeypatch):
                 os.kill(process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(listers, "_start", start)
-    with pytest.raises(CatdogError, match=r"(tar|zip): the process that listed it has ended"):
+    with pytest.raises(CatdogError, match=r"(tar|zip): the process that listed it ended"):
         list_and_kill()
     assert all(process.poll() is not None for _, process in started)

@@ -71,7 +71,7 @@ def leaked(text):
 @pytest.mark.parametrize("text", LEAKS)
 def test_no_secret_is_left(text):
     """Users, passwords, keys and signatures become `***`; in a message that names the URI, too."""
-    for each in (text, f"--output {text}: an s3:// URI holds no credentials; see a@b"):
+    for each in (text, f"--output {text}: an s3:// URI must not hold credentials; see a@b"):
         assert not leaked(without_secrets(each))
         assert "***" in without_secrets(each)
     assert without_secrets(without_secrets(text)) == without_secrets(text)

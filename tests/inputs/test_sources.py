@@ -365,7 +365,7 @@ def test_forbidden_files(as_nobody):
         ErrorCode.FORBIDDEN,
     ]
     for name in ("a.zip", "sub"):
-        with pytest.raises(UserInputError, match="may not be read"):
+        with pytest.raises(UserInputError, match="no permission to read it"):
             planned(as_nobody / name)
     (as_nobody / "sub").chmod(0o700)
 

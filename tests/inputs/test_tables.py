@@ -158,7 +158,7 @@ def test_columns_that_are_named(folder, kind):
     ("names", "asked", "said"),
     [
         (["a", "b"], {}, "no column uri; it has the columns a, b"),
-        (["path", "url"], {}, "path and url may name images; say which one with --uri-column"),
+        (["path", "url"], {}, "path and url may all name the images; choose one with --uri-column"),
         (["uri", "b"], {"uri_column": "c"}, "no --uri-column c; it has the columns uri, b"),
         (["uri", "b"], {"label_column": "c"}, "--label-column c"),
         (["URI", "Uri"], {}, "2 columns uri"),
@@ -341,7 +341,7 @@ def test_floats_that_number_no_class(folder, kind):
     rows = planned(folder / f"t.{kind}").to_pylist()
     assert [row["error"] for row in rows][:2] == ["unreadable"] * 2
     assert rows[3]["label"] == "2"
-    assert "numbers no class" in rows[0]["error_detail"]
+    assert "not the number of a class" in rows[0]["error_detail"]
 
 
 def test_names_of_classes_that_are_floats(folder):

@@ -224,7 +224,7 @@ def test_image_folders_with_damage(tmp_path, caplog):
     put(tmp_path, "0.jpg", "1.jpg")
     (tmp_path / "metadata.jsonl").write_text('{\n{"file_name": "1.jpg", "label": "cat"}\n')
     assert planned(tmp_path) == {"0.jpg": None, "1.jpg": "cat"}
-    assert "1 line" in caplog.text
+    assert "damaged lines, which give no labels: 1" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_image_folders_with_damage(tmp_path, caplog):
     [
         ({"x": [1]}, ""),
         ({"file_name": ["cat/0.jpg"]}, ""),
-        ({"file_name": ["cat/0.jpg"], "label": [{"x": 1}]}, "it labels nothing"),
+        ({"file_name": ["cat/0.jpg"], "label": [{"x": 1}]}, "it gives no labels"),
     ],
 )
 def test_image_folders_with_another_parquet(tmp_path, caplog, columns, told):
@@ -249,5 +249,5 @@ def test_image_folders_with_a_damaged_parquet(tmp_path, content):
     """It is refused: other labels than it tells would be wrong without a word."""
     put(tmp_path, "cat/0.jpg")
     (tmp_path / "metadata.parquet").write_bytes(content)
-    with pytest.raises(UserInputError, match="it is no Parquet table, or damaged"):
+    with pytest.raises(UserInputError, match="it is not a Parquet table, or it is damaged"):
         planned(tmp_path)

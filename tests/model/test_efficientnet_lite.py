@@ -37,7 +37,7 @@ def test_a_file_of_anything_else_is_refused(tmp_path, content):
     """Also one that would run code when it is unpickled."""
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(CatdogError, match="is no file of weights"):
+    with pytest.raises(CatdogError, match="is not a file of weights"):
         efficientnet_lite.read_weights(path)
 
 
@@ -48,7 +48,7 @@ def test_code_among_the_tensors_is_refused(tmp_path):
         pickle.dump(part, file, protocol=2)
     path = tmp_path / "weights.pth"
     path.write_bytes(file.getvalue())
-    with pytest.raises(CatdogError, match=r"is no file of weights \(holds a posix.system\)"):
+    with pytest.raises(CatdogError, match=r"is not a file of weights \(holds a posix.system\)"):
         efficientnet_lite.read_weights(path)
 
 

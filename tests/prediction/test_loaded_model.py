@@ -99,7 +99,7 @@ def test_batches_of_any_size(model, photos):
 )
 def test_what_is_no_picture_is_refused(model, thing):
     """A wrong type is a mistake of the program that calls, and is named."""
-    with pytest.raises(UserInputError, match=r"is no picture; give"):
+    with pytest.raises(UserInputError, match=r"is not a picture; give"):
         model.predict(thing)
 
 

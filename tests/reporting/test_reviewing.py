@@ -382,7 +382,7 @@ def test_a_port_that_is_taken_and_a_table_of_something_else(pets, tmp_path):
     table = tmp_path / "prices.csv"
     table.write_text("thing,price\nbread,3\n")
     with (
-        pytest.raises(UserInputError, match=r"prices\.csv: is no table of labels"),
+        pytest.raises(UserInputError, match=r"prices\.csv: is not a table of labels"),
         served(results=str(pets), output=str(table)),
     ):
         pass

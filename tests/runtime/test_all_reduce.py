@@ -102,7 +102,7 @@ def test_ended_worker_is_noticed():
 def test_hanging_worker_is_noticed():
     """SIGSTOP of a worker: the others fail within the time, and say so."""
     told = run(2, turns=3, deadly=signal.SIGSTOP)
-    assert "did not go on for 2 s" in told[0]
+    assert "made no progress for 2 s" in told[0]
 
 
 def test_too_many_numbers_are_refused():

@@ -251,7 +251,7 @@ def test_training_where_little_is_as_usual(tmp_path, drawings, start):
     assert not set(folders) & short
     line = job.terminate()
     assert line.startswith(
-        "catdog train: stopped by SIGTERM; run the same command again: it goes on"
+        "catdog train: stopped by SIGTERM; run the same command again: it continues"
     )
     check_gone(processes, [place])
     assert not any(folder.exists() for folder in folders)

@@ -136,8 +136,8 @@ def stored(output):
     [
         ("classify", "https://host/out", "results go to a local folder, to s3://, gs:// or az://"),
         ("classify", "hf://datasets/a/b/out", "results go to a local folder, to s3://, gs:// or"),
-        ("train", "az://bucket/out", "a training writes to a local folder or to s3://"),
-        ("train", "gs://bucket/out", "a training writes to a local folder or to s3://"),
+        ("train", "az://bucket/out", "a training run writes to a local folder or to s3://"),
+        ("train", "gs://bucket/out", "a training run writes to a local folder or to s3://"),
     ],
 )
 def test_where_nothing_can_be_written_is_refused(capsys, verb, output, said):
@@ -146,7 +146,7 @@ def test_where_nothing_can_be_written_is_refused(capsys, verb, output, said):
     assert said in capsys.readouterr().err
     if not output.startswith(("az://", "gs://")):
         for write in (storage.write_atomic, storage.write_new):
-            with pytest.raises(OSError, match="s3://, gs:// and az:// alone"):
+            with pytest.raises(OSError, match="local folders, s3://, gs:// and az://"):
                 write(f"{output}/x", b"x")
 
 
@@ -200,7 +200,7 @@ def test_results_need_create_if_absent(monkeypatch, drawings, tiny_model, capsys
         owned(server, monkeypatch)
         command = ["classify", str(drawings), "--output", "gs://results/x", "--model", tiny_model]
         assert main(command) == 2
-        assert "results need one with create-if-absent" in capsys.readouterr().err
+        assert "results need a store with create-if-absent" in capsys.readouterr().err
         assert not server.objects
 
 

@@ -111,7 +111,7 @@ def test_the_token_goes_to_the_hub_alone(hub):
     [
         ("hf://datasets/owner/photos/gone.jpg", "there is no such file"),
         ("hf://datasets/nobody/photos", "there is no such file"),
-        ("hf://owner/photos/x.jpg", "names a data set: hf://datasets/OWNER/NAME/path"),
+        ("hf://owner/photos/x.jpg", "must name a data set: hf://datasets/OWNER/NAME/path"),
     ],
 )
 def test_what_is_not_there_is_refused(hub, uri, said):
@@ -122,5 +122,5 @@ def test_what_is_not_there_is_refused(hub, uri, said):
 
 def test_nothing_is_written_there(hub):
     """Data sets are read only."""
-    with pytest.raises(OSError, match="written to local folders, s3://, gs:// and az:// alone"):
+    with pytest.raises(OSError, match="only be written to local folders, s3://, gs:// and az://"):
         storage.write_atomic("hf://datasets/owner/photos/x.jpg", b"x")

@@ -371,7 +371,7 @@ def test_forbidden_buckets(s3, s3_server, monkeypatch):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert [r.code for r in read] == [ErrorCode.FORBIDDEN]
-    with pytest.raises(UserInputError, match="may not be read"):
+    with pytest.raises(UserInputError, match="no permission to read it"):
         planned(f"{s3}/x.jpg")
 
 

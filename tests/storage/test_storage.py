@@ -133,7 +133,7 @@ def test_killed_writer_leaves_nothing_visible(tmp_path):
 
 
 def test_names_of_a_folder(tmp_path):
-    """Sorted, subfolders with a slash; none where there is no folder."""
+    """Sorted, subfolders with a slash; none where there is not a folder."""
     (tmp_path / "b").mkdir()
     (tmp_path / "a").touch()
     uri = storage.to_uri(str(tmp_path))

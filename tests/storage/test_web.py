@@ -274,7 +274,10 @@ def test_a_list_on_a_server_names_files_beside_it(site):
 
 def test_what_cannot_be_listed_is_refused(site):
     """A missing file, a page of files and a pattern: one line, not a traceback."""
-    for path, said in (("status/404", "there is no such file"), ("status/403", "may not be read")):
+    for path, said in (
+        ("status/404", "there is no such file"),
+        ("status/403", "no permission to read it"),
+    ):
         with pytest.raises(UserInputError, match=said):
             planned(f"{site.url}/{path}")
 

@@ -605,7 +605,7 @@ def test_to_leave_a_job_and_come_back(cluster, drawings, tmp_path):
     third.ctrl_c()
     third.said("Ctrl-C again within")
     third.ctrl_c()
-    third.said("submit it again to go on")
+    third.said("submit it again to continue")
     assert third.end() == 130
     stopped = run("--attach", identifier, "--address", direct, **access)
     assert stopped.returncode == 1

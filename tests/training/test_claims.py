@@ -123,7 +123,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     with pytest.raises(UserInputError, match="not empty"), claimed(config(tmp_path)):
         pass
     (tmp_path / "config.json").write_text("[1, 2]")
-    with pytest.raises(UserInputError, match="not that of a run"), claimed(config(tmp_path)):
+    with pytest.raises(UserInputError, match="does not belong to a run"), claimed(config(tmp_path)):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "mine.txt"]
 
@@ -190,5 +190,5 @@ def test_in_s3_who_is_silent_has_ended(s3, monkeypatch):
         storage.write_atomic(storage.join(output, "owner.json"), b"a third one")
         while not second.lost.is_set():
             time.sleep(0.1)
-        with pytest.raises(Exception, match="taken the output folder over"):
+        with pytest.raises(Exception, match="taken over the output folder"):
             second.check()

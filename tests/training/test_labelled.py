@@ -199,7 +199,7 @@ def test_labels_of_other_images_are_refused(tmp_path):
     put(tmp_path / "in", *photos("cat"), *photos("dog"))
     put(tmp_path, "x.jpg")
     (tmp_path / "labels.csv").write_text("uri,label\nx.jpg,cat\n")
-    with pytest.raises(UserInputError, match=r"--labels .*labels\.csv: no label in it"):
+    with pytest.raises(UserInputError, match=r"--labels .*labels\.csv: none of its labels"):
         listed(tmp_path / "in", given_labels=str(tmp_path / "labels.csv"))
 
 

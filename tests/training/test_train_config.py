@@ -210,5 +210,5 @@ def test_room_for_decoded_images_counts_copies():
 @pytest.mark.parametrize("output", ["az://container/run", "gcs://bucket/run", "https://host/run"])
 def test_a_training_goes_to_no_other_store(output):
     """Refused before anything is listed or claimed, from a program too."""
-    with pytest.raises(UserInputError, match="a training writes to a local folder or to s3://"):
+    with pytest.raises(UserInputError, match="a training run writes to a local folder or to s3://"):
         train(TrainConfig(images=("photos",), output=output))

@@ -119,14 +119,14 @@ def _next_header(source: Bytes, offset: int) -> tuple[int, bytes, int] | None:
         return offset, block, size
     if offset > end_mark:
         raise ImageRejected(
-            ErrorCode.UNREADABLE, f"What follows its end mark at byte {offset:,} is no tar."
+            ErrorCode.UNREADABLE, f"The bytes after its end mark at byte {offset:,} are not a tar."
         )
     if len(block) == _TAR_BLOCK:
-        at = f"It is damaged at byte {offset:,}." if offset else "It is no tar archive."
+        at = f"It is damaged at byte {offset:,}." if offset else "It is not a tar archive."
         raise ImageRejected(ErrorCode.UNREADABLE, at)
     if offset == 0:
         code = ErrorCode.UNREADABLE if block else ErrorCode.EMPTY
-        raise ImageRejected(code, "It is no tar archive.")
+        raise ImageRejected(code, "It is not a tar archive.")
     raise ImageRejected(
         ErrorCode.TRUNCATED, f"The archive ends after {offset:,} bytes without its end mark."
     )

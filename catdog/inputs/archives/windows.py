@@ -241,7 +241,7 @@ class GzipBytes:
                     continue
                 if not self._input.startswith(b"\x1f"):
                     raise ImageRejected(
-                        ErrorCode.UNREADABLE, "What follows the end of the gzip stream is none."
+                        ErrorCode.UNREADABLE, "The bytes after the gzip stream are not another one."
                     )
                 self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
             if not self._input:

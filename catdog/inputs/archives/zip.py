@@ -114,7 +114,7 @@ def _members_of(
     if isinstance(directory, ImageRejected):
         damage: ImageRejected | None = directory
         if directory.code == ErrorCode.TRUNCATED and file.read_at(0, 4) != _LOCAL_MAGIC:
-            raise ImageRejected(ErrorCode.UNREADABLE, "It is no zip archive.")
+            raise ImageRejected(ErrorCode.UNREADABLE, "It is not a zip archive.")
         if directory.code == ErrorCode.UNSUPPORTED:
             raise directory
     else:
@@ -335,8 +335,8 @@ def _too_many(max_members: int) -> ImageRejected:
 def _directory_damaged() -> ImageRejected:
     return ImageRejected(
         ErrorCode.UNREADABLE,
-        "The directory of the zip is damaged; what it does not tell was looked for by the members' "
-        "own headers, and may be lost.",
+        "The directory of the zip is damaged; members that it does not list are found by "
+        "their own headers, and some may be lost.",
     )
 
 
