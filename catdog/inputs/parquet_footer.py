@@ -147,7 +147,7 @@ def pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
     """
     at = start
     if at < 0:
-        raise DamagedError("a number of the footer is not right")
+        raise DamagedError("a number in the footer is wrong")
     while at < end:
         header, length = _page_header(file, at)
         page = Page(_number(header.get(2)), _number(header.get(3)))
