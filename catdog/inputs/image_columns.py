@@ -120,47 +120,51 @@ def values_of(column: str, batch: pa.RecordBatch) -> pa.Array[Any]:
     return values
 
 
-def rows_at_once(
-    file: BinaryIO, table: Any, group: int, leaf: str, limits: SourceLimits, *, local: bool
-) -> int:
-    """How many images of a row group may be decoded together, in memory that no stranger decides.
-
-    Each may be all that a page holds: as an entry of a dictionary, or as what values begin with.
+class PagesOfImages:
+    """What the pages of a column of images claim, of each row group.
 
     Args:
         file: a Parquet table.
-        table: the same, a ParquetFile.
-        group: number of the row group.
         leaf: by `leaf_of`.
         limits: the largest image, and how far a page may expand.
         local: whether the file is on this machine; of others the first pages are looked at.
 
     Raises:
-        ImageRejected: a page claims more than its bytes can be (`too-large`), or has no sound header
-            (`unreadable`).
+        parquet_footer.DamagedError: its footer is not one.
     """
-    most = sys.maxsize if local else _REMOTE_HEADERS_BYTES
-    largest = 1
-    try:
-        for start, length in _chunks(table.metadata, group, leaf):
-            for page in parquet_footer.pages(file, start, start + min(length, most)):
-                if page.size > max(_MOST_PAGE_BYTES, limits.max_expansion * page.stored):
+
+    def __init__(self, file: BinaryIO, leaf: str, limits: SourceLimits, *, local: bool) -> None:
+        self._file, self._limits = file, limits
+        self._most = sys.maxsize if local else _REMOTE_HEADERS_BYTES
+        # Not as Arrow tells: it ends the process over some damaged footers.
+        chunks = parquet_footer.chunks(file)
+        self._chunks = {each.group: each for each in chunks if each.path == leaf and each.values}
+
+    def rows_at_once(self, group: int) -> int:
+        """How many images of a row group may be decoded together, in memory that no stranger decides.
+
+        Each may be all that a page holds: as an entry of a dictionary, or as what values begin with.
+
+        Raises:
+            ImageRejected: a page claims more than its bytes can be (`too-large`), or has no sound
+                header (`unreadable`).
+        """
+        largest = 1
+        try:
+            for page in self._pages(group):
+                if page.size > max(_MOST_PAGE_BYTES, self._limits.max_expansion * page.stored):
                     raise ImageRejected(
                         ErrorCode.TOO_LARGE,
                         f"A page of the table has {page.stored:,} bytes, and expands to "
                         f"{page.size:,}.",
                     )
                 largest = max(largest, page.size)
-    except parquet_footer.DamagedError as error:
-        raise ImageRejected(ErrorCode.UNREADABLE, f"The table is damaged: {error}.") from error
-    return max(1, min(_MOST_ROWS, limits.max_bytes // largest))
+        except parquet_footer.DamagedError as error:
+            raise ImageRejected(ErrorCode.UNREADABLE, f"The table is damaged: {error}.") from error
+        return max(1, min(_MOST_ROWS, self._limits.max_bytes // largest))
 
-
-def _chunks(metadata: Any, group: int, leaf: str) -> Iterator[tuple[int, int]]:
-    """Where the pages of a column of a row group begin, and their bytes."""
-    described = metadata.row_group(group)
-    for at in range(described.num_columns):
-        chunk = described.column(at)
-        if metadata.schema.column(at).path == leaf and chunk.num_values:
-            data, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
-            yield min(data, dictionary or data), chunk.total_compressed_size
+    def _pages(self, group: int) -> Iterator[parquet_footer.Page]:
+        chunk = self._chunks.get(group)
+        if chunk is not None:
+            end = chunk.start + min(chunk.length, self._most)
+            yield from parquet_footer.pages(self._file, chunk.start, end)

@@ -59,6 +59,8 @@ def opened(uri: str, stamp: str | None) -> Iterator[tuple[BinaryIO, Any]]:
 class Chunk(NamedTuple):
     """A column of a row group."""
 
+    group: int
+    """Number of the row group."""
     path: str
     """Names of the columns down to it, with dots between."""
     values: int
@@ -83,7 +85,7 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
         raise DamagedError("the footer's length is wrong")
     file.seek(size - 8 - length)
     footer = _Reader(file.read(length)).struct()
-    for group in _list(footer, 4):
+    for number, group in enumerate(_list(footer, 4)):
         for column in _list(group, 1):
             described = column.get(3)
             if not isinstance(described, dict):
@@ -92,6 +94,7 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
             nulls = statistics.get(3) if isinstance(statistics, dict) else None
             path = b".".join(each for each in _list(described, 3, bytes))
             yield Chunk(
+                number,
                 path.decode("utf-8", "replace"),
                 _number(described.get(5)),
                 None if nulls is None else _number(nulls),
@@ -146,8 +149,6 @@ def pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
         DamagedError: a page's header is damaged.
     """
     at = start
-    if at < 0:
-        raise DamagedError("a number in the footer is wrong")
     while at < end:
         header, length = _page_header(file, at)
         page = Page(_number(header.get(2)), _number(header.get(3)))

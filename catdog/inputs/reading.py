@@ -436,7 +436,8 @@ class _TableStream:
         schema = self._table.schema_arrow
         self._column = column or image_columns.default_column(schema) or "bytes"
         self._leaf = image_columns.leaf_of(schema, self._column)
-        self._limits = limits
+        local = storage.is_local(source.container)
+        self._pages = image_columns.PagesOfImages(self._file, self._leaf, limits, local=local)
         self.position = 0
         self._group = -1
         self._group_end = 0
@@ -470,11 +471,8 @@ class _TableStream:
         return cast("bytes", value.as_py()) or _EMPTY
 
     def _open_group(self) -> None:
-        local = storage.is_local(self._source.container)
         try:
-            rows = image_columns.rows_at_once(
-                self._file, self._table, self._group, self._leaf, self._limits, local=local
-            )
+            rows = self._pages.rows_at_once(self._group)
         except ImageRejected as refused:
             self._refused = refused
         else:

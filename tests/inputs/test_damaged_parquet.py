@@ -18,15 +18,18 @@ from catdog.results import part_files
 LISTS = """
 import sys
 from pathlib import Path
+import pyarrow as pa
 from catdog import inputs
 from catdog.errors import CatdogError
 path = Path(sys.argv[1])
 
 def look():
     try:
-        list(inputs.list_images([str(path)], inputs.SourceLimits()))
+        batches = list(inputs.list_images([str(path)], inputs.SourceLimits()))
     except CatdogError:
-        pass
+        return None
+    rows = pa.Table.from_batches(batches, inputs.PLAN_SCHEMA)
+    return list(inputs.read_images(rows, inputs.SourceLimits(), 1))
 """
 FOOTERS = """
 import sys
@@ -57,15 +60,33 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 RESULT = {"uri": "a", "label": "cat", "scores": [1.0], "model": "m"}
 
 
+def test_counts_of_levels_that_are_not_right(tmp_path):
+    """Arrow ends the process where it is asked for such a column's place; it is not."""
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"bytes": [b"image"]}), stream)
+    data = stream.getvalue()
+    assert data.count(b"\x19\x26\x00\x02") == 1  # a list of two numbers: no null, one value
+    length = int.from_bytes(data[-8:-4], "little")
+    body = data[:-8].replace(b"\x19\x26\x00\x02", b"\x19\x36\x00\x02\x00")
+    path = tmp_path / "a.parquet"
+    path.write_bytes(body + (length + 1).to_bytes(4, "little") + data[-4:])
+    program = LISTS + "print(*[each.code.value for each in look() or []])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "unreadable\n"), done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "program"),
     [
+        (pa.table({"bytes": [b"image"]}), LISTS),
         (pa.table({"image": pa.array([{"path": "a.jpg"}], IMAGE)}), LISTS),
         (pa.table({"uri": ["a.jpg"], "label": [1]}), LISTS),
         (pa.Table.from_pylist([RESULT], part_files.SCHEMA), FOOTERS),
     ],
-    ids=["images", "uris", "results"],
+    ids=["bytes", "images", "uris", "results"],
 )
 def test_no_damage_ends_the_process(tmp_path, table, program):
     """Rows, a refusal, or no whole file: whatever a bit of the footer is turned into."""
