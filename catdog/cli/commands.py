@@ -109,12 +109,40 @@ def _predict(command: asked.Predict) -> int:
     from catdog import prediction
 
     _refuse_folders(command.images)
+    named = list(_pictures(command.images))
     with storage.blamed_on(f"--model {command.model}"):
         model = prediction.load(command.model, precision=command.precision, engine=command.engine)
-    answers = model.predict(command.images)
-    for image, answer in zip(command.images, answers, strict=True):
-        summaries.print_predicted(image, answer, as_json=command.json)
+    answers = model.predict([picture for _, picture in named])
+    for (image, _), answer in zip(named, answers, strict=True):
+        best = None if command.top is None else model.best(answer, command.top)
+        summaries.print_predicted(image, answer, best, as_json=command.json)
     return 1 if any(answer.error for answer in answers) else 0
+
+
+def _pictures(images: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
+    """What each image is called, and what it is: a path, a URI, or the bytes on standard input."""
+    from catdog import inputs
+
+    limits = inputs.SourceLimits()
+    for image in images:
+        if image == "-":
+            if sys.stdin.isatty():
+                raise UserInputError("IMAGES -: nothing is sent to standard input")
+            yield image, sys.stdin.buffer.read(limits.max_bytes + 1)
+        elif _is_glob(image):
+            for batch in inputs.list_images([image], limits):
+                for uri in batch["uri"].to_pylist():
+                    yield uri, uri
+        else:
+            yield image, image
+
+
+def _is_glob(image: str) -> bool:
+    """Whether it stands for others: URLs and members of archives have such signs, names may have."""
+    from catdog import inputs
+
+    plain = "::" in image or image.startswith(("http://", "https://"))
+    return not plain and inputs.is_glob(image) and not storage.exists(_uri("IMAGES", image))
 
 
 def _refuse_folders(images: Sequence[str]) -> None:

@@ -14,6 +14,8 @@ from catdog import terminal
 _TO_LOOK_AT = ("drawings/cat/cat.0.jpg", "drawings")  # of what a demo makes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from catdog.classification import ClassifySummary
     from catdog.demo import DemoResult
     from catdog.diagnosis import Finding
@@ -254,18 +256,31 @@ def next_commands(output: str) -> tuple[str, str, str]:
     )
 
 
-def print_predicted(image: str, answer: Prediction, *, as_json: bool) -> None:
-    """A line of one image: its label and probability, or why it has none."""
+def print_predicted(
+    image: str, answer: Prediction, best: Sequence[tuple[str, float]] | None, *, as_json: bool
+) -> None:
+    """A line of one image: its label and probability, or why it has none.
+
+    Args:
+        image: what it is called.
+        answer: the model's.
+        best: its best classes with their probabilities, where they are asked for.
+        as_json: an object in place of a text.
+    """
     if as_json:
         fields = dataclasses.asdict(answer)
         del fields["embedding"]  # none was asked for
         if answer.labels is None:
             del fields["labels"]
+        if best is not None:
+            fields["top_labels"] = [label for label, _ in best] or None
+            fields["top_probabilities"] = [probability for _, probability in best] or None
         text = json.dumps({"image": image} | fields, ensure_ascii=True)
     elif answer.error is not None:
         text = f"{image}: {answer.error}: {answer.error_detail}"
     else:
-        text = f"{image}: {answer.label} {answer.probability:.4f}"
+        shown = best or [(answer.label, answer.probability)]
+        text = f"{image}: " + ", ".join(f"{label} {share:.4f}" for label, share in shown)
         if answer.labels is not None:
             text += f" ({'; '.join(answer.labels) or 'no label'})"
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")

@@ -6,6 +6,7 @@ their bytes. Neither Ray nor TensorFlow is loaded here.
 
 from catdog.inputs import splits
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, SourceLimits
+from catdog.inputs.folders import is_glob
 from catdog.inputs.frames import FRAMES_FOLDER, Frame, is_frame, store_frame
 from catdog.inputs.kept import KEPT
 from catdog.inputs.listing import kept_type, list_images
@@ -28,6 +29,7 @@ __all__ = [
     "classes_of",
     "hashes",
     "is_frame",
+    "is_glob",
     "joined",
     "kept_type",
     "list_images",

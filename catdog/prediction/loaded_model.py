@@ -153,6 +153,11 @@ class LoadedModel:
             answers += self._answers(decoded)
         return answers
 
+    def best(self, answer: Prediction, count: int) -> list[tuple[str, float]]:
+        """The most probable classes of an answer, best first; none of a rejected picture."""
+        scores = zip(self.labels, answer.scores or (), strict=False)
+        return sorted(scores, key=lambda each: -each[1])[:count]
+
     @functools.cached_property
     def _score(self) -> inference.Predictor:
         threads = self._settings["threads"] or machine.usable_cpus()

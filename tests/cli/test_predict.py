@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import pytest
 import catdog
 from catdog.cli import main
 from catdog.demo import archives
+from tests.storage.servers import Answering, serving
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +46,80 @@ def test_json_lines(folder, capsys):
     assert sum(lines[0]["scores"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_best_classes(folder, capsys):
+    """As many as are asked for, at most all, best first; a rejected image has none."""
+    path = str(next(folder.rglob("*.jpg")))
+    (answer,) = catdog.load_model().predict(path)
+    best = sorted(zip(("cat", "dog"), answer.scores, strict=True), key=lambda each: -each[1])
+    assert main(["predict", path, "--top", "9"]) == 0
+    shown = ", ".join(f"{label} {score:.4f}" for label, score in best)
+    assert capsys.readouterr().out == f"{path}: {shown}\n"
+    assert main(["predict", path, "no-such.jpg", "--top", "1", "--json"]) == 1
+    one, none = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (one["top_labels"], one["top_probabilities"]) == ([best[0][0]], [best[0][1]])
+    assert [none[each] for each in ("top_labels", "top_probabilities", "scores")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (None, 0, r"-: (cat|dog) [01]\.\d{4}"),
+        (b"", 1, r"-: empty: The file has no bytes\."),
+        (b"no picture at all", 1, r"-: not-an-image: .*"),
+    ],
+)
+def test_an_image_on_standard_input(folder, capsys, monkeypatch, content, code, said):
+    """Its bytes are scored; what is none has its reason."""
+    given = next(folder.rglob("*.jpg")).read_bytes() if content is None else content
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert main(["predict", "-"]) == code
+    assert re.fullmatch(said + "\n", capsys.readouterr().out)
+
+
+def test_a_glob_in_quotes(folder, capsys):
+    """Stands for the images that it matches, named by their URIs."""
+    assert main(["predict", f"{folder}/*/cat.*.jpg"]) == 0
+    shown = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == sorted(path.as_uri() for path in folder.rglob("cat.*.jpg"))
+
+
+class Picture(Answering):
+    """Gives its server's picture, whatever is asked for."""
+
+    def do_GET(self):  # noqa: N802 - http.server's name
+        """The picture."""
+        self.answer(200, self.server.picture, {"ETag": '"1"'})
+
+
+def test_an_image_of_the_web(folder, capsys):
+    """Where its host may be asked; else its line says why not."""
+    picture = next(folder.rglob("*.jpg")).read_bytes()
+    with serving(Picture, picture=picture) as server:
+        url = f"{server.url}/x.jpg?size=1"
+        assert main(["predict", url]) == 1
+        refused = f"{url}: forbidden: 127.0.0.1 is no public address"
+        assert capsys.readouterr().out.startswith(refused)
+        assert main(["predict", url, "--allow-hosts", "127.0.0.1"]) == 0
+        assert re.fullmatch(re.escape(url) + r": (cat|dog) [01]\.\d{4}\n", capsys.readouterr().out)
+
+
+def test_a_model_of_several_classes(folder, several_model, capsys):
+    """All that an image has stand beside the best one, and none of one that was rejected."""
+    path = str(next(folder.rglob("*.jpg")))
+    assert main(["predict", path, "--model", several_model]) == 0
+    assert re.search(r"\.jpg: (cat|dog) \d\.\d{4} \((cat|dog)\)\n$", capsys.readouterr().out)
+    assert main(["predict", "--json", path, "no-such.jpg", "--model", several_model]) == 1
+    one, none = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert one["labels"] == [one["label"]]
+    assert (none["label"], none.get("labels"), none["error"]) == (None, None, "missing")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["no-such-*.jpg"], "no-such-*.jpg"),
+        (["-", "-"], "IMAGES -: is one image, standard input; name it once"),
+        (["a.jpg", "--top", "0"], "--top must be at least 1"),
         ([], "IMAGES: name at least one image"),
         (["."], ".: is a folder; name images, or use `catdog classify .`"),
         (["a.jpg", "--model", "nowhere"], "--model nowhere: no finished model there"),
