@@ -279,8 +279,9 @@ def print_predicted(
     elif answer.error is not None:
         text = f"{image}: {answer.error}: {answer.error_detail}"
     else:
-        shown = best or [(answer.label, answer.probability)]
-        text = f"{image}: " + ", ".join(f"{label} {share:.4f}" for label, share in shown)
+        text = f"{image}: {answer.label} {answer.probability:.4f}"
+        for label, probability in (best or ())[1:]:
+            text += f", {label} {probability:.4f}"
         if answer.labels is not None:
             text += f" ({'; '.join(answer.labels) or 'no label'})"
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
