@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class NothingYet:
-    """Comes in place of an item that takes long, so that the consumer can look around."""
+    """Comes in place of a late item, so that the consumer can do something else."""
 
 
 NOTHING_YET: Final = NothingYet()
@@ -33,17 +33,17 @@ def read_ahead(
     every_s: float | None = None,
     patience_s: float | None = None,
 ) -> Iterator[Generator[T | NothingYet, None, None]]:
-    """Goes through `items` in a thread, which begins at once and has ended after the block.
+    """Read `items` in a thread, which starts at once and has ended after the block.
 
-    What the items raise is raised in their place. Where the block ends before them, they are closed.
+    An exception of the items is raised in their place. If the block ends first, the items are closed.
 
     Args:
-        items: gone through by the thread alone.
-        most: items that wait for the consumer, at most.
+        items: read by the thread only.
+        most: largest number of items that wait for the consumer.
         name: of the thread.
-        every_s: after so many seconds without an item `NOTHING_YET` is given; None waits on.
-        patience_s: how long the end of the block waits for an item that is being made. Only for
-            calls that nothing interrupts, such as a Ray job, which ends when Ray is shut down.
+        every_s: seconds without an item after which `NOTHING_YET` comes; None waits for ever.
+        patience_s: seconds that the end of the block waits for an item in the making. Only for
+            calls that nothing can interrupt, such as a Ray job, which ends when Ray is shut down.
     """
     ready: deque[Any] = deque()
     changed = threading.Condition()

@@ -1,8 +1,8 @@
 """What this process may use of its machine: CPUs and memory, by affinity and by control groups.
 
-In a container, `os.cpu_count()` tells the CPUs of the whole machine, and `/proc/meminfo` its memory.
-Linux limits a process by affinity (`taskset`, `--cpuset-cpus`) and by control groups, of which there
-are two versions. A limit of any group above the process's own counts as well.
+In a container, `os.cpu_count()` counts the CPUs of the whole machine, and `/proc/meminfo` its memory.
+Linux limits a process by affinity (`taskset`, `--cpuset-cpus`) and by control groups, in two versions.
+The limits of all groups above the process's own apply, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may keep busy, at least one; of a quota of 1.5, two."""
+    """CPUs that this process may keep busy, at least one; a quota of 1.5 gives two."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -30,7 +30,7 @@ def usable_cpus() -> int:
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the CPU can do, in the words of Linux; empty elsewhere."""
+    """The CPU's features, as Linux names them; empty on other systems."""
     for line in _text(Path("/proc/cpuinfo")).splitlines():
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
@@ -38,7 +38,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def has_gpu() -> bool:
-    """Whether the system has a driver of NVIDIA's or AMD's at work."""
+    """Whether a GPU driver of NVIDIA or AMD is running."""
     return any(next(Path("/dev").glob(name), None) for name in ("nvidia[0-9]*", "kfd"))
 
 
@@ -48,7 +48,7 @@ def memory() -> int:
 
 
 def memory_limit() -> int:
-    """Bytes that this process and those beside it in its container may use together."""
+    """Bytes that all processes of this container may use together."""
     limit = memory()
     for folder in _groups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -59,7 +59,7 @@ def memory_limit() -> int:
 
 
 def memory_kills() -> int:
-    """How many processes the kernel has ended because the memory of their control group ran out."""
+    """How many processes the kernel has killed because their control group ran out of memory."""
     kills = 0
     for folder in _groups("memory"):
         for name in ("memory.events", "memory.oom_control"):
@@ -71,7 +71,7 @@ def memory_kills() -> int:
 
 
 def _cpu_quota(folder: Path) -> tuple[int, int]:
-    """Microseconds of CPU time in a period of so many microseconds; -1 where there is no limit."""
+    """CPU time per period and the period, in microseconds; a CPU time of -1 is no limit."""
     words = _text(folder / "cpu.max").split()
     if len(words) == 2:  # version 2
         return (int(words[0]) if words[0].isdigit() else -1), int(words[1])

@@ -1,4 +1,4 @@
-"""What a caller of a job may want to see while it runs."""
+"""Observers: how a caller follows a running job."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ logger = logging.getLogger(__name__)
 
 
 class Observer:
-    """Sees nothing; override what you want to see. The jobs call it on the driver."""
+    """Does nothing; override the methods that you need. Jobs call them on the driver."""
 
     def phase(self, text: str) -> None:
         """A new phase begins, described in a few words."""
 
     def planned(self, images: int) -> None:
-        """So many images were found until now."""
+        """The listing has found this many images so far."""
 
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
-        """So many of all images are done, the rejected among them."""
+        """This many of all images are done, including the rejected ones."""
 
     def shard(self, shard: int, images: int, rejected: int, seconds: float) -> None:
-        """A shard is done: its number, its images, those of them rejected, and a worker's seconds."""
+        """A shard is done: its number, its images, the rejected among them, a worker's seconds."""
 
     def retried(self, shards: int, cause: str) -> None:
-        """So many shards were lost until now and are done again; the cause is the latest one's."""
+        """This many shards were lost so far and run again; `cause` is that of the latest."""
 
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
     ) -> None:
-        """So many steps of this epoch are done, by so many workers at this rate together."""
+        """This many steps of the epoch are done, by all workers together at this rate."""
 
     def epoch(self, row: dict[str, float], *, best: bool) -> None:
         """An epoch ended; `row` has the columns of `metrics.csv`."""
 
 
 class _Several(Observer):
-    """Hands on what happens; a guest that raises is told of in the log, once, and left out."""
+    """Passes events on. If the guest raises, the log says so once, and the guest gets no more events."""
 
     def __init__(self, hosts: Sequence[Observer], guests: Sequence[Observer]) -> None:
         self._hosts, self._guests = hosts, list(guests)

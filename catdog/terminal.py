@@ -1,7 +1,7 @@
-"""What people see while a job runs, on standard error; and the tables at the end.
+"""What people see of a running job on standard error, and the tables at its end.
 
-At a terminal there is one live line: what is done now, how much of it, the time left. Elsewhere
-that is a plain line every few seconds.
+A terminal shows one live line: the current phase, how much is done, the time left. Elsewhere a plain
+line comes every few seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 
 class Progress(Observer):
-    """Shows how far a job is, a line every few seconds: in programs and in notebooks.
+    """Shows a job's progress, one line every few seconds, in programs and notebooks.
 
     ```python
     import catdog
@@ -46,7 +46,7 @@ class Progress(Observer):
     ```
 
     Args:
-        terminal: what the lines are written to; by default standard error.
+        terminal: the stream for the lines; by default standard error.
     """
 
     def __init__(self, terminal: TextIO | None = None) -> None:
@@ -103,7 +103,7 @@ class Progress(Observer):
         self._phase, self._doing, self._share = None, "", None
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if self._phase is not None:
             self._console.print(self._phase)
             self._phase = None
@@ -128,11 +128,11 @@ class Progress(Observer):
             self.line(text)
 
     def planned(self, images: int) -> None:
-        """So many images were found until now."""
+        """The listing has found this many images so far."""
         self._status(f"found {images:,} images")
 
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
-        """So many of all images are done."""
+        """This many of all images are done."""
         left = f", {duration((total - done) / images_per_s)} left" if images_per_s else ""
         self._status(
             f"{done:,} of {total:,} images ({done / max(total, 1):.0%}), {rejected:,} rejected, "
@@ -141,7 +141,7 @@ class Progress(Observer):
         )
 
     def retried(self, shards: int, cause: str) -> None:
-        """So many shards were lost; what is done of the job says so from here on."""
+        """This many shards were lost; the progress line says so from here on."""
         self._retried = f", {shards:,} shard{'s' if shards > 1 else ''} tried again ({cause})"
 
     def steps(
@@ -177,11 +177,11 @@ class Progress(Observer):
 
 @contextlib.contextmanager
 def progress(log_name: str) -> Iterator[Progress]:
-    """A status that changes while a job runs.
+    """A live status while a job runs.
 
-    Inside it, what Ray, TensorFlow and their C++ parts write to standard error goes to a log file;
-    only `Progress` writes to the terminal. The log stays where the job fails; that of a killed job
-    is removed by the next one.
+    Inside it, the output of Ray, TensorFlow and their C++ parts on standard error goes to a log file;
+    only `Progress` writes to the terminal. The log stays if the job fails; the next job removes the
+    log of a killed one.
 
     Args:
         log_name: the beginning of the log file's name, in the folder for temporary files.
@@ -204,14 +204,14 @@ def progress(log_name: str) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def _standard_error_in(log: Path) -> Iterator[TextIO]:
-    """Have standard error and what is printed go to a log; gives what standard error was before."""
+    """Send standard error and printed text to a log; gives the former standard error."""
     sys.stderr.flush()
     with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal:
         descriptor = os.open(log, _APPEND, 0o600)
         os.dup2(descriptor, 2)
         os.close(descriptor)
         try:
-            # Ray tells of dead workers on standard output, amid what a script reads.
+            # Ray reports dead workers on standard output, amid what a script reads.
             with contextlib.redirect_stdout(sys.stderr):
                 yield terminal
         finally:
@@ -220,7 +220,7 @@ def _standard_error_in(log: Path) -> Iterator[TextIO]:
 
 
 def log_file(name: str) -> Path:
-    """Where this process logs what nobody wants to see on the screen."""
+    """The log for what nobody wants to see on the screen."""
     return Path(tempfile.gettempdir()) / f"{name}-{os.getpid()}.log"
 
 
@@ -233,7 +233,7 @@ def keep_traceback(error: BaseException, log: Path) -> Path:
         error.__dict__["kept_in"] = log
         lines = "".join(format_exception(error)).splitlines()
         with (
-            contextlib.suppress(OSError),  # a full disk is told of by `error` itself, as a rule
+            contextlib.suppress(OSError),  # a full disk is usually what `error` itself is about
             os.fdopen(
                 os.open(log, _APPEND, 0o600), "a", encoding="utf-8", errors="replace"
             ) as file,
@@ -243,7 +243,7 @@ def keep_traceback(error: BaseException, log: Path) -> Path:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them: `9.5s`, `3m 20s`, `2h 05m`."""
+    """Seconds in the form that people write: `9.5s`, `3m 20s`, `2h 05m`."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     whole = round(seconds)
@@ -264,17 +264,17 @@ def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     shown = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
     shown.title_style = "bold"
     shown.add_column()
-    shown.add_column(overflow="fold")  # a path is whole, or good for nothing
+    shown.add_column(overflow="fold")  # a path must not be cut
     for name, value in rows:
         shown.add_row(Text(name, "dim"), Text(safe(str(value))))
-    # Whoever reads it from a file or a pipe wants one line each.
+    # A file or a pipe gets one line each.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     console.print()
     console.print(shown)
 
 
 def command_line(command: str) -> None:
-    """Print a command to copy: on one line however narrow the terminal is."""
+    """Print a command to copy, on one line even in a narrow terminal."""
     Console(highlight=False, soft_wrap=True).print(Text(f"  {safe(command)}", "cyan"))
 
 

@@ -1,4 +1,4 @@
-"""Brace expressions, by which shards are named: `shard-{000..999}.tar`, `{cat,dog}/`."""
+"""Brace expressions, as in names of shards: `shard-{000..999}.tar`, `{cat,dog}/`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _INNERMOST = re.compile(r"\{([^{}]*)\}")
 
 
 def expanded(text: str) -> list[str]:
-    """What a text stands for, in order, each name once; for itself where it has no braces.
+    """The names that a text expands to, in order, each once; the text itself if it has no braces.
 
     `{7..12}` counts, with zeros in front where a bound has them, up or down; `{a,b}` lists; braces
     around anything else are braces.
@@ -40,7 +40,7 @@ _TOO_MANY = f"its braces stand for more than {_MOST_NAMES:,} names"
 
 
 def _choices(inside: str) -> list[str]:
-    """What stands between braces; nothing where they are just braces."""
+    """The names between braces; nothing if they are just braces."""
     bounds = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", inside)
     if bounds is None:
         return inside.split(",") if "," in inside else []

@@ -1,4 +1,4 @@
-"""What listing passes over, counted by kind."""
+"""Files that a listing skips, counted by kind."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 
 
 class Skips:
-    """Counts of what was passed over; several threads add to them."""
+    """Counts of skipped files; several threads add to them."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, kind: str, count: int = 1) -> None:
-        """So many more of this kind."""
+        """Count this many more of a kind."""
         if count:
             with self._lock:
                 self._counts[kind] += count

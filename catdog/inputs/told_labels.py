@@ -1,4 +1,4 @@
-"""Labels that files beside the images tell: WebDataset's samples, Hugging Face's `metadata.csv`."""
+"""Labels from files beside the images: WebDataset's samples, Hugging Face's `metadata.csv`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 class Told(NamedTuple):
-    """What is told of an image."""
+    """The label of an image, or a fault."""
 
     label: str | None = None
     fault: str | None = None
@@ -44,7 +44,7 @@ class Told(NamedTuple):
 
 
 class Named(Generic[T]):
-    """What is told, by the names of what it is told of; 20 bytes each, and each value once."""
+    """Labels by name of the image; 20 bytes each, and each value once."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -55,14 +55,14 @@ class Named(Generic[T]):
         self._sorted = False
 
     def add(self, name: str, told: T) -> None:
-        """What is told of a name; of several, the last one counts."""
+        """Add the label of a name; the last of several counts."""
         self._names.append(_composed(name))
         self._new.append(self._told.setdefault(told, len(self._told)))
         if len(self._names) >= _CHUNK:
             self._flush()
 
     def of(self, names: Iterable[str]) -> list[T | None]:
-        """What is told of each of these names, None for nothing."""
+        """The label of each of these names, or None."""
         keys = hashes(pa.array([_composed(name) for name in names], pa.string()))
         known, codes = self._index()
         if not len(known):
@@ -102,12 +102,12 @@ def _composed(name: str) -> str:
 def relabelled(
     rows: pa.RecordBatch, told: Sequence[Told | None], *, keep: bool = False
 ) -> pa.RecordBatch:
-    """The rows with the labels that were told; one whose label is at fault is `unreadable`.
+    """The rows with their labels from the files; a row with a faulty label is `unreadable`.
 
     Args:
         rows: PLAN_SCHEMA.
-        told: of each row.
-        keep: whether rows of which nothing is told keep their labels.
+        told: label or fault of each row, or None.
+        keep: whether rows without a label from the files keep their own.
     """
     columns = {name: rows.column(name).to_pylist() for name in ("label", "error", "error_detail")}
     for at, each in enumerate(told):
@@ -125,13 +125,13 @@ def relabelled(
 
 
 def sample_of(path: str) -> str:
-    """What the members of one WebDataset sample share: all up to the first dot of the base name."""
+    """The part of a name that all members of a WebDataset sample share: up to the first dot of the base name."""
     folder, base = posixpath.split(path)
     return posixpath.join(folder, base.partition(".")[0])
 
 
 class SampleLabels:
-    """Where the labels of WebDataset samples stand, and what stands there.
+    """Where the labels of WebDataset samples are, and how to read them.
 
     Args:
         label_from: as `Columns.label_from`.
@@ -187,7 +187,7 @@ def folder_tables(base: str) -> list[str]:
 def folder_entries(
     uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None = None
 ) -> Iterable[tables.Entry]:
-    """What one of these tables tells, as `tables.table_entries`."""
+    """The entries of one of these tables, as `tables.table_entries`."""
     if uri.endswith(".parquet"):
         return parquet_rows.entries(uri, columns, limits, keep)
     return tables.table_entries(uri, columns, limits, keep)
@@ -196,8 +196,8 @@ def folder_entries(
 def folder_labels(base: str, columns: Columns, limits: SourceLimits) -> ToldLabels | None:
     """The labels in a Hugging Face image folder's `metadata.csv`, `.jsonl` or `.parquet`.
 
-    They lie beside the images, or in its folders of parts (`train/`). One that has no column
-    `file_name`, or none of labels, is about something else.
+    The tables lie beside the images, or in the folders of parts (`train/`). A table without a column
+    `file_name`, or without labels, is about something else and is ignored.
 
     Args:
         base: URI of the folder, with a final `/`.

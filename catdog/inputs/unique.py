@@ -1,4 +1,4 @@
-"""What was there before: sets of URIs that fit the memory, and the last of several with one name."""
+"""Repetitions: sets of URIs that fit in memory, and the last of several members with one name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-# What nobody knows who names files. Python's hash has a secret of its own, unless PYTHONHASHSEED
-# is set: its 64 bits alone collide once in 3,000 lists of a hundred million, and at will then.
+# A secret that nobody who names files knows. Python's hash has one, too, unless PYTHONHASHSEED is
+# set, and then anybody can make collisions; and its 64 bits collide in one of 3,000 lists of 100 million.
 _SALTS = (secrets.token_hex(8), secrets.token_hex(8))
 
 
 def hashes(texts: pa.Array[Any]) -> npt.NDArray[np.uint64]:
-    """128 bits for each text, uint64 (n, 2), which no other text has; in this process only."""
+    """128 bits for each text, uint64 (n, 2), unique to the text; in this process only."""
     given = texts.to_pylist()
     found = np.empty((len(given), 2), np.uint64)
     for column, salt in enumerate(_SALTS):
@@ -36,7 +36,7 @@ def hashes(texts: pa.Array[Any]) -> npt.NDArray[np.uint64]:
 
 
 def _runs(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """An order in which same hashes lie together, as they came, and where each of them starts."""
+    """An order that puts equal hashes together, in order of arrival, and where each group starts."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     ordered = keys[order]
     other = (ordered[1:] != ordered[:-1]).any(axis=1)
@@ -50,7 +50,7 @@ class Seen:
         self._levels: list[npt.NDArray[np.uint64]] = []
 
     def add(self, uris: pa.Array[Any]) -> npt.NDArray[np.bool_]:
-        """Add these, and tell which ones are new."""
+        """Add these; returns which ones are new."""
         keys = hashes(uris)
         order, starts = _runs(keys)
         new = np.zeros(len(keys), dtype=np.bool_)
@@ -84,10 +84,10 @@ def _is_in(level: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.N
 
 
 class Spill:
-    """Batches kept in a temporary file, and given back without the rows that later ones replace.
+    """Batches in a temporary file, given back without the rows that later ones replace.
 
-    Only the last of several members with the same name is there when they are unpacked, and which
-    one is the last is known at the end alone. `./a.jpg` and `a.jpg` are the same name.
+    Unpacking an archive leaves only the last of several members with the same name, and only the end
+    of the archive shows which one is the last. `./a.jpg` and `a.jpg` are the same name.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Spill:
 
     def close(self) -> None:
         """Delete the file."""
-        with contextlib.suppress(OSError):  # a full disk has been told of
+        with contextlib.suppress(OSError):  # a full disk was reported before
             self._file.close()
 
     def add(self, batch: pa.RecordBatch) -> None:

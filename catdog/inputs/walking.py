@@ -33,11 +33,11 @@ class Found(NamedTuple):
     size: int | None
     stamp: str | None = None
     error: Exception | None = None
-    passed_over: str | None = None  # what it is, where that is nothing to plan
+    passed_over: str | None = None  # its kind, if it is not to be planned
 
 
 def look(uri: str, *, as_folder: bool) -> tuple[bool | None, int | None, str | None]:
-    """Whether there is a folder (True), a file (False) or nothing (None); its size and stamp."""
+    """Whether this is a folder (True), a file (False) or nothing (None); its size and stamp."""
     if storage.is_local(uri):
         try:
             status = os.stat(storage.local_path(uri))
@@ -93,7 +93,7 @@ def _walk_local(  # noqa: C901, PLR0912 - one stack, whose order all of it keeps
     root: str, enter: Callable[[str], bool] | None
 ) -> Iterator[list[Found]]:
     seen: set[tuple[int, int]] = set()
-    # What is left to do, the next one last: runs of file names in a folder, and folders.
+    # The work left, the next one last: runs of file names in a folder, and folders.
     stack: list[_Folder | tuple[str, list[str]]] = [_Folder("", [])]
     with ThreadPoolExecutor(THREADS, thread_name_prefix="catdog-walk") as pool:
         while stack:
@@ -135,7 +135,7 @@ def _walk_local(  # noqa: C901, PLR0912 - one stack, whose order all of it keeps
             if run:
                 todo.append((item.name, run))
             stack += reversed(todo)
-            # On network file systems a folder takes milliseconds: look into the next ones already.
+            # On network file systems a folder takes milliseconds, so read the next ones ahead.
             for ahead in stack[: -2 * THREADS : -1]:
                 if isinstance(ahead, _Folder) and not ahead.scan:
                     ahead.scan.append(pool.submit(_scan, root + ahead.name))
@@ -215,10 +215,10 @@ def _walk_store(base: str, literal: str) -> Iterator[list[Found]]:
 
 
 def _markers_told(pages: Iterable[list[Found]]) -> Iterator[list[Found]]:
-    """Pages of a listing, the empty keys that stand for folders marked as such.
+    """Pages of a listing, with marks on the empty keys that stand for folders.
 
-    A key `a` of no bytes is one where keys `a/...` follow. Others may stand between the two, so an
-    empty key waits until the listing, which is sorted, has passed the place.
+    An empty key `a` stands for a folder if keys `a/...` follow. Other keys may come between, so an empty
+    key waits until the sorted listing has passed the place.
     """
     waiting: deque[Found] = deque()
     for page in pages:
@@ -241,7 +241,7 @@ def _as_marker(found: Found) -> Found:
 
 
 def glob_regex(pattern: str) -> str:
-    """What a glob matches, and everything in the folders that it matches."""
+    """The matches of a glob, and everything in matching folders."""
     regex = ""
     at = 0
     while at < len(pattern):
@@ -276,9 +276,9 @@ def may_hold(parts: list[str], folder: str) -> bool:
 
 
 def in_order(works: Iterator[T | Callable[[], Iterator[T]]]) -> Generator[T, None, None]:
-    """What the works give, one work after the other, while the next ones run in threads.
+    """The items of the works, one work after the other, while the next ones run in threads.
 
-    Each of these keeps at most two items that were not asked for yet.
+    Each thread keeps at most two items that nobody has asked for yet.
     """
     # What is to be given next, first: items, and works that run.
     waiting: deque[T | _Running[T]] = deque()
@@ -324,7 +324,7 @@ class _Running(NamedTuple, Generic[T]):
 
 def _start(work: Callable[[], Iterator[T]]) -> _Running[T]:
     end = ExitStack()
-    # The thread calls it, too: what a work does first may take long.
+    # The thread calls it, too: a work's first step may take long.
     items = (item for begun in (work,) for item in begun())
     ahead = end.enter_context(read_ahead(items, 2, name="catdog-list"))
     return _Running(cast("Iterator[T]", ahead), end)  # none of them is `NothingYet`

@@ -1,6 +1,6 @@
-"""Records by number of a bucket: in memory where they are few, in files where they are many.
+"""Records in numbered buckets: few stay in memory, many go to files.
 
-So two listings of a hundred million images are compared, bucket by bucket, in memory that fits one.
+Two listings of a hundred million images can be compared bucket by bucket, with one in memory.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 RANGE = 1 << 19  # positions of a bucket of what is ordered by position
 _HASHED = 256  # buckets of hashes: 400,000 images each where there are a hundred million
-_MEMORY_BYTES = 32 << 20  # of the records of one kind, before they go to files
-_WAITING_BYTES = 1 << 20  # of these, before they are put into buckets: large pieces, not many
+_MEMORY_BYTES = 32 << 20  # of one kind of record, before they go to files
+_WAITING_BYTES = 1 << 20  # before records are put into buckets: few large pieces
 
 
 def of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -31,7 +31,7 @@ def of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 class Buckets:
-    """Records of fixed size by number of a bucket; in files where they are many."""
+    """Records of fixed size in numbered buckets; many go to files."""
 
     def __init__(self, folder: Path, kind: np.dtype[Any]) -> None:
         self._folder, self._kind = folder, kind
@@ -40,7 +40,7 @@ class Buckets:
         self._waiting_bytes = self._held_bytes = 0
 
     def add(self, buckets: NDArray[np.int64], records: NDArray[Any]) -> None:
-        """Put each record into the bucket whose number stands beside it."""
+        """Put each record into the bucket with the given number."""
         if not len(records):
             return
         self._waiting.append((buckets, records))
@@ -51,7 +51,7 @@ class Buckets:
             self._spill()
 
     def _sort(self) -> None:
-        """Put what waits into its buckets."""
+        """Put the waiting records into their buckets."""
         if not self._waiting:
             return
         buckets, records = (np.concatenate(each) for each in zip(*self._waiting, strict=True))
@@ -75,13 +75,13 @@ class Buckets:
         self._held_bytes = 0
 
     def numbers(self) -> list[int]:
-        """The buckets that hold something."""
+        """The buckets that are not empty."""
         self._sort()
         spilled = [int(path.name) for path in self._folder.glob("*")]
         return sorted({*self._held, *spilled})
 
     def take(self, number: int) -> NDArray[Any]:
-        """What a bucket holds."""
+        """The records of a bucket."""
         self._sort()
         path = self._folder / str(number)
         parts = [np.fromfile(path, self._kind)] if path.exists() else []
@@ -103,7 +103,7 @@ class Repeats:
         self._images = 0
 
     def close(self) -> None:
-        """Delete what it keeps in files."""
+        """Delete its files."""
         self._end.close()
 
     def add(self, uris: pa.Array[Any]) -> None:
@@ -115,7 +115,7 @@ class Repeats:
         self._keys.add(of_hashes(found["a"]), found)
 
     def find(self) -> int:
-        """How many there are; to be called once, when all were added."""
+        """How many there are. Call it once, after all were added."""
         count = 0
         for number in self._keys.numbers():
             found = self._keys.take(number)
@@ -128,7 +128,7 @@ class Repeats:
         return count
 
     def first(self, start: int, end: int) -> NDArray[np.bool_]:
-        """Of the images from `start` to below `end`, which ones have a URI that is new there."""
+        """Which images from `start` to below `end` have a URI that was not there before."""
         new = np.ones(end - start, np.bool_)
         for number in range(start // RANGE, (end - 1) // RANGE + 1):
             at = self._later.take(number)["at"]

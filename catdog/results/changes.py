@@ -1,9 +1,9 @@
-"""What a listing has that a plan has not: images that are new, changed or gone.
+"""The difference between a plan and a new listing: images that are new, changed or gone.
 
-Images are the same by their URI, and unchanged where their sources have the same stamp, or one of
-unknown stamp. Both sides are told apart by hashes of 128 bits, keyed anew in each process, in
-buckets that fit the memory and lie in a temporary folder where they are many: memory grows neither
-with the plan nor with the listing.
+Two images are the same if they have the same URI. An image is unchanged if both stamps of its source
+are the same, or one is unknown. Images are compared by 128-bit hashes, with a new key in each process.
+The hashes lie in buckets that fit the memory, in a temporary folder if they are many: memory grows
+neither with the plan nor with the listing.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _KNOWN = pa.field("known", pa.int64())
 
 @dataclass(frozen=True)
 class Counts:
-    """Images by what became of them since the plan was made.
+    """Images by what has happened to them since the plan was made.
 
     Attributes:
         known: in the plan.
         new: listed, and not in the plan.
-        changed: listed with a source that is another one now.
+        changed: listed, but the source is another one now.
         gone: in the plan, and not listed.
-        repeated: listed once more.
+        repeated: listed more than once.
     """
 
     known: int
@@ -63,11 +63,11 @@ class Counts:
 
 
 class Changes:
-    """A listing beside a plan. To be closed: what it keeps in files ends so.
+    """A listing compared with a plan. Close it to delete its files.
 
     Args:
         plan: what is known.
-        listed: entries with `PLAN_SCHEMA`; None where it is taken that nothing has changed.
+        listed: entries with `PLAN_SCHEMA`; None to assume that nothing has changed.
     """
 
     def __init__(self, plan: Plan, listed: Iterable[pa.RecordBatch] | None) -> None:
@@ -91,7 +91,7 @@ class Changes:
             raise
 
     def close(self) -> None:
-        """Delete what it keeps in files."""
+        """Delete its files."""
         self._end.close()
 
     def _add_keys(self, keys: Buckets, listed: Iterable[pa.RecordBatch]) -> None:
@@ -120,7 +120,9 @@ class Changes:
             sizes = np.diff(np.r_[starts, len(found)])[group]
             rank = np.arange(len(found)) - starts[group] - np.where(known, 0, of_known)
             counts = ~known
-            if not self._each_counts:  # what a listing names several times counts where it is first
+            if (
+                not self._each_counts
+            ):  # an image that is listed several times counts where it is first
                 repeated += int((~known & (rank > 0)).sum())
                 counts = ~known & (rank == 0)
             is_new = rank >= of_known
@@ -148,7 +150,7 @@ class Changes:
         return Counts(self._plan.images, new, changed, gone, repeated)
 
     def new_entries(self) -> Iterator[pa.RecordBatch]:
-        """The new entries, in the order of the listing. To be read to its end before `revised`."""
+        """The new entries, in the order of the listing. Read it to its end before `revised`."""
         at = 0
         wanted = np.empty(0, _WANTED)
         read = -1
@@ -170,7 +172,7 @@ class Changes:
     def revised(
         self, rejected: Iterable[tuple[int, NDArray[np.bool_]]], *, drop_gone: bool
     ) -> Iterator[tuple[int, pa.Table]]:
-        """The shards of the plan in which something is to be done, each with all its entries.
+        """The shards of the plan that need work, each with all its entries.
 
         Args:
             rejected: shards, ascending, and which of their entries are to be tried again.
@@ -240,7 +242,7 @@ def _stamp_hashes(entries: pa.Table | pa.RecordBatch) -> NDArray[np.uint64]:
 
 
 class _Entries:
-    """Tables in the order in which they came; in a file where they are many."""
+    """Tables in the order of arrival; many go to a file."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
@@ -260,7 +262,7 @@ class _Entries:
             self._held.clear()
 
     def _finished(self) -> bool:
-        """Whether they are in a file, which is whole from now on."""
+        """Whether they are in a file, which is complete from now on."""
         if self._writer is not None:
             self._writer.close()
         return self._writer is not None

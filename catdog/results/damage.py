@@ -1,4 +1,4 @@
-"""What reading a damaged file of a job raises: Arrow's errors, and what unlikely JSON leads to."""
+"""The errors that a damaged file of a job raises: Arrow's, and those that unlikely JSON leads to."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class DamagedError(CatdogError):
 
 @contextlib.contextmanager
 def named(file: str) -> Iterator[None]:
-    """Has what a damaged file raises say which file it is.
+    """Make the error of a damaged file name the file.
 
     Args:
         file: its URI.
 
     Raises:
-        DamagedError: in place of what tells of damage. What a disk or a store says stays as it is.
+        DamagedError: in place of an error that means damage. Errors of a disk or a store stay.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What columns hold, as one number: of the values, however Arrow keeps them in memory."""
+"""A digest of columns' values, whatever their layout in memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _HEX_DIGITS = 32  # 128 bits
 
 
 def digest(rows: pa.Table, columns: Sequence[str]) -> str:
-    """128 bits in hexadecimal of the values of these columns.
+    """A 128-bit digest, in hexadecimal, of the values of these columns.
 
-    Of strings the lengths and the bytes count, of integers the numbers: slices, chunks and padding
-    do not. Null is unlike the empty string; of integers, which are none below zero here, it is -1.
+    Strings count by length and bytes, integers by value; slices, chunks and padding do not count.
+    Null differs from the empty string, and counts as -1 among integers, which are never negative here.
     """
     sha = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
     for name in columns:

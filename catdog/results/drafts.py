@@ -40,13 +40,13 @@ MAX_SHARD_IMAGES = 2048
 
 @dataclass(frozen=True)
 class Draft:
-    """A generation whose entries are written, and that nobody knows of yet."""
+    """A generation whose entries are written, but which no index file names yet."""
 
     folder: Folder
     generation: Generation
 
     def commit(self, job: str) -> bool:
-        """Make it the next generation of a job. False where another driver was first."""
+        """Make it the next generation of a job. False if another driver was first."""
         generation = dataclasses.replace(self.generation, job=job)
         content = json.dumps(dataclasses.asdict(generation)) + "\n"
         if self.folder.create(index_name(generation.number), content.encode()):
@@ -84,15 +84,15 @@ def draft(
 
     Args:
         folder: of the results.
-        batches: entries with `PLAN_SCHEMA`. Of those with the same URI in a first generation the
-            first one counts; in later ones all are new, and each once.
+        batches: entries with `PLAN_SCHEMA`. In a first generation, the first of several entries with the
+            same URI counts; in later ones all are new and have different URIs.
         before: the plan that this adds to.
         revised: shards of it and their entries with `ENTRIES_SCHEMA`.
         named: the inputs, as the command named them.
         planned_at: UTC.
-        counts: images by what was found of them.
-        skips: counts what was not planned; complete when `batches` have come.
-        max_shard_images: where the pixels of 2,048 images would be too large for a block.
+        counts: images by what the comparison found.
+        skips: counts what was not planned; complete after the last batch.
+        max_shard_images: a lower limit, if the pixels of 2,048 images would exceed a block.
         progress: called with the number of entries so far.
     """
     skips = skips if skips is not None else Skips()
@@ -104,7 +104,7 @@ def draft(
         with contextlib.closing(Repeats()) as repeats:
             for batch in batches:
                 shards.add(batch)
-                # With columns of the user's own, each of his rows counts.
+                # With columns that the user keeps, each row of the user's table counts.
                 if before is None and KEPT not in batch.schema.names:
                     repeats.add(batch.column("uri"))
                 if progress is not None:
@@ -138,7 +138,7 @@ def draft(
 
 
 def _without(repeats: Repeats, written: _Shards, anew: _Shards) -> _Shards:
-    """What was written, without the images that came before, in files of other names."""
+    """The written entries without repeated images, in files with other names."""
     start = 0
     try:
         for entries in written.tables():
@@ -158,14 +158,14 @@ def _without(repeats: Repeats, written: _Shards, anew: _Shards) -> _Shards:
 def _power_of_two(number: int) -> int:
     """The largest one that is not above `number`.
 
-    Workers take large shards first; few different sizes keep the order of the images within each,
-    so that a stream such as `.tar.gz` is passed through a few times and not once a shard.
+    Workers take large shards first. With few different sizes, images keep their order within each size,
+    so a stream such as `.tar.gz` is read through a few times and not once for each shard.
     """
     return 1 << (number.bit_length() - 1)
 
 
 class _Streams:
-    """Notes in which stream each shard begins, from shard number `first` on."""
+    """Records in which stream each shard begins, from shard number `first` on."""
 
     def __init__(self, first: int) -> None:
         self._shards = first
@@ -210,14 +210,14 @@ class _Shards:
         self._file: _PlanFile | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take new entries; they are written when there are enough for a shard of any size."""
+        """Take new entries; they are written once they fill a shard of any size."""
         self._waiting.append(batch)
         self.images += batch.num_rows
         if self.images - self._cut_images >= self._largest:
             self._cut(all_rows=False)
 
     def cut_rest(self) -> None:
-        """Write what waits: no new entries will come."""
+        """Write the waiting entries: no more will come."""
         self._cut(all_rows=True)
 
     def _cut(self, *, all_rows: bool) -> None:
@@ -263,7 +263,7 @@ class _Shards:
             yield open_plan_file(self._folder, name).read_row_group(row_group, use_threads=False)
 
     def abort(self) -> None:
-        """Leave nothing."""
+        """Delete everything it wrote."""
         if self._file is not None:
             self._file.abort()
             self._file = None

@@ -1,7 +1,7 @@
 """The results folder as the ledger sees it: names, and files that appear whole or not at all.
 
-Everything that this room, and whoever writes results, does to the folder is one of these
-operations. docs/protocol.md says which file is made by which of them.
+This room, and everything that writes results, changes the folder through these operations only.
+docs/protocol.md says which operation makes which file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_WAITING = 1000
 class Folder:
     """A folder by its URI; local or S3.
 
-    A version stands for one content of one file: each time that a file is written it gets another.
+    A version identifies one content of one file; every write gives the file another version.
     """
 
     uri: str
@@ -50,11 +50,11 @@ class Folder:
         return storage.open_input(self._at(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one. Whether it holds `data` now; one of several wins."""
+        """Write a file unless it exists. Returns whether it holds `data` now; one of several writers wins."""
         return storage.write_new(self._at(name), data)
 
     def replace(self, name: str, data: bytes, version: str) -> bool:
-        """Write over a file if it still has this version. Whether it holds `data` now."""
+        """Replace a file if it still has this version. Returns whether it holds `data` now."""
         return storage.write_over(self._at(name), data, version)
 
     def remove(self, name: str, version: str) -> None:
@@ -62,7 +62,7 @@ class Folder:
         storage.delete_version(self._at(name), version)
 
     def write(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """Write a file of any size that has a name of nobody else's."""
+        """Write a file of any size under a name that nobody else uses."""
         return storage.open_atomic(self._at(name))
 
     def discard(self, name: str) -> None:

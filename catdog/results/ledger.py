@@ -1,7 +1,7 @@
 """Whose results a folder holds, and whether they are complete: `_run.json` and `_summary.json`.
 
-The record is created, never read-then-written: of two jobs that begin in one folder one wins. The
-summary tells that the results are complete; it is taken away before a next generation begins.
+The record is created, never read and then written: if two jobs begin in one folder, one wins. The
+summary says that the results are complete; it is removed before the next generation begins.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any])
     Args:
         folder: of the results.
         question: what decides the answers.
-        about: what else the record tells.
+        about: what else to record.
 
     Returns:
-        The question of the job whose folder it is: another one's, if that was first.
+        The question of the job that owns the folder: another job's, if that was first.
     """
     folder.create(RUN_FILE, as_json({**about, _QUESTION: question}))
     recorded = read_question(folder)
@@ -81,7 +81,7 @@ def begin(folder: Folder, question: Mapping[str, Any], about: Mapping[str, Any])
 
 
 def withdraw(folder: Folder, before: int) -> dict[str, Any] | None:
-    """Take a summary away that tells of a generation before this one; the one that is there then."""
+    """Remove a summary of an earlier generation than this one. Returns the summary that is then there."""
     while True:
         found = folder.read(SUMMARY_FILE)
         if found is None:
@@ -96,15 +96,15 @@ def withdraw(folder: Folder, before: int) -> dict[str, Any] | None:
 
 
 def read_summary(plan: Plan) -> dict[str, Any] | None:
-    """The summary of a plan's latest generation; an earlier one's is taken away.
+    """The summary of a plan's latest generation; one of an earlier generation is removed.
 
     Raises:
-        DamagedError: it tells of a generation that nobody planned; a driver would wait for it for ever.
+        DamagedError: it names a generation that nobody planned, for which a driver would wait for ever.
     """
     summary = withdraw(plan.folder, plan.generation)
     if summary is None or summary[_GENERATION] == plan.generation:
         return summary
-    latest = plans.read(plan.folder)  # another driver may have gone on
+    latest = plans.read(plan.folder)  # another driver may have continued
     if latest is None or latest.generation < summary[_GENERATION]:
         raise damage.DamagedError(
             f"{plan.output}/{SUMMARY_FILE} is damaged: it belongs to generation {summary[_GENERATION]}, "
@@ -114,11 +114,11 @@ def read_summary(plan: Plan) -> dict[str, Any] | None:
 
 
 def publish(plan: Plan, summary: Mapping[str, Any]) -> None:
-    """Tell that the plan's latest generation is complete, unless a later one was begun."""
+    """Record that the plan's latest generation is complete, unless a later one has begun."""
     folder, data = plan.folder, as_json({**summary, _GENERATION: plan.generation})
     while not folder.create(SUMMARY_FILE, data):
         if withdraw(folder, plan.generation) is not None:
-            return  # another driver told it, or has gone on
+            return  # another driver recorded it, or has continued
     latest = plans.read(folder)
     if latest is not None and latest.generation > plan.generation:
         withdraw(folder, latest.generation)

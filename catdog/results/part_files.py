@@ -1,9 +1,9 @@
 """The result table: its columns, and its part files, which are their own ledger.
 
 A part file appears whole or not at all, under a name that follows from its job, plan and shard. So
-what the folder holds is what is done: no second book can disagree with it after a crash. It is
-created where there is none, and replaced only if it is still the one that was read: whoever comes
-too late, a worker that its driver lost or one of a second driver, changes nothing.
+the files in the folder are the finished work, and no second book can disagree with them after a
+crash. A file is created if it is absent, and replaced only if it is still the version that was read:
+a late writer, such as a worker that its driver lost or a worker of a second driver, changes nothing.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
     RESULTS/_plan/0001.json                    a generation, written last: without it there is none
     RESULTS/_plan/<token>-00000.parquet ...    its entries; one row group is one shard
 
-The first generation holds what the first start found. Each later one holds what was new then, as
-further shards, and the shards of earlier ones in which something is to be done again (a source that
-changed, images to try once more), whole, each entry with the mark `fresh` or not. A generation is
-planned when the one before is finished, and stays as it is.
+The first generation holds what the first start found. Each later one holds new images as further
+shards. It also holds every earlier shard that needs work again (a changed source, images to retry),
+with all its entries; the mark `fresh` says which of them to classify. A generation is planned when the
+one before is finished, and never changes.
 
-A shard is the unit of work and of recovery: its result is one part file with a name that follows
-from the plan. Of two drivers that plan at the same moment one creates the generation's file, and
-the other one takes its plan; the token keeps their files of entries apart.
+A shard is the unit of work and of recovery: its result is one part file, whose name follows from the
+plan. If two drivers plan at the same moment, one creates the generation's file and the other takes
+that plan; the token keeps their files of entries apart.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENTRIES_SCHEMA = PLAN_SCHEMA.append(pa.field("fresh", pa.bool_(), nullable=False
 
 DIGESTS_KEY = "digests"  # of a plan file's metadata: of the URIs of each row group
 _OLD_INDEX = "plan.json"
-_MAX_TOGETHER = 8  # shards of a stream that a worker takes at once: so many are lost with it
+_MAX_TOGETHER = 8  # shards of a stream that a worker takes at once; a lost worker loses as many
 _MAX_TASKS = 500  # Ray Data's driver keeps some 40 kB of each until the end
 SHARDS_PER_FILE = 256
 
@@ -63,7 +63,7 @@ class Generation:
         revised: numbers of the earlier shards that it does again.
         streams: first shard and number of shards of each stream (a `.tar.gz`, which can only be
             read from its start) that more than one shard begins in.
-        counts: images by what was found of them: `known` before, `new`, ...
+        counts: images by what the comparison found: `known` before, `new`, ...
         passed_over: what its listing did not plan, by kind.
     """
 
@@ -82,7 +82,7 @@ class Generation:
 
     @property
     def new_shards(self) -> int:
-        """Number of shards that no generation before has."""
+        """Number of shards that no earlier generation has."""
         return len(self.images) - len(self.revised)
 
     def file_of(self, group: int) -> tuple[str, int]:
@@ -146,7 +146,7 @@ class Plan:
 
     @cached_property
     def _revised(self) -> dict[int, list[tuple[int, int]]]:
-        """Of the shards that a later generation does again: those generations, and the groups."""
+        """The generations and row groups of the shards that a later generation does again."""
         found: dict[int, list[tuple[int, int]]] = {}
         for generation in self.generations:
             for at, shard in enumerate(generation.revised):
@@ -178,7 +178,7 @@ class Plan:
         return number, shard - self.generations[number - 1].first_shard
 
     def part_name(self, shard: int) -> str:
-        """The name of the file that holds the rows of a shard: of this job's and nobody else's."""
+        """The name of the file that holds the rows of a shard; no other job uses it."""
         return f"part-{shard:07d}-{self._part_suffixes[self.origin(shard) - 1]}.parquet"
 
     @cached_property
@@ -210,12 +210,12 @@ class Plan:
             return _digests(self.folder, name)[row_group]
 
     def tasks(self, todo: Sequence[int], workers: int) -> list[list[int]]:
-        """The shards of `todo` in that order, as what one worker takes at a time.
+        """The shards of `todo` in that order, grouped into what one worker takes at a time.
 
-        Neighbours in a stream go together, where that leaves enough for all workers: each that
-        takes a shard from the middle of a stream has to pass through everything before it. Very
-        many shards go together, too, fewer towards the end, so that all workers end at about the
-        same time: the memory of Ray Data's driver grows with the number of tasks.
+        Neighbours in a stream form a group if that leaves enough groups for all workers: a worker that
+        takes a shard from the middle of a stream has to read everything before it. Very many shards
+        are grouped, too, since the memory of Ray Data's driver grows with the number of tasks. Groups
+        are smaller towards the end, so that all workers end at about the same time.
         """
         stream_of = {
             shard: first
@@ -261,12 +261,12 @@ def _digests(folder: Folder, name: str) -> list[str]:
 
 
 def file_name(token: str, number: int) -> str:
-    """Of the files of entries of a generation."""
+    """The name of a generation's file of entries."""
     return f"{token}-{number:05d}.parquet"
 
 
 def index_name(generation: int) -> str:
-    """Of the file that makes a generation one."""
+    """The name of a generation's index file."""
     return f"{PLAN_FOLDER}/{generation:04d}.json"
 
 
@@ -275,7 +275,7 @@ def index_name(generation: int) -> str:
 
 
 def read(folder: Folder | str) -> Plan | None:
-    """The plan in a folder, all its generations; None where there is none.
+    """The plan in a folder with all its generations; None if there is none.
 
     Raises:
         UserInputError: it is of another version of catdog.
@@ -314,11 +314,11 @@ def _read_generation(folder: Folder, before: Sequence[Generation]) -> Generation
 
 
 def _check(generation: Generation, number: int, shards: int) -> None:
-    """Raises ValueError or TypeError where the numbers do not fit each other.
+    """Raise ValueError or TypeError if the numbers do not fit each other.
 
     Args:
         generation: as it was read.
-        number: that it is to have.
+        number: the one that it must have.
         shards: of the generations before.
     """
     numbers = (*generation.images, *generation.revised, *generation.counts.values())

@@ -1,24 +1,24 @@
 """Members of tar, tar.gz and zip archives: where they lie, found without reading the rest.
 
-Names are only names: nothing here ever writes a file. An archive's bytes are read by offset, a few
+Names are only names: nothing here ever writes a file. Bytes of an archive are read by offset, a few
 at a time, whatever the archive claims about itself.
 
-What becomes of odd members:
+Unusual members:
 
-- folders, devices and pipes are no images and are left out;
+- folders, devices and pipes are left out;
 - links (symbolic and hard), sparse files, encrypted members and compression methods other than
   stored and deflate are `unsupported`;
-- members of a zip that share bytes with an earlier one (a zip bomb's way) are `too-large`;
-- an archive that ends early gives the members that are whole, then `truncated` for itself. From a
-  zip without its directory at the end, the members are found by their own headers;
-- a zip whose directory is damaged gives the members before the damage, those that are found by
-  their own headers, then `unreadable` for itself. Behind a member that was written to a pipe, whose
-  size stands in the directory alone, nothing is found;
-- members of tars joined end to end are all found; what follows an end mark and is no tar is
+- members of a zip that share bytes with an earlier one (as in a zip bomb) are `too-large`;
+- an archive that ends early gives its complete members, then `truncated` for itself. If a zip lacks
+  its directory at the end, its members are found by their own headers;
+- a zip with a damaged directory gives the members before the damage, members found by their own
+  headers, then `unreadable` for itself. Nothing is found behind a member that was written to a pipe,
+  since only the directory has its size;
+- tars joined end to end give the members of all; bytes after an end mark that are not a tar are
   `unreadable`;
 - a zip's name in UTF-8 without its flag, or in Info-ZIP's extra field, gives name and label; the
   URI has the name as zipfile reads it;
-- whatever comes after a damaged header is lost: `unreadable` for the archive itself.
+- everything after a damaged header is lost: `unreadable` for the archive itself.
 """
 
 from catdog.inputs.archives.tar import tar_members

@@ -21,12 +21,12 @@ _MAX_PADDING_BYTES = 64 << 20  # zeros at the end; tapes' records have a few MiB
 def tar_members(
     source: Bytes, max_members: int, is_label: Callable[[str], bool] | None = None
 ) -> Iterator[Member]:
-    """The members of a tar (ustar, GNU, pax) in order; of tars joined end to end, those of all.
+    """The members of a tar (ustar, GNU, pax) in order; tars joined end to end give those of all.
 
     Args:
         source: the archive.
-        max_members: after which it is too large.
-        is_label: of which names the content is read, up to `MAX_LABEL_BYTES`.
+        max_members: an archive with more is too large.
+        is_label: for which names to read the content, up to `MAX_LABEL_BYTES`.
 
     Raises:
         ImageRejected: after the members found, where the archive is cut, damaged or too large.
@@ -68,7 +68,7 @@ def tar_members(
         if count > max_members:
             raise ImageRejected(ErrorCode.TOO_LARGE, f"It has more than {max_members:,} members.")
         trouble = _tar_trouble(kind, sparse, raw_name)
-        # Read before the end is looked for: a stream does not go back.
+        # Read before the search for the end, since a stream does not go back.
         content = _label(source, data, size, trouble) if is_label and is_label(name) else None
         if not source.reaches(data + size):
             raise ImageRejected(ErrorCode.TRUNCATED, f"The archive ends inside {name[:200]!r}.")
@@ -79,7 +79,7 @@ def tar_members(
 
 
 def _label(source: Bytes, offset: int, size: int, trouble: _Trouble) -> bytes | ImageRejected:
-    """What stands in a member that holds a label, or why it cannot be read."""
+    """The text of a member that holds a label, or why it cannot be read."""
     code, detail = trouble
     if code is not None:
         return ImageRejected(code, detail or "")
@@ -98,9 +98,9 @@ def _tar_trouble(kind: bytes, sparse: bool, raw_name: bytes) -> _Trouble:
 
 
 def _next_header(source: Bytes, offset: int) -> tuple[int, bytes, int] | None:
-    """The next header whose checksum is right, where it is, and the size in it.
+    """The next header with a right checksum, its offset, and the size in it.
 
-    None at the end. An end mark is none where another tar follows it.
+    None at the end. An end mark does not count if another tar follows it.
     """
     end_mark = offset
     while True:
@@ -133,7 +133,7 @@ def _next_header(source: Bytes, offset: int) -> tuple[int, bytes, int] | None:
 
 
 def _size_in(header: bytes) -> int | None:
-    """The size in a header; None where that is cut or its checksum is wrong."""
+    """The size in a header; None if the header is cut or its checksum is wrong."""
     if len(header) < _TAR_BLOCK:
         return None
     try:
@@ -145,7 +145,7 @@ def _size_in(header: bytes) -> int | None:
 
 
 def _tar_extension(source: Bytes, offset: int, size: int) -> bytes:
-    """What a header is followed by that tells of the next one."""
+    """The records after a header that describe the next one."""
     if size > _MAX_TAR_EXTENSION_BYTES:
         raise ImageRejected(
             ErrorCode.TOO_LARGE, f"The header at byte {offset:,} has {size:,} bytes."
@@ -167,7 +167,7 @@ def _tar_name(header: bytes) -> bytes:
 
 
 def _behind_sparse_map(source: Bytes, header: bytes, data: int) -> int:
-    """Where the data of an old GNU sparse file begins: behind the blocks that go on with its map."""
+    """Where the data of an old GNU sparse file begins: after the further blocks of its map."""
     extended = header[482]
     while extended:
         block = source.read_at(data, _TAR_BLOCK)

@@ -1,4 +1,4 @@
-"""An archive's bytes by offset, a few at a time: of a file, or of what a gzip stream expands to."""
+"""Bytes of an archive by offset, a few at a time: from a file, or from an expanded gzip stream."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Member(NamedTuple):
     """One file in an archive."""
 
     name: str
-    """As zipfile and tarfile know it, for its URI; bytes that are no UTF-8 as `shown` gives them."""
+    """Its name in zipfile and tarfile, for its URI; bytes that are not UTF-8 as `shown` gives them."""
     offset: int
-    """Of its data in the tar (or in the decompressed stream), of its local header in the zip."""
+    """Offset of its data in a tar (or in the decompressed stream), or of its local header in a zip."""
     length: int
     """Bytes to read from `offset` on."""
     size: int
-    """Bytes of the file itself."""
+    """Size of the file itself in bytes."""
     error: ErrorCode | None = None
-    """Set where it is known already that the file cannot be read."""
+    """Why the file cannot be read, if that is known already."""
     detail: str | None = None
     true_name: str | None = None
-    """Where `name` is a wrong reading of what the archive means."""
+    """The name that the archive means, if `name` is a wrong reading of it."""
     by_name: bool = True
     """Whether zipfile and tarfile find it: they stop at a tar's first end mark, and need the directory
     of a zip."""
     content: bytes | ImageRejected | None = None
-    """What stands in it, where that was asked for."""
+    """Its content, if that was asked for."""
 
 
 class Bytes(Protocol):
@@ -62,9 +62,9 @@ class SizedBytes(Protocol):
 
 
 class FileBytes:
-    """A file by offset. A remote one is read through a window, ahead of a forward reader.
+    """A file, read by offset. A remote file is read through a window, ahead of a forward reader.
 
-    Its stamp is checked when it is opened, and by each request to a store.
+    The stamp is checked when the file is opened, and by each request to a store.
 
     The window is small for a reader that jumps from header to header of large members, and grows
     (with the next one fetched in the background) for a reader that goes from byte to byte.
@@ -97,7 +97,7 @@ class FileBytes:
         self._ahead = None
 
     def check_unchanged(self) -> None:
-        """Whether the file is what it was. Raises ImageRejected; of a remote one, reading does."""
+        """Raise ImageRejected if the file has changed; for a remote one, reading does."""
         if self._descriptor >= 0:
             storage.check_unchanged(self._descriptor, self.stamp)
 
@@ -164,7 +164,7 @@ class Beginning:
 class GzipBytes:
     """The decompressed stream of a gzip file, read forward only. Memory is a few blocks.
 
-    `position` is how far it was read; `read_at` accepts no smaller offset.
+    `position` is the end of what was read; `read_at` accepts no smaller offset.
     """
 
     def __init__(self, file: FileBytes, max_expansion: int) -> None:
@@ -197,9 +197,9 @@ class GzipBytes:
         return b"".join(chunks)
 
     def read_some(self, length: int) -> bytes:
-        """At most `length` bytes, of which there are some unless the stream has ended.
+        """At most `length` bytes, and at least one unless the stream has ended.
 
-        Raises as `read_at`, and only when all that stands before the damage was given.
+        Raises as `read_at`, but only after everything before the damage was given.
         """
         self._fill()
         some, self._output = self._output[:length], self._output[length:]
@@ -207,7 +207,7 @@ class GzipBytes:
         return some
 
     def reaches(self, offset: int) -> bool:
-        """Whether the stream has this many bytes; goes there, but not behind what is read."""
+        """Whether the stream has this many bytes; reads up to there."""
         return offset <= self.position or self._skip(offset)
 
     def check_rest(self) -> None:

@@ -1,4 +1,4 @@
-"""Members of a zip, found in its directory, or by their own headers where it has none."""
+"""Members of a zip, found in its directory, or by their own headers if it has none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NO_SPANS: npt.NDArray[np.uint64] = np.empty((0, 2), np.uint64)
 
 
 class _DamagedError(Exception):
-    """A zip's directory is none, or not from here on."""
+    """The directory of a zip is damaged, or damaged from here on."""
 
 
 _MOST_JOINED = 100  # zips in one file
@@ -58,9 +58,9 @@ class _Entry(NamedTuple):
 
 
 def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
-    """The members of a zip in the order of its directory, then those that only their headers tell.
+    """The members of a zip in the order of its directory, then those found by their headers only.
 
-    Of zips joined end to end each has its members; zipfile finds those of the last one alone.
+    Zips joined end to end give the members of all; zipfile finds only those of the last.
 
     Raises:
         ImageRejected: after the members found, where the archive is cut, damaged or too large.
@@ -85,7 +85,7 @@ def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
 
 
 def _joined(file: FileBytes) -> list[tuple[SizedBytes, _Directory | ImageRejected]]:
-    """The zips that a file holds, each to its end, and where its directory is; the last one first."""
+    """The zips in a file, each up to its end, with the place of its directory; the last one first."""
     found: list[tuple[SizedBytes, _Directory | ImageRejected]] = []
     part: SizedBytes = file
     while len(found) <= _MOST_JOINED:
@@ -96,7 +96,7 @@ def _joined(file: FileBytes) -> list[tuple[SizedBytes, _Directory | ImageRejecte
         except ImageRejected as rejected:
             return [*found, (part, rejected)]
         found.append((part, directory))
-        # What else stands before a zip is a program that unpacks it, mostly.
+        # Other bytes before a zip are mostly a program that unpacks it.
         if isinstance(directory, ImageRejected) or not directory[2]:
             break
         start, length, before = directory
@@ -119,11 +119,11 @@ def _members_of(
             raise directory
     else:
         start, length, shift = directory
-        # The directory is read twice, rather than kept: a million members have a hundred megabytes.
+        # The directory is read twice, not kept: that of a million members has a hundred megabytes.
         spans, damage = _zip_spans(file, start, length, max_members)
         overlapping = _overlapping(spans)
         entries = _zip_entries(file, start, length)
-        # Up to the damage: what comes in place of a record may be anything.
+        # Up to the damage: anything may come in place of a record.
         for overlaps, entry in zip(overlapping, entries, strict=False):
             for member in _member(file, entry, shift, overlaps=bool(overlaps)):
                 # zipfile reads no zip whose directory is damaged.
@@ -312,7 +312,7 @@ def _zip_spans(
 ) -> tuple[npt.NDArray[np.uint64], ImageRejected | None]:
     """First and last byte of every member, as the directory claims them: uint64, (members, 2).
 
-    And why these are not all that the directory names.
+    The second value says why the directory names more members than these, if it does.
     """
     spans = bytearray()
     damage: ImageRejected | None = None
@@ -341,9 +341,9 @@ def _directory_damaged() -> ImageRejected:
 
 
 def _overlapping(spans: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which members to leave out, so that none of the others shares a byte with another.
+    """Which members to leave out, so that no two of the others share a byte.
 
-    As many as possible are kept: of one that lies about its size and those that it covers, these.
+    As many as possible stay: a member that lies about its size goes, and those that it covers stay.
     """
     overlapping = np.zeros(len(spans), dtype=np.bool_)
     by_start = spans[np.argsort(spans[:, 0], kind="stable")]
@@ -366,7 +366,7 @@ def _zip_name(entry: _Entry) -> str:
 
 
 def _true_name(entry: _Entry, name: str) -> str | None:
-    """What was zipped, where zipfile reads another `name`: UTF-8 that no flag announces."""
+    """The original name, if zipfile reads another `name`: UTF-8 without its flag."""
     raw = entry.raw_name
     if entry.flags & 0x800:
         return None
@@ -397,12 +397,12 @@ def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
 def _members_by_headers(
     file: SizedBytes, max_members: int, known: npt.NDArray[np.uint64], shift: int
 ) -> Iterator[Member]:
-    """Members by their own headers, up to where these end or do not tell the size.
+    """Members by their own headers, until these end or lack the size.
 
     Args:
         file: the archive.
-        max_members: after which it is too large, those that are known among them.
-        known: first and last byte of those that the directory tells, which are not given again.
+        max_members: an archive with more is too large; known members count.
+        known: first and last byte of the members in the directory, which are not given again.
         shift: of their offsets.
     """
     known = known[np.argsort(known[:, 0], kind="stable")]
@@ -412,7 +412,7 @@ def _members_by_headers(
         compressed = header.compressed
         at = int(np.searchsorted(known[:, 0], np.uint64(max(0, header.offset - shift))))
         told = at < len(known) and int(known[at, 0]) + shift == header.offset
-        if header.flags & 8 and not compressed:  # of a stream: the directory alone tells the size
+        if header.flags & 8 and not compressed:  # of a stream: only the directory has the size
             if not told:
                 return
             first = _ZIP_LOCAL_BYTES + len(header.raw_name)
@@ -434,7 +434,7 @@ def _members_by_headers(
 
 
 def _local_header(file: SizedBytes, offset: int) -> _Entry | None:
-    """A member's own header at an offset, or behind the checksum and sizes that may stand there."""
+    """A member's own header at an offset, or after the checksum and sizes that may come first."""
     start = file.read_at(offset, _LONGEST_DESCRIPTOR + _ZIP_LOCAL_BYTES)
     at = start.find(_LOCAL_MAGIC)
     fixed = start[at : at + _ZIP_LOCAL_BYTES] if at in _DESCRIPTORS else b""
