@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catdog import storage
 from catdog.errors import UserInputError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from catdog.results import Plan
 
 _READ_THREADS = 8
+_NONE = "has no embeddings; classify with --embeddings"
 _COLUMNS = ["uri", "size", "label", part_files.EMBEDDING]
 
 
@@ -41,7 +43,7 @@ class Collection:
         sizes: bytes of the images, int64 (n,).
         vectors: float16 (n, size), each of length 1.
         places: results, shard and row in it, int32 (n, 3).
-        rejected: images without an embedding, which are left out.
+        rejected: images without an embedding, or with one that is no number, which are left out.
     """
 
     names: tuple[str, ...]
@@ -84,7 +86,7 @@ def read(names: Sequence[str], flag: str = "RESULTS") -> Collection:
 
     Raises:
         UserInputError: a folder holds no finished results, or none with embeddings; or they are not
-            of the same model.
+            of the same model; or none of their images has an embedding.
     """
     found = [_open(name, flag) for name in names]
     models = [summary["model"] for _, _, summary in found]
@@ -101,13 +103,16 @@ def read(names: Sequence[str], flag: str = "RESULTS") -> Collection:
         with ThreadPoolExecutor(_READ_THREADS, "catdog-read") as pool:
             parts = pool.map(_reader(plan, names[number], flag), range(plan.shards))
             for shard, rows in enumerate(parts):
-                good = rows[part_files.EMBEDDING].is_valid()
-                row = np.flatnonzero(good.to_numpy()).astype(np.int32)
+                good = _usable(rows[part_files.EMBEDDING])
+                row = np.flatnonzero(good).astype(np.int32)
                 rejected += len(rows) - len(row)
-                columns.append(rows.filter(good))
+                columns.append(rows.filter(pa.array(good)))
                 place = np.empty((len(row), 3), np.int32)
                 place[:, 0], place[:, 1], place[:, 2] = number, shard, row
                 places.append(place)
+    if not any(map(len, columns)):
+        told = f"none of {rejected:,} images has an embedding" if rejected else "holds no images"
+        raise UserInputError(f"{flag} {' '.join(names)}: {told}; there is nothing to compare")
     table = pa.concat_tables(columns)
     size = json.loads(table.schema.metadata[part_files.EMBEDDING.encode()])["size"]
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
@@ -123,6 +128,15 @@ def read(names: Sequence[str], flag: str = "RESULTS") -> Collection:
         np.concatenate(places),
         rejected,
     )
+
+
+def _usable(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Which embeddings are there, and numbers throughout: one that is not spoils all distances."""
+    good: NDArray[np.bool_] = column.is_valid().to_numpy().copy()
+    if good.any():
+        vectors = pc.list_flatten(column).to_numpy().reshape(int(good.sum()), -1)
+        good[good] = np.isfinite(vectors).all(axis=1)
+    return good
 
 
 def join(one: Collection, other: Collection) -> Collection:
@@ -164,13 +178,15 @@ def _open(name: str, flag: str) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
             f"--output {name}` makes them"
         )
     if not run["question"].get("embeddings"):
-        raise UserInputError(f"{flag} {name}: has no embeddings; classify with --embeddings")
+        raise UserInputError(f"{flag} {name}: {_NONE}")
     return plan, run, summary
 
 
 def _reader(plan: Plan, name: str, flag: str) -> Any:
     def read_shard(shard: int) -> pa.Table:
         rows = part_files.read_part(plan, shard, _COLUMNS)
+        if part_files.EMBEDDING not in rows.column_names:
+            raise UserInputError(f"{flag} {name}: {_NONE}")
         described = (rows.schema.metadata or {}).get(part_files.EMBEDDING.encode(), b"{}")
         if json.loads(described).get("normalisation") != "L2":
             raise UserInputError(f"{flag} {name}: its embeddings are not of length 1")

@@ -28,6 +28,9 @@ class DuplicatesConfig:
     def __post_init__(self) -> None:
         if not self.results:
             raise UserInputError("RESULTS: name at least one folder of results")
+        for place, name in enumerate(self.results):
+            if name in self.results[:place]:
+                raise UserInputError(f"RESULTS {name}: is named twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +78,7 @@ class LeaksConfig:
     test_results: tyro.conf.Positional[str]
     output: str | None = None
     stores: tyro.conf.OmitArgPrefixes[storage.Stores] = field(default_factory=storage.Stores)
+
+    def __post_init__(self) -> None:
+        if self.train_results == self.test_results:
+            raise UserInputError(f"TEST {self.test_results}: is TRAIN itself; name two results")

@@ -34,7 +34,7 @@ class Copies:
 
     Attributes:
         images: that were compared.
-        rejected: that have no embedding and were left out.
+        rejected: that have no embedding, or one that is no number, and were left out.
         groups: of copies; each is a list of `uri` and `kind`: `exact` where an image's file equals
             the one of another in the group, else `alike`. The first is the one that is listed first.
         surplus: images beyond the first of each group.

@@ -20,7 +20,7 @@ from catdog.errors import UserInputError
 from catdog.model import folders
 from catdog.pixels import OUTCOME_SCHEMA, DecodeLimits, Decoder
 from catdog.results import ledger, part_files
-from catdog.similarity import looks, neighbours
+from catdog.similarity import collection, looks, neighbours
 from tests.ledgers import write_json, write_part, write_plan
 
 COPIES = {
@@ -173,6 +173,88 @@ def test_what_does_not_fit_is_one_line(photos, results, tiny_model, tmp_path, ca
     (plain / ledger.RUN_FILE).write_text(json.dumps({"question": {"embeddings": True}}))
     with pytest.raises(UserInputError, match="another model"):
         similarity.duplicates(similarity.DuplicatesConfig(results=(results, str(plain))))
+
+
+def written(output, told, model="m", *, described=True):
+    """Results of made-up embeddings; None stands for a rejected image."""
+    entries = [
+        {"uri": f"file:///{output.name}/{number}.jpg", "name": f"{number}.jpg", "codec": "file"}
+        for number in range(len(told))
+    ]
+    batches = [pa.RecordBatch.from_pylist(entries, inputs.PLAN_SCHEMA)] if entries else []
+    plan = write_plan(output.as_uri(), batches)
+    for shard in range(plan.shards):
+        vectors = np.array([each if each is not None else (0, 0) for each in told], np.float16)
+        outcomes = [{"size": 1, "error": None if each else "empty"} for each in told]
+        table = part_files.build_rows(
+            plan.read_shard(shard)["uri"],
+            pa.Table.from_pylist(outcomes, OUTCOME_SCHEMA),
+            np.full((len(told), 2), 0.5, np.float32),
+            vectors if described else None,
+            labels=("a", "b"),
+            min_probability=0.0,
+            model=model,
+        )
+        write_part(plan, shard, table, ("a", "b"))
+    run = {"question": {"embeddings": True}, "config": {"model": None}}
+    write_json(plan, ledger.RUN_FILE, run)
+    ledger.publish(plan, {"model": model})
+    return str(output)
+
+
+def test_results_with_nothing_to_compare_are_one_line(tmp_path, capsys):
+    """No images, none that was not rejected, no embeddings, another model, one of them twice."""
+    good = written(tmp_path / "good", [(1, 0), (0, 1)])
+    for name, more, said in (
+        ("none", [], "holds no images; there is nothing to compare"),
+        (
+            "rejected",
+            [None, None],
+            "none of 2 images has an embedding; there is nothing to compare",
+        ),
+        ("nan", [(np.nan, 0)], "none of 1 images has an embedding; there is nothing to compare"),
+    ):
+        odd = written(tmp_path / name, more)
+        for command, flag in (
+            (("duplicates", odd), "RESULTS"),
+            (("leaks", good, odd), "TEST"),
+            (("leaks", odd, good), "TRAIN"),
+            (("similar", odd, "a.jpg"), "RESULTS"),
+        ):
+            assert main([*command]) == 2
+            *_, last = capsys.readouterr().err.splitlines()
+            assert last == f"catdog {command[0]}: {flag} {odd}: {said}"
+    plain = written(tmp_path / "plain", [(1, 0)], described=False)
+    other = written(tmp_path / "other", [(1, 0)], model="another")
+    for command, said in (
+        (("duplicates", plain), f"RESULTS {plain}: has no embeddings; classify with --embeddings"),
+        (("duplicates", good, other), f"RESULTS {other}: was made by another model than {good}"),
+        (("leaks", good, other), f"{other}: was made by another model than {good}"),
+        (("leaks", good, good), f"TEST {good}: is TRAIN itself; name two results"),
+        (("duplicates", good, good), f"RESULTS {good}: is named twice"),
+    ):
+        assert main([*command]) == 2
+        *_, last = capsys.readouterr().err.splitlines()
+        assert last.startswith(f"catdog {command[0]}: {said}")
+
+
+def test_one_image_each_and_pictures_that_are_gone(tmp_path, capsys):
+    """There is no group then; what could not be read again is counted."""
+    one, two = (written(tmp_path / name, [(1, 0)]) for name in ("one", "two"))
+    for command in (("duplicates", one), ("duplicates", one, two), ("leaks", one, two)):
+        assert main([*command, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["groups"], said["images"]) == ([], len(command) - 1)
+        assert said["unread"] == (2 if len(command) == 3 else 0)
+
+
+def test_embeddings_that_are_no_numbers_are_left_out(tmp_path):
+    """Those of a picture or two spoil nothing: they count as rejected."""
+    odd = written(tmp_path / "odd", [(1, 0), (np.nan, 1), None, (np.inf, 0), (0, 1)])
+    found = collection.read([odd])
+    assert (len(found), found.rejected) == (2, 3)
+    assert found.places[:, 2].tolist() == [0, 4]
+    assert np.isfinite(neighbours.spread(found.vectors)).all()
 
 
 def test_index_finds_what_all_pairs_find():
