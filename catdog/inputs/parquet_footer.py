@@ -146,12 +146,14 @@ def pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
         end: of the last one; it need not be the column's.
 
     Raises:
-        DamagedError: a page's header is damaged.
+        DamagedError: a page's header is damaged, or a page ends behind its file.
     """
-    at = start
+    at, size = start, file.seek(0, os.SEEK_END)
     while at < end:
         header, length = _page_header(file, at)
         page = Page(_number(header.get(2)), _number(header.get(3)))
+        if page.stored > size - at - length:
+            raise DamagedError("a page is longer than its file")  # Arrow takes the memory first
         yield page
         at += length + page.stored
 

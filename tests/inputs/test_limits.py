@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.fuzz import thrift
 from catdog import storage
 from catdog.errors import UserInputError
 from catdog.inputs import (
@@ -312,6 +313,21 @@ def test_a_page_of_images_that_expands_without_end_costs_its_rows(tmp_path, monk
     )
     assert contents(planned(path)) == [b"a", b"b", "too-large", "too-large", b"d"]
     assert contents(planned(path), SourceLimits(max_expansion=1 << 20)) == images
+
+
+@pytest.mark.parametrize("column", ["bytes", "uri"])
+def test_a_page_that_is_longer_than_its_file(tmp_path, column):
+    """Arrow would take the memory for it before it looks for its bytes."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({column: [b"image"]}), path, compression="none")
+    data = path.read_bytes()
+    stored = thrift.numbers(data, 4)[2]  # behind its type and what it expands to
+    path.write_bytes(data[: stored.start] + b"\xfe\xff\xff\xff\x0f" + data[stored.end :])
+    if column == "bytes":
+        assert contents(planned(path)) == ["unreadable"]
+    else:
+        with pytest.raises(UserInputError, match="damaged"):
+            planned(path)
 
 
 def test_a_page_that_is_nowhere():
