@@ -43,6 +43,7 @@ from catdog.inputs.members import (
 from catdog.inputs.names import (
     ARCHIVES,
     WINDOWS_HINT,
+    archive_codec,
     is_windows_path,
     label_of,
     located,
@@ -271,8 +272,12 @@ class _ChainedMembers:
             members, root, broken, stamp = self._archives[container]
         if member not in members:
             return error_row(storage.member_uri(scheme, member, container), member, broken)
-        parts = member_parts(container, members[member])
-        row = member_row(container, "", label, members[member], parts)
+        parts = member_parts(members[member])
+        found = members[member]
+        damaged = broken.code in (ErrorCode.TRUNCATED, ErrorCode.UNREADABLE)
+        if damaged and archive_codec(container) != "zip":
+            found = found._replace(by_name=False)
+        row = member_row(container, "", label, found, parts)
         name = row.name.removeprefix(root)
         label = label_of(name) if label is None else label
         return row._replace(name=name, label=label, stamp=stamp)
@@ -286,7 +291,7 @@ class _ChainedMembers:
             for found, its_stamp in archive_members(container, self._limits):
                 stamp = its_stamp
                 members[found.name] = found
-                parts = member_parts(container, found)
+                parts = member_parts(found)
                 if may_be_image(parts):
                     shared.add(parts[:-1])
         except (ImageRejected, OSError) as error:

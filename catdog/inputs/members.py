@@ -68,14 +68,15 @@ class Archive:
         """Rows of the members, and one for the archive itself where it is broken."""
         with contextlib.closing(Spill()) as spill:
             rows: list[Row] = []
-            shared = SharedFolder()
+            shared, damaged = SharedFolder(), False
             beside = self._labels_beside()
             texts = None if self.keep is None else SampleColumns(self.uri, self.keep)
             readers = [each for each in (beside, texts) if each is not None]
             try:
                 for member, stamp in archive_members(self.uri, self.limits, _any_of(readers)):
-                    parts = member_parts(self.uri, member)
+                    parts = member_parts(member)
                     if not parts:
+                        self.skips.add("without a name")
                         continue
                     if member.content is not None:
                         for each in readers:
@@ -93,6 +94,8 @@ class Archive:
                         spill.add(to_batch(rows))
                         rows = []
             except (ImageRejected, OSError) as error:
+                if isinstance(error, ImageRejected):
+                    damaged = error.code != ErrorCode.TOO_LARGE
                 name = posixpath.join(self.prefix, posixpath.basename(self.uri))
                 rows.append(error_row(self.uri, name, error))
             if rows:
@@ -102,6 +105,7 @@ class Archive:
                 told = each if beside is None else self._labelled(each, beside)
                 root = shared.root
                 found = from_root(told, self.prefix, root, relabel=relabel) if root else told
+                found = without_names(found, self.uri) if damaged else found
                 yield found if texts is None else self._with_texts(found, each, texts)
             self.skips.add("replaced by a later member of its name", spill.replaced)
 
@@ -183,18 +187,26 @@ def from_root(rows: pa.RecordBatch, prefix: str, root: str, *, relabel: bool) ->
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=PLAN_SCHEMA)
 
 
+def without_names(rows: pa.RecordBatch, archive: str) -> pa.RecordBatch:
+    """The rows of a damaged archive, with URIs that open: tarfile reads none that is cut."""
+    scheme, end = "tar://", f"::{archive}"
+    uris = [
+        storage.member_uri("tar", uri[len(scheme) : -len(end)], archive, by_name=False)
+        if uri.startswith(scheme) and uri.endswith(end)
+        else uri
+        for uri in rows.column("uri").to_pylist()
+    ]
+    return rows.set_column(0, PLAN_SCHEMA.field("uri"), pa.array(uris, pa.string()))
+
+
 def may_be_image(parts: list[str]) -> bool:
     """Whether a member, by the parts of its name, is planned when its archive is."""
     return bool(parts) and not (set_aside_as("/".join(parts)) or skipped_as(parts[-1]))
 
 
-def member_parts(uri: str, member: archives.Member) -> list[str]:
-    """The folders and the file of a member's name; nothing for a folder."""
+def member_parts(member: archives.Member) -> list[str]:
+    """The folders and the file of a member's name; nothing where it has none."""
     name = member.true_name or member.name
-    if uri.lower().endswith(".zip"):
-        name = name.replace("\\", "/")  # some archives made on Windows
-        if name.endswith("/"):
-            return []
     return [part for part in name.split("/") if part not in {"", "."}]
 
 

@@ -63,7 +63,9 @@ def _of_tiff(data: bytes, number: int) -> bytes:
 
 
 def _of_zip(file: BinaryIO, name: str) -> bytes:
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+    # One record that it does not understand costs it all members.
+    refusals = (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error)
+    with contextlib.suppress(*refusals), zipfile.ZipFile(file) as archive:
         for info in reversed(archive.infolist()):
             if info.orig_filename.split("\0", 1)[0] == name:
                 return archive.read(info)
@@ -91,9 +93,10 @@ def _of_damaged_zip(data: bytes, name: str) -> bytes:
 def _of_tar(file: BinaryIO, name: str) -> bytes:
     found = None
     with tarfile.open(fileobj=file, mode="r:*", ignore_zeros=True) as archive:
-        for info in archive:
-            if info.name == name:
-                found = info
+        with contextlib.suppress(tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
+            for info in archive:  # up to where it is damaged
+                if info.name == name:
+                    found = info
         member = archive.extractfile(found) if found is not None else None
         if member is None:
             raise FileNotFoundError(name)

@@ -189,10 +189,8 @@ def test_cut_archives_give_what_is_whole(tmp_path, kind):
     data = whole.read_bytes()
     end = len(data.rstrip(b"\0")) if kind == "a.tar" else len(data) - 1  # before its end mark
     scheme, uri_of = "zip" if kind == "a.zip" else "tar", f"file://{tmp_path / kind}"
-    has_directory = kind != "a.zip"
-    expected = {
-        storage.member_uri(scheme, name, uri_of, by_name=has_directory): content
-        for name, content in files
+    expected = {  # zipfile and tarfile read no archive that is cut
+        storage.member_uri(scheme, name, uri_of, by_name=False): content for name, content in files
     }
     for cut in range(1, end, len(data) // 23):
         path = tmp_path / kind
@@ -205,6 +203,9 @@ def test_cut_archives_give_what_is_whole(tmp_path, kind):
         for uri, content in read.items():
             assert content == expected[uri], (cut, uri)
     assert len(read) >= 6
+    for uri, content in read.items():
+        with fsspec.open(uri) as file:
+            assert file.read() == content
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -784,3 +785,55 @@ def test_a_size_below_nothing_is_damage(tmp_path):
         info.pax_headers = {"size": "-512"}
         archive.addfile(info)
     assert contents(planned(path)) == {f"file://{path}": "unreadable"}
+
+
+@pytest.mark.parametrize("flaw", ["name", "version", "extra", "path"])
+def test_members_of_a_zip_that_zipfile_refuses_open(tmp_path, flaw):
+    """One record that it does not understand costs it all members; their URIs open all the same."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0.jpg", b"0")
+        info = zipfile.ZipInfo("é.jpg" if flaw == "name" else "1.jpg")
+        info.extract_version = 99 if flaw == "version" else 20
+        # A field that claims more than there is; Info-ZIP's, with another name in it.
+        named = struct.pack("<BI", 1, zlib.crc32(b"1.jpg")) + b"2.jpg"
+        fields = {"extra": b"\x99\x99\xff\0", "path": b"\x75\x70\x0a\0" + named}
+        info.extra = fields.get(flaw, b"")
+        archive.writestr(info, b"1")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
+    found = contents(planned(path))
+    assert list(found.values()) == [b"0", "unreadable" if flaw == "name" else b"1"]
+    for uri, content in found.items():
+        if isinstance(content, bytes):
+            with fsspec.open(uri) as file:
+                assert file.read() == content
+
+
+def test_a_record_of_pax_that_claims_too_much_is_damage(tmp_path):
+    """What stands behind it is another member's; the ones before open."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, size in (("0.jpg", 1), ("1.jpg", 2)):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            info.pax_headers = {"path": "x.jpg"} if size == 2 else {}
+            archive.addfile(info, io.BytesIO(b"x" * size))
+    path = tmp_path / "a.tar"
+    path.write_bytes(stream.getvalue().replace(b"14 path=x.jpg\n", b"94 path=x.jpg\n"))
+    found = contents(planned(path))
+    assert list(found.values()) == [b"x", "unreadable"]
+    with fsspec.open(next(iter(found))) as file:
+        assert file.read() == b"x"
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (12, "bzip2"), (77, "method 77")])
+def test_methods_of_compression_are_named(tmp_path, method, name):
+    """A row for each member says what it is compressed with."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0.jpg", b"0")
+        archive.writestr("1.jpg", b"1")
+        archive.getinfo("0.jpg").compress_type = method  # in the directory
+    rows = planned(path).to_pylist()
+    assert [row["error"] for row in rows] == ["unsupported", None]
+    assert rows[0]["error_detail"] == f"It is compressed with {name}: only deflate is read."

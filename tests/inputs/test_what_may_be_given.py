@@ -60,11 +60,11 @@ class Case:
     refused: str = ""
 
 
-def packed(kind, *names):
+def packed(kind, *names, method=zipfile.ZIP_STORED):
     """An archive with files of these names."""
     stream = io.BytesIO()
     if kind == "zip":
-        with zipfile.ZipFile(stream, "w") as archive:
+        with zipfile.ZipFile(stream, "w", method) as archive:
             for name in names:
                 archive.writestr(name, JPEG)
     else:
@@ -125,6 +125,9 @@ def two(table, data, given=None):
     return {"cat/0.jpg": JPEG, "dog/1.jpg": JPEG, table: data}, (given or table,)
 
 
+# Its first name claims to be UTF-8, and is none; the flags of the other archive say that it is encrypted.
+NOT_UTF8 = packed("zip", "é.jpg", "0.jpg").replace("é".encode(), b"\xff\xff")
+ENCRYPTED = packed("zip", "0.jpg").replace(b"\x14\0\0\0\0\0", b"\x14\0\1\0\0\0")
 BOTH = {"cat/0.jpg": "cat", "dog/1.jpg": "dog"}
 CSV = "uri,label\ncat/0.jpg,cat\ndog/1.jpg,dog\n"
 LONG = "x" * 70_000
@@ -187,17 +190,35 @@ CASES = [
     *(
         Case(
             "a name with `::` in it, a name in an archive that begins with `/`, a tar behind another "
-            "one in the same file, a zip without a sound directory, a member of a `.tgz`",
+            "one in the same file, a zip without a sound directory, a member of a `.tgz`, of a damaged "
+            "tar, or of a zip that Python's zipfile refuses",
             {file: archive},
             (file,),
-            dict.fromkeys(names),
+            dict.fromkeys(names) | damaged,
         )
-        for file, archive, names in [
-            ("a.tar", packed("w", "a::0.jpg"), ["a::0.jpg"]),
-            ("a.tar", packed("w", "/0.jpg"), ["0.jpg"]),
-            ("a.tar", packed("w", "0.jpg") + packed("w", "1.jpg"), ["0.jpg", "1.jpg"]),
-            ("a.TGZ", packed("w:gz", "0.jpg"), ["0.jpg"]),
+        for file, archive, names, damaged in [
+            ("a.tar", packed("w", "a::0.jpg"), ["a::0.jpg"], {}),
+            ("a.tar", packed("w", "/0.jpg"), ["0.jpg"], {}),
+            ("a.tar", packed("w", "0.jpg") + packed("w", "1.jpg"), ["0.jpg", "1.jpg"], {}),
+            ("a.TGZ", packed("w:gz", "0.jpg"), ["0.jpg"], {}),
+            ("a.tar", packed("w", "0.jpg", "1.jpg")[:1540], ["0.jpg"], {"a.tar": "truncated"}),
+            ("a.zip", NOT_UTF8, ["0.jpg"], {"\ufffd\\xff\ufffd\\xff.jpg": "unreadable"}),
         ]
+    ),
+    *(
+        Case(
+            "members of a `.zip` that are encrypted, or compressed otherwise than by deflate",
+            {"a.zip": archive},
+            ("a.zip",),
+            {"0.jpg": "unsupported"},
+        )
+        for archive in (packed("zip", "0.jpg", method=14), ENCRYPTED)
+    ),
+    Case(
+        "names in a `.zip` that are not marked as UTF-8",
+        {"a.zip": packed("zip", "ab/de.jpg", r"x\y.jpg").replace(b"ab/de", b"\x95\\/\x83\\")},
+        ("a.zip",),
+        {"ò\\/â\\.jpg": "ò\\", "x/y.jpg": "x"},
     ),
     Case("a list: `.txt`", *two("l.txt", b"cat/0.jpg\ndog/1.jpg\n"), BOTH),
     *(
@@ -238,6 +259,13 @@ CASES = [
                 {".txt": 1, ".json": 1, ".mp4": 1},
             ),
         ]
+    ),
+    Case(
+        "without a name",
+        {"a.tar": packed("w", ".", "0.jpg")},
+        ("a.tar",),
+        {"0.jpg": None},
+        {"without a name": 1},
     ),
     Case(
         "an entry",

@@ -17,7 +17,10 @@ Unusual members:
 - tars joined end to end give the members of all; bytes after an end mark that are not a tar are
   `unreadable`;
 - a zip's name in UTF-8 without its flag, or in Info-ZIP's extra field, gives name and label; the
-  URI has the name as zipfile reads it;
+  URI has the name as zipfile reads it. A backslash divides folders, but not where it is the second
+  half of a letter in Shift-JIS, GBK or Big5;
+- where Python's zipfile or tarfile refuse an archive for one record, the URIs of its members are
+  `catdog://member!file`;
 - everything after a damaged header is lost: `unreadable` for the archive itself.
 """
 

@@ -213,7 +213,8 @@ def _pax_attributes(data: bytes, offset: int) -> dict[str, bytes]:
             length = int(data[position:space])
             record = data[space + 1 : position + length]
             key, separator, value = record.partition(b"=")
-            if not separator or not record.endswith(b"\n"):
+            inside = space < position + length <= len(data)
+            if not (inside and separator and record.endswith(b"\n")):
                 raise ValueError("not a record")
         except ValueError:
             raise ImageRejected(

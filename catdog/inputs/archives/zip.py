@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import struct
 import zlib
@@ -32,6 +33,12 @@ _LOCAL_MAGIC = b"PK\3\4"
 # it, in zip64 form or not.
 _DESCRIPTORS = (0, 12, 16, 20, 24)
 _LONGEST_DESCRIPTOR = max(_DESCRIPTORS)
+_NEWEST_VERSION = 63  # needed to extract, that zipfile takes
+_UNICODE_PATH = 0x7075  # Info-ZIP's extra field with a name in UTF-8
+_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "LZMA", 20: "zstd"}
+_METHODS |= {93: "zstd", 95: "xz", 96: "JPEG recompression", 98: "PPMd"}
+# In Shift-JIS, GBK and Big5 this byte is the second half of letters, too.
+_BACKSLASH = re.compile(r"(?<![^\x00-\x7f])\\")
 _NO_SPANS: npt.NDArray[np.uint64] = np.empty((0, 2), np.uint64)
 
 
@@ -55,6 +62,8 @@ class _Entry(NamedTuple):
     offset: int
     header_bytes: int
     extra: bytes
+    needed: int
+    """Version of zip."""
 
 
 def zip_members(file: FileBytes, max_members: int) -> Iterator[Member]:
@@ -120,14 +129,13 @@ def _members_of(
     else:
         start, length, shift = directory
         # The directory is read twice, not kept: that of a million members has a hundred megabytes.
-        spans, damage = _zip_spans(file, start, length, max_members)
+        spans, damage, by_name = _zip_spans(file, start, length, max_members)
         overlapping = _overlapping(spans)
         entries = _zip_entries(file, start, length)
         # Up to the damage: anything may come in place of a record.
         for overlaps, entry in zip(overlapping, entries, strict=False):
             for member in _member(file, entry, shift, overlaps=bool(overlaps)):
-                # zipfile reads no zip whose directory is damaged.
-                yield member if damage is None else member._replace(by_name=False)
+                yield member if by_name else member._replace(by_name=False)
     if damage is not None:
         if damage.code != ErrorCode.TOO_LARGE:
             yield from _members_by_headers(file, max_members, spans, shift)
@@ -144,7 +152,8 @@ def _directory_missing() -> ImageRejected:
 def _member(file: SizedBytes, entry: _Entry, shift: int, *, overlaps: bool) -> Iterator[Member]:
     """The member of a record; nothing for a folder's."""
     name = _zip_name(entry)
-    if name.endswith("/"):
+    true_name = _true_name(entry, name)
+    if (true_name or name).endswith("/"):
         return
     error, detail = _zip_trouble(entry)
     offset = entry.offset + shift
@@ -153,7 +162,9 @@ def _member(file: SizedBytes, entry: _Entry, shift: int, *, overlaps: bool) -> I
     if error is None and offset + entry.header_bytes + entry.compressed > file.size:
         error, detail = ErrorCode.TRUNCATED, "The archive ends before it."
     span = entry.header_bytes + entry.compressed + _ZIP_SLACK_BYTES
-    yield Member(name, offset, span, entry.size, error, detail, _true_name(entry, name))
+    # From some version of Python on zipfile knows it by what stands in this field.
+    by_name = not _extra_field(entry.extra, _UNICODE_PATH)
+    yield Member(name, offset, span, entry.size, error, detail, true_name, by_name)
 
 
 def extract_zip_member(span: bytes, size: int) -> bytes:
@@ -193,7 +204,7 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
             )
         after = inflate.unused_data[:8]
     else:
-        raise ImageRejected(ErrorCode.UNSUPPORTED, f"Compression method {method} is not supported.")
+        raise ImageRejected(ErrorCode.UNSUPPORTED, _unknown_method(method))
     if len(data) < size:
         raise ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")
     # The checksum comes after the data; zip64 has all ones for a size that comes there too.
@@ -287,6 +298,7 @@ def _zip_entries(file: SizedBytes, start: int, length: int) -> Iterator[_Entry]:
             min(offset, file.size),
             _ZIP_LOCAL_BYTES + n + e,
             extra,
+            fields[2] & 0xFF,
         )
         position = chunk_start + after
 
@@ -309,13 +321,15 @@ def _zip64_numbers(extra: bytes) -> Iterator[int]:
 
 def _zip_spans(
     file: SizedBytes, start: int, length: int, max_members: int
-) -> tuple[npt.NDArray[np.uint64], ImageRejected | None]:
+) -> tuple[npt.NDArray[np.uint64], ImageRejected | None, bool]:
     """First and last byte of every member, as the directory claims them: uint64, (members, 2).
 
-    The second value says why the directory names more members than these, if it does.
+    The second value says why the directory names more members than these, if it does; the third
+    whether zipfile reads this directory.
     """
     spans = bytearray()
     damage: ImageRejected | None = None
+    by_name = True
     try:
         for count, entry in enumerate(_zip_entries(file, start, length)):
             if count >= max_members:
@@ -323,9 +337,20 @@ def _zip_spans(
                 break
             first = _ZIP_LOCAL_BYTES + len(entry.raw_name)
             spans += struct.pack("<2Q", entry.offset, entry.offset + first + entry.compressed)
+            by_name = by_name and _is_read_by_zipfile(entry)
     except _DamagedError:
         damage = _directory_damaged()
-    return np.frombuffer(spans, dtype="<u8").reshape(-1, 2), damage
+    found = np.frombuffer(spans, dtype="<u8").reshape(-1, 2)
+    return found, damage, by_name and damage is None
+
+
+def _is_read_by_zipfile(entry: _Entry) -> bool:
+    """Whether it reads a directory with this record; one that it does not costs it all others."""
+    at, extra = 0, entry.extra
+    while len(extra) - at >= 4:
+        at += 4 + int.from_bytes(extra[at + 2 : at + 4], "little")
+    is_name = not entry.flags & 0x800 or is_utf8(entry.raw_name)
+    return at <= len(extra) and is_name and entry.needed <= _NEWEST_VERSION
 
 
 def _too_many(max_members: int) -> ImageRejected:
@@ -366,25 +391,30 @@ def _zip_name(entry: _Entry) -> str:
 
 
 def _true_name(entry: _Entry, name: str) -> str | None:
-    """The original name, if zipfile reads another `name`: UTF-8 without its flag."""
+    r"""The original name, if zipfile reads another `name`: UTF-8 without its flag.
+
+    Some archives made on Windows have `\` between folders.
+    """
     raw = entry.raw_name
     if entry.flags & 0x800:
-        return None
-    # Info-ZIP's: a version, the checksum of the name that it replaces, and UTF-8.
-    field = _extra_field(entry.extra, 0x7075)
-    if len(field) > 5 and field[0] == 1 and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
-        raw = field[5:]
-    if not is_utf8(raw):  # text in an old code page is hardly ever UTF-8 as well
-        return None
-    true_name = raw.decode().split("\0", 1)[0]
+        true_name = name.replace("\\", "/") if is_utf8(raw) else name
+    else:
+        # Info-ZIP's: a version, the checksum of the name that it replaces, and UTF-8.
+        field = _extra_field(entry.extra, _UNICODE_PATH)
+        if len(field) > 5 and field[0] == 1 and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
+            raw = field[5:]
+        if is_utf8(raw):  # text in an old code page is hardly ever UTF-8 as well
+            true_name = raw.decode().split("\0", 1)[0].replace("\\", "/")
+        else:
+            true_name = _BACKSLASH.sub("/", name)
     return None if true_name == name else true_name
 
 
 def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
-    if entry.flags & 0x2041:
+    if entry.flags & 0x2041 or entry.method == 99:
         return ErrorCode.UNSUPPORTED, "It is encrypted."
     if entry.method not in {0, 8}:
-        return ErrorCode.UNSUPPORTED, f"Compression method {entry.method} is not supported."
+        return ErrorCode.UNSUPPORTED, _unknown_method(entry.method)
     if stat.S_ISLNK(entry.mode):
         return ErrorCode.UNSUPPORTED, "It is a link inside an archive."
     if entry.method == 0 and entry.size != entry.compressed:
@@ -392,6 +422,11 @@ def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
     if entry.flags & 0x800 and not is_utf8(entry.raw_name):
         return ErrorCode.UNREADABLE, "Its name is not valid UTF-8."
     return None, None
+
+
+def _unknown_method(method: int) -> str:
+    name = _METHODS.get(method, f"method {method}")
+    return f"It is compressed with {name}: only deflate is read."
 
 
 def _members_by_headers(
@@ -427,9 +462,9 @@ def _members_by_headers(
             raise _too_many(max_members)
         left -= 1
         name = _zip_name(header)
-        if not name.endswith("/"):
+        true_name = _true_name(header, name)
+        if not (true_name or name).endswith("/"):
             trouble = _zip_trouble(header)
-            true_name = _true_name(header, name)
             yield Member(name, header.offset, length, header.size, *trouble, true_name, False)
 
 
@@ -458,4 +493,5 @@ def _local_header(file: SizedBytes, offset: int) -> _Entry | None:
         offset + at,
         _ZIP_LOCAL_BYTES + name_bytes + extra_bytes,
         extra,
+        fields[1] & 0xFF,
     )
