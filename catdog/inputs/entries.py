@@ -1,4 +1,4 @@
-"""What an image is in a plan, and what an input may cost: the leaf that this room's files share."""
+"""The plan's schema and the limits of inputs: the leaf that all files of this room share."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Row(NamedTuple):
     given: str | None = None
 
 
-# What an input turns into: rows, or work that gives rows and can be done ahead of its turn.
+# An input becomes rows, or work that gives rows and can be done ahead of its turn.
 Work: TypeAlias = "pa.RecordBatch | Callable[[], Iterator[pa.RecordBatch]]"
 
 
@@ -108,7 +108,7 @@ def to_batch(rows: list[Row]) -> pa.RecordBatch:
 
 
 def error_row(uri: str, name: str, error: Exception) -> Row:
-    """The row of something that cannot be read, without credentials, as lists may have them."""
+    """The row of something that cannot be read, without the credentials that lists may hold."""
     code, detail = storage.error_code(error).value, storage.error_detail(error)
     if (wrong := _NO_CHARACTER.search(uri)) is not None:
         # No other file has the URI that is shown: a canonical one has no `/./`.
@@ -131,7 +131,7 @@ def file_row(
 
 
 def as_given(row: Row, text: str) -> Row:
-    """The row of what a list or table names by this text, which results show; never credentials."""
+    """The row of an entry in a list or table; results show its text, but never credentials."""
     if text == row.uri or not is_text(text) or without_secrets(text) != text:
         return row
     return row._replace(given=text)
@@ -147,10 +147,10 @@ def is_text(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    r"""A name as text, each byte that is no UTF-8 as U+FFFD and `\xNN`.
+    r"""A name as text, each byte that is not UTF-8 as U+FFFD and `\xNN`.
 
-    Without the U+FFFD, the name whose text is a backslash, `x`, `f`, `f` would look the same. What
-    JSON and UTF-16 can spell and no character is, is `\uNNNN` behind it.
+    Without the U+FFFD, the name whose text is a backslash, `x`, `f`, `f` would look the same. A lone
+    surrogate, which JSON and UTF-16 can spell, becomes U+FFFD and `\uNNNN`.
     """
     return name if is_text(name) else _NO_CHARACTER.sub(_spelled, name)
 

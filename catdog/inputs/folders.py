@@ -1,4 +1,4 @@
-"""Folders, S3 prefixes and globs as inputs: the rows of what a walk finds."""
+"""Folders, S3 prefixes and globs as inputs: the rows that a walk finds."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Folder:
 
 
 def is_glob(text: str) -> bool:
-    """Whether a name holds what a glob gives a meaning."""
+    """Whether a name has a glob's special characters."""
     return _WILD.search(text) is not None
 
 
@@ -107,7 +107,7 @@ class Glob:
                 raise FileNotFoundError
 
     def works(self) -> Iterator[Work]:
-        """What the files and folders that match give."""
+        """The rows and archives of the matching files and folders."""
         wanted = re.compile(walking.glob_regex(self._pattern))
         literal = _WILD.split(self._pattern)[0]
         parts = self._pattern.split("/")

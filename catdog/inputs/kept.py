@@ -1,4 +1,4 @@
-"""Columns of the user's own tables, which go with their images into the results."""
+"""Columns of the user's tables that are copied into the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEPT = "kept"
 """The column of entries, behind those of `PLAN_SCHEMA`: a struct with a field for each column."""
 ALL = "all"
 SAMPLE_COLUMNS = ("cls", "json", "txt")
-"""What may be kept of a WebDataset sample: the text of its member with this extension."""
+"""Extensions of the members of a WebDataset sample whose text may be kept."""
 
 
 def type_of_tables(
@@ -55,7 +55,7 @@ def type_of_tables(
         with storage.blamed_on(uri):
             schemas.append((uri, _schema(uri, columns, limits, every=every)))
     for uri in beside:
-        # It may be about something else; but one that may not be read is not known to be.
+        # It may be about something else, but that is unknown if it cannot be read.
         with storage.blamed_on(uri), contextlib.suppress(UserInputError):
             told = Columns("file_name", columns.label_column)
             schemas.append((uri, _schema(uri, told, limits, every=every)))
@@ -125,7 +125,7 @@ def with_nothing(batch: pa.RecordBatch, kind: pa.StructType) -> pa.RecordBatch:
 
 
 def with_one(work: Work, value: Any, kind: pa.StructType) -> Work:
-    """All that a row of a table leads to, with what is kept of that row."""
+    """All rows that a table's row leads to, with what is kept of it."""
     if isinstance(work, pa.RecordBatch):
         return with_values(work, [value] * work.num_rows, kind)
     return partial(_each_with, work, value, kind)

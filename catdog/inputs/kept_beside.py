@@ -1,4 +1,4 @@
-"""Columns of results that files beside the images hold: WebDataset's samples, image folders' tables."""
+"""Kept columns from files beside the images: WebDataset's samples, image folders' tables."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def _serve(control: socket.socket) -> None:
 
 
 def _list(connection: Connection) -> None:
-    with connection, contextlib.suppress(EOFError, ConnectionError):  # nobody wants it any more
+    with connection, contextlib.suppress(EOFError, ConnectionError):  # nobody needs it any more
         archive: Archive = connection.recv()
         told: dict[str, Any]
         try:

@@ -1,4 +1,4 @@
-"""Processes beside this one that list archives, where there are many: most of that is Python's work."""
+"""Helper processes that list archives, if there are many, since most of that work is Python's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from catdog.inputs.entries import Work
 
-# Until then archives are listed by threads: to start a process takes longer than a small job has.
+# Until then threads list archives: starting a process takes longer than a small job.
 _AFTER_S = 2.0
-_MOST = 8  # a driver writes the plan no faster than so many list
+_MOST = 8  # a driver cannot write the plan faster than this many can list
 
 
 class Listers:
-    """A process for each of up to 8 CPUs, started when a listing takes long. To be closed."""
+    """A process for each of up to 8 CPUs, started when a listing takes long. Close it at the end."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -46,7 +46,7 @@ class Listers:
         self._children.clear()
 
     def spread(self, works: Iterator[Work]) -> Iterator[Work]:
-        """The works, those that are archives as ones that a process does."""
+        """The works, with those of archives passed to a process."""
         for work in works:
             archive = getattr(work, "__self__", None)
             late = time.monotonic() - self._began >= _AFTER_S
@@ -76,7 +76,7 @@ class Listers:
             archive.skips.add(skipped, count)
 
     def _connection(self) -> Connection:
-        """To one of them, in turn; each serves several, since storage may answer slowly."""
+        """A connection to one of them, in turn; each serves several, since storage may be slow."""
         with self._lock:
             if not self._children:
                 self._children = [_start() for _ in range(min(_MOST, machine.usable_cpus()))]

@@ -143,7 +143,7 @@ def list_images(
 def _works(
     texts: Sequence[str], starts: Sequence[Callable[[], Iterator[Work]]], listers: Listers
 ) -> Iterator[_Found | Callable[[], Iterator[_Found]]]:
-    """What is to be done with all inputs, each result beside the number of its input."""
+    """The work for all inputs, each result with the number of its input."""
     for at, (text, works) in enumerate(zip(texts, starts, strict=True)):
         with _naming(text):
             for work in listers.spread(works()):
@@ -161,7 +161,7 @@ def _done(at: int, text: str, work: Callable[[], Iterator[pa.RecordBatch]]) -> I
 
 @contextmanager
 def _naming(text: str) -> Iterator[None]:
-    """Have the input named that a store or a file system has something against."""
+    """Make an error of a store or a file system name the input."""
     try:
         with reading(text):
             yield
@@ -188,7 +188,7 @@ def _not_empty(
 def kept_type(
     inputs: Sequence[str], names: Sequence[str], limits: SourceLimits, columns: Columns
 ) -> pa.StructType:
-    """The type of what is kept of tables among the inputs, and of what stands beside images.
+    """The type of the columns kept from tables among the inputs, and from files beside images.
 
     Errors as `kept.type_of_tables`.
     """
@@ -254,7 +254,7 @@ class _Opener:
         return [base + name for name in folder_tables(base)]
 
     def expand(self, text: str) -> list[str]:
-        """What a brace expression stands for; a text without one, or that is there, for itself.
+        """The names that a brace expression expands to; the text itself if it has none, or exists.
 
         Raises:
             UserInputError: it stands for too many.
@@ -272,7 +272,7 @@ class _Opener:
         return texts if there is None else [text]
 
     def open(self, text: str) -> Callable[[], Iterator[Work]]:
-        """What is to be done with an input.
+        """The work for an input.
 
         Raises:
             UserInputError: it cannot be read.

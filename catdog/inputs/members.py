@@ -132,7 +132,7 @@ class Archive:
 
 
 def _any_of(readers: Sequence[SampleLabels | SampleColumns]) -> Callable[[str], bool] | None:
-    """Whether one of them wants the content of a member of a name."""
+    """Whether one of them needs the content of a member with this name."""
     if not readers:
         return None
     return lambda name: any(each.are_in(name) for each in readers)
@@ -158,9 +158,9 @@ class SharedFolder:
 
     @property
     def root(self) -> str:
-        """What all names start with and should not, with a final `/`; "" for nothing.
+        """The root to strip from all names, with a final `/`; "" for none.
 
-        Where an image lies right in the innermost shared folder, that is a class and no wrapper.
+        If an image lies directly in the innermost shared folder, that folder is a class, not a wrapper.
         """
         shared = self._shared or []
         wraps = len(shared) < self._fewest and ".." not in shared
@@ -285,7 +285,7 @@ def _with_labels(
     uri: str, stamp: str, members: Iterator[archives.Member], is_label: Callable[[str], bool]
 ) -> Iterator[archives.Member]:
     """Members of a zip, with the content of those that hold labels."""
-    # Not through the window in which the directory is read.
+    # Not through the window for the directory.
     with contextlib.closing(archives.FileBytes(uri, stamp)) as file:
         for member in members:
             if is_label(member.name):

@@ -1,4 +1,4 @@
-"""TIFFs of several pages, where each page is to be an image."""
+"""TIFFs with several pages, each of which becomes an image."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def each_page_of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _each_page(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The rows, that of a TIFF of several pages replaced by one for each.
+    """The rows, with one row per page in place of that of a TIFF with several pages.
 
-    They share its name: a training keeps them on one side of its split.
+    Pages share the file's name, so training keeps them on one side of the split.
 
     Args:
         rows: PLAN_SCHEMA, and `KEPT` if there is any.

@@ -1,7 +1,7 @@
-"""What a Parquet footer claims of its columns, each number within bounds: for tables of strangers.
+"""The columns in a Parquet footer, with every number within bounds: for tables of strangers.
 
-pyarrow ends the process over some damaged footers when it is asked for a column's statistics. The values
-would tell as well, but a page takes the memory that its header claims when it is read alone.
+Some damaged footers make pyarrow end the process when it is asked for a column's statistics. Reading the
+values is no way out, since a page takes the memory that its header claims.
 """
 
 from __future__ import annotations
@@ -104,15 +104,15 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
 
 
 def _start(described: dict[int, Any]) -> int:
-    """Where the pages of a column begin: its dictionary, where it has one, comes first."""
+    """Where the pages of a column begin; its dictionary, if it has one, comes first."""
     data, dictionary = _number(described.get(9)), _number(described.get(11, 0))
     return min(data, dictionary) if dictionary else data
 
 
 def page_sizes(file: BinaryIO, columns: Collection[str]) -> Iterator[tuple[str, int]]:
-    """The name of a column, and the bytes that a page of it claims to expand to, for each page.
+    """For each page, the name of its column and the bytes that it claims to expand to.
 
-    Arrow takes these bytes, whatever the footer says of them.
+    Arrow allocates these bytes, whatever the footer says.
 
     Args:
         file: a Parquet table.
@@ -129,7 +129,7 @@ def page_sizes(file: BinaryIO, columns: Collection[str]) -> Iterator[tuple[str, 
 
 
 class Page(NamedTuple):
-    """What the header of a page claims."""
+    """The claims in the header of a page."""
 
     size: int
     """Bytes of what it expands to."""
@@ -160,7 +160,7 @@ def pages(file: BinaryIO, start: int, end: int) -> Iterator[Page]:
 
 def _page_header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
     """The header of a page, and its length."""
-    for most in (1 << 10, _MOST_PAGE_HEADER_BYTES):  # it may hold the least and largest value
+    for most in (1 << 10, _MOST_PAGE_HEADER_BYTES):  # it may hold the smallest and largest value
         file.seek(at)
         reader = _Reader(file.read(most))
         try:
@@ -184,7 +184,7 @@ def _number(value: Any) -> int:
 
 
 class _Reader:
-    """Reads Thrift's compact protocol. Raises DamagedError beyond the end, and where it is too deep."""
+    """Reads Thrift's compact protocol. Raises DamagedError past the end, and if it is nested too deeply."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at, self._depth = data, 0, 0

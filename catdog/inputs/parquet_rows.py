@@ -1,4 +1,4 @@
-"""The values of Parquet tables' columns: text, labels, and what a table of names tells row by row."""
+"""The values of Parquet tables' columns: text, labels, and the entries of a table of names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LARGE_BATCH_BYTES = 8 << 20  # is not put together with others
 def entries(
     uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None = None
 ) -> Iterator[tables.Entry]:
-    """What each row of a table of names tells, as `tables.table_entries`."""
+    """The entry of each row of a table of names, as `tables.table_entries`."""
     with parquet_footer.opened(uri, None) as (file, table):
         schema = table.schema_arrow
         at, label_at = table_columns.choose(schema.names, columns, uri)
@@ -53,10 +53,10 @@ def entries(
 def bounded(
     file: BinaryIO, table: Any, wanted: Sequence[str], uri: str, most: int
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of these columns, in memory that a stranger's table does not decide.
+    """Batches of these columns, in bounded memory whatever a stranger's table claims.
 
-    A page takes what its header claims, whatever the footer says. And all of it may be one value
-    that stands in each row: as a dictionary, or as what the values begin with.
+    A page takes the memory that its header claims, whatever the footer says. And one large value may be
+    repeated in each row, as a dictionary entry or as a common prefix.
 
     Args:
         file: the table.
@@ -79,7 +79,7 @@ def bounded(
         largest = max(largest, size)
     rows = max(1, min(BATCH_ROWS, _MOST_BATCH_BYTES // largest))
     waiting: list[pa.RecordBatch] = []
-    # Arrow's threads would keep some 40 MiB of what they freed, and have little to do.
+    # Arrow's threads would have little to do, and would keep some 40 MiB of freed memory.
     for stored in table.iter_batches(rows, columns=columns, use_threads=False):
         plain = without_views(stored.schema)
         batch = stored if plain.equals(stored.schema) else stored.cast(plain)
@@ -167,7 +167,7 @@ def entry(row: int, text: Text, label: Text, value: Any) -> tables.Entry:
 def texts(column: pa.Array[Any]) -> list[Text]:
     """The values of a column of text, bytes or numbers, as text."""
     if pa.types.is_dictionary(column.type):
-        # Each once, however often it stands there.
+        # Each value once, however often it occurs.
         used = pc.unique(column.indices.drop_null())
         known = dict(zip(used.to_pylist(), texts(column.dictionary.take(used)), strict=True))
         return [known.get(at) for at in column.indices.to_pylist()]

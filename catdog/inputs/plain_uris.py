@@ -1,7 +1,7 @@
-"""URIs and paths that need no look at each one: they become rows all at once.
+"""Plain URIs and paths, which become rows in bulk, without a look at each one.
 
-A list of a hundred million is mostly such. What is not plain is read entry by entry (`lists`), and
-what is plain would come out of that as the same rows.
+A list of a hundred million is mostly plain. Other entries are read one by one (`lists`), which would
+give the same rows for plain ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The bytes of plan entries: files, members of archives, rows of tables; local and on S3.
 
 Reading runs ahead in threads and gives results in order. On S3, neighbours in an archive come in
-one request. Every trouble of one image is an `ImageRejected` in its place.
+one request. A failure of one image is an `ImageRejected` in its place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOCAL_UNIT_BYTES = 4 << 20
 _REMOTE_UNIT_IMAGES = 512
 _REMOTE_UNIT_BYTES = 8 << 20
 _REMOTE_GAP_BYTES = 256 << 10
-# What a file of unknown size may bring at once; the rest of a larger one is read when its turn
+# How much of a file of unknown size is read ahead. The rest of a larger one is read when its turn
 # comes, one file at a time, so that unknown sizes cannot fill the memory.
 _UNKNOWN_BYTES = 4 << 20
 
@@ -174,7 +174,7 @@ def _unit(
 
 
 def _is_stream(codec: str | None) -> bool:
-    """Whether what stands before an entry is read with it.
+    """Whether the bytes before an entry are read with it.
 
     Of a row of a table, which is `row`, or `row:COLUMN` where its images are not in the usual one.
     """
@@ -184,7 +184,7 @@ def _is_stream(codec: str | None) -> bool:
 def _known_rejection(
     size: int | None, codec: str | None, error: str | None, detail: str | None, limits: SourceLimits
 ) -> ImageRejected | None:
-    """Why an entry is not even tried."""
+    """Why reading an entry is not even tried."""
     if error is not None:
         return ImageRejected(ErrorCode(error), detail or "")
     if (codec or "").partition(":")[0] not in _READERS:
@@ -239,7 +239,7 @@ def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[]
         if size > max(_UNKNOWN_BYTES, known or 0):
             return lambda: _attempt(lambda: storage.read_bytes(uri, limits.max_bytes, stamp))
         data = storage.pread(descriptor, 0, size)
-        storage.check_unchanged(descriptor, stamp)  # nor was it written meanwhile
+        storage.check_unchanged(descriptor, stamp)  # nor was it written in the meantime
         return data or _EMPTY
     finally:
         os.close(descriptor)
@@ -346,7 +346,7 @@ def read_member(
         try:
             return archives.extract_zip_member(data, size)
         except ImageRejected as error:
-            # Its own header can be longer than the archive's directory lets expect.
+            # Its own header can be longer than the archive's directory says.
             longer = read(offset, length + archives.ZIP_LONGEST_HEADER_BYTES)
             if error.code != ErrorCode.TRUNCATED or len(longer) <= len(data):
                 raise
@@ -360,9 +360,9 @@ def read_member(
 class _OpenStreams:
     """Readers that only go forward, kept between calls.
 
-    The entries of a `.tar.gz` and the rows of a Parquet row group are reached by going through
-    everything before them. Shards come in order, so the next call mostly goes on where the last
-    one stopped, and a process goes through an archive once in all.
+    To reach an entry of a `.tar.gz` or a row of a Parquet row group, everything before it must be read.
+    Shards come in order, so the next call mostly continues where the last one stopped, and a process
+    reads an archive once in all.
     """
 
     def __init__(self) -> None:
@@ -449,7 +449,7 @@ class _TableStream:
         while row >= self._group_end:
             self._group += 1
             if self._group >= self._table.num_row_groups:
-                self.position = self._group_end  # who asks for an earlier row begins anew
+                self.position = self._group_end  # an earlier row needs a new start
                 return ImageRejected(ErrorCode.MISSING, "The table has no such row.")
             self.position = self._group_end
             self._group_end += self._table.metadata.row_group(self._group).num_rows
@@ -524,7 +524,7 @@ def _read_stream(
             except storage.StorageDownError:
                 raise
             except Exception as error:
-                # Nothing after a damage can be reached.
+                # Nothing after the damage can be reached.
                 result = broken = storage.rejection(error)
             yield result
     finally:

@@ -28,7 +28,7 @@ _BEFORE_HEADER = re.compile(r'\s*("?sep=."?\s*)?')  # of Excel; what it says is 
 
 
 class Entry(NamedTuple):
-    """What a line of a list or a row of a table names; or what is wrong there."""
+    """The entry in a line of a list or a row of a table; or what is wrong with it."""
 
     place: str
     """As in a fragment of a URI: `line=1` is the first line, `row=0` a table's first row."""
@@ -49,7 +49,7 @@ def wrong(place: str, what: str, values: Any = None) -> Entry:
 
 
 def list_entries(uri: str, limits: SourceLimits) -> Entries:
-    """What a list names, a line each: a path or URI, in quotes where spaces around it count."""
+    """The entries of a list, one per line: a path or URI, in quotes if spaces around it count."""
     number = 1
     try:
         with contextlib.closing(Lines(uri, limits, newline="\n")) as lines:
@@ -70,7 +70,7 @@ def list_entries(uri: str, limits: SourceLimits) -> Entries:
 def table_entries(
     uri: str, columns: Columns, limits: SourceLimits, keep: pa.StructType | None = None
 ) -> Entries:
-    """What a table in CSV, TSV or JSON Lines names, with the values of the columns to keep.
+    """The entries of a table in CSV, TSV or JSON Lines, with the values of the columns to keep.
 
     Raises:
         UserInputError: its columns are not those of a table of URIs.
@@ -156,7 +156,7 @@ def _csv_rows(
 
 
 class _CsvLines:
-    """Lines for a csv.reader, which hears of one that is too long and may go on behind it."""
+    """Lines for a csv.reader; raises at one that is too long, and may continue after it."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines

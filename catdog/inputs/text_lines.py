@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_LINE = 64 << 10
 """Letters; what is longer is no line."""
 SPACE = " \t\r\n\ufeff"
-"""What counts for nothing around a value."""
+"""Characters around a value that do not count."""
 
 _BYTE_ORDER_MARKS = (
     (b"\xff\xfe\0\0", "utf-32"),
@@ -31,7 +31,7 @@ _BYTE_ORDER_MARKS = (
 class Lines:
     """The lines of a text file, without a byte order mark; None for one that is too long.
 
-    Bytes that are no text in the file's encoding become surrogates: they cost their own line.
+    Bytes that are not text in the file's encoding become surrogates; they cost only their own line.
 
     Args:
         uri: of the file.

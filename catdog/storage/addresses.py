@@ -1,7 +1,7 @@
 """Which hosts a list may lead to: public ones, and those that `--allow-hosts` names.
 
-Lists come from strangers, and who reads them stands inside a network. A name is looked up once, its
-addresses are judged, and the connection goes to one of those: a name cannot change its mind between.
+Lists come from strangers, and the reader of a list is inside a network. A name is looked up once, its
+addresses are checked, and the connection goes to one of them, so a name cannot change in between.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AddressRefusedError(PermissionError):
 
 
 def refuse_host(url: URL) -> None:
-    """Raise where the host of a URL is an address that is refused; a name is judged when it is found.
+    """Raise if the host of a URL is a refused address; names are checked when they are looked up.
 
     Raises:
         AddressRefusedError: says what to do.
@@ -39,7 +39,7 @@ def refuse_host(url: URL) -> None:
 
 
 class Resolver(AbstractResolver):
-    """Finds the addresses of names, and refuses names that lead inside."""
+    """Looks up names, and refuses those that lead inside the network."""
 
     def __init__(self) -> None:
         self._inner = ThreadedResolver()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PAGE_KEYS = 1000
-_SPOOLED_BYTES = 32 << 20  # of an upload in memory; what is more waits on the disk
+_SPOOLED_BYTES = 32 << 20  # of an upload in memory; the rest waits on disk
 _ENVIRONMENT = ("GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST")
 _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -107,14 +107,14 @@ def read_object(uri: str) -> tuple[bytes, str]:
 
 
 class Upload(tempfile.SpooledTemporaryFile[bytes]):
-    """An object being written: it is gathered here, and appears when it was sent."""
+    """An object being written: it is collected here, and appears once it is sent."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(_SPOOLED_BYTES)
         self._uri, self._key = uri, bucket_and_key(uri)[1]
 
     def complete(self) -> None:
-        """Have the object appear."""
+        """Make the object appear."""
         import obstore
 
         def put(client: Any) -> None:
@@ -125,11 +125,11 @@ class Upload(tempfile.SpooledTemporaryFile[bytes]):
             _asked(self._uri, put)
 
     def put_new(self, data: bytes) -> None:
-        """Raises FileExistsError where there is an object."""
+        """Raises FileExistsError if there is an object."""
         self._put(data, "create")
 
     def put_over(self, data: bytes, version: str) -> None:
-        """Raises FileExistsError where the object has another version, or is gone."""
+        """Raises FileExistsError if the object has another version, or is gone."""
         google = self._uri.startswith("gs://")
         self._put(data, {"version": version} if google else {"e_tag": version})
 
@@ -148,9 +148,9 @@ class Upload(tempfile.SpooledTemporaryFile[bytes]):
 
 
 def delete_object(uri: str, version: str | None = None) -> None:
-    """Delete an object, where it has this version; nothing happens where there is none.
+    """Delete an object if it has this version; nothing happens if there is none.
 
-    obstore has no condition for it: what is written between look and deletion is deleted too.
+    obstore cannot delete conditionally: an object written between look and deletion is deleted too.
     """
     import obstore
 
@@ -165,7 +165,7 @@ def delete_object(uri: str, version: str | None = None) -> None:
 
 
 def _version(uri: str, meta: Any) -> str:
-    """What Google's conditions name, a generation, and Azure's, an ETag."""
+    """The version in conditions: a generation for Google, an ETag for Azure."""
     version = meta["version" if uri.startswith("gs://") else "e_tag"]
     if not version:
         raise OSError(errno.ENOTSUP, said("The store returns no versions of objects."))
@@ -181,12 +181,12 @@ def _keys(objects: Any, prefix: str) -> list[tuple[str, int, str]]:
 
 
 def _stamp(meta: Any) -> str:
-    """A listing has no quotes round an ETag, an answer has."""
+    """An ETag without quotes: answers have them, listings do not."""
     return f"{meta['size']:x}-{(meta['e_tag'] or '').strip(chr(34))}"
 
 
 def _asked(uri: str, request: Callable[[Any], T]) -> T:
-    """What a request returns; obstore repeats it where that helps, writes with a condition as well."""
+    """The result of a request; obstore repeats it where that helps, conditional writes included."""
     from obstore import exceptions
 
     scheme, store = uri.partition("://")[0], "/".join(uri.split("/")[:3])
@@ -212,7 +212,7 @@ def _asked(uri: str, request: Callable[[Any], T]) -> T:
 
 
 def _meant(scheme: str, store: str, text: str) -> Exception:
-    """What obstore's words mean, which may be a server's and are not repeated."""
+    """The meaning of obstore's message, which may be a server's and is never shown."""
     if "token request" in text or "redential" in text.partition("\n")[0]:
         return CredentialsError(
             f"no credentials for {store}: set {_CREDENTIALS[scheme]}, or read a public one with "

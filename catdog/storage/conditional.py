@@ -1,8 +1,9 @@
-"""Files by version: what is replaced or deleted is what was read, or nothing is.
+"""Files by version: a file is replaced or deleted only if it is still the one that was read.
 
-A version stands for one content of one file, and each time that the file is written it gets another:
-the ETag in S3 and Azure, Google's generation; of a local file its number, size and time. Stores compare
-by themselves (`If-Match`). Local files are locked while they are compared and replaced (`flock`, which over NFS is the server's).
+A version identifies one content of one file; every write gives the file another one. It is the ETag in
+S3 and Azure, the generation in Google's store, and the inode, size and time of a local file. Stores
+compare versions themselves (`If-Match`). Local files are locked while they are compared and replaced
+(`flock`, which over NFS is the server's).
 """
 
 # ruff: noqa: PTH105, PTH108 - paths are strings here, like URIs
@@ -53,10 +54,10 @@ def read_version(uri: str, max_bytes: int) -> tuple[bytes, str]:
 
 
 def write_over(uri: str, data: bytes, version: str) -> bool:
-    """Write over a file if it still has this version; whole or not at all.
+    """Replace a file if it still has this version, whole or not at all.
 
     Returns:
-        Whether the file now holds `data`: False where it is another one, or gone.
+        Whether the file now holds `data`: False if it is another one, or gone.
 
     Raises:
         As `write_atomic`.
@@ -89,7 +90,7 @@ def delete_version(uri: str, version: str) -> None:
 
 
 def has_conditions(uri: str) -> bool:
-    """Whether a store creates a file once, and replaces only what was read; tried with this file.
+    """Whether a store creates a file only once and replaces only what was read; tries it with this file.
 
     Raises:
         As `write_atomic`.
@@ -118,7 +119,7 @@ def _locked(path: str, version: str) -> Iterator[bool]:
         return
     try:
         lock(descriptor)
-        # Who had the lock before may have put another file in its place.
+        # The previous holder of the lock may have replaced the file.
         again = open_local(path)
         try:
             same = _version(again) == version == _version(descriptor)

@@ -1,4 +1,4 @@
-"""What an exception means, and how long a store that fails is asked again.
+"""What an exception means, and for how long a failed request is repeated.
 
 No message holds a server's own words, so none can hold a secret.
 """
@@ -27,12 +27,12 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = {"throttled": 180.0, "interrupted": 60.0, "unreachable": 15.0}
-"""How long a request to a store is tried again in all, by what went wrong with it last.
+"""Seconds for which a request to a store is repeated in all, by its last failure.
 
 A store that throttles is alive and asks for patience; one that refuses connections may be
-restarting, or the endpoint is misspelt. What is not named here is not tried again; what is named, at
-least once, as a request that hangs takes all this time by itself. This is the one
-place that repeats a request: the libraries below are told to try once.
+restarting, or the endpoint is misspelt. Other failures are not repeated. Those named here are repeated
+at least once, since a request that hangs takes all this time by itself. This is the one place that
+repeats a request: the libraries below are told to try once.
 """
 
 _THROTTLED = frozenset({"SlowDown", "ServiceUnavailable", "TooManyRequests", "Throttling"})
@@ -40,7 +40,7 @@ _THROTTLED |= {"ThrottlingException", "RequestLimitExceeded", "503", "429"}
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NoSuchUpload", "404"})
 _FORBIDDEN = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "401"})
 _FORBIDDEN |= {"InvalidObjectState", "InvalidSecurity", "NotSignedUp"}
-# These are about who asks, not about what is asked for: every other request fails as well.
+# These are about the credentials, not about the object: every other request fails as well.
 _BAD_CREDENTIALS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
 _BAD_CREDENTIALS |= {"InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"}
 
@@ -58,7 +58,7 @@ class RangeOutsideError(OSError):
 
 
 def error_code(error: BaseException) -> ErrorCode:
-    """Why an image is rejected when reading it raised this."""
+    """The reason for rejecting an image whose reading raised this."""
     if isinstance(error, ImageRejected):
         return error.code
     if isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -91,14 +91,14 @@ def rejection(error: BaseException) -> ImageRejected:
 
 @contextmanager
 def blamed_on(named: str) -> Iterator[None]:
-    """Where the places that a user names are looked at first: what is wrong there is the input.
+    """The first look at a place that the user named: an error is one of the user's input.
 
     Args:
         named: the flag and its value, for the message.
 
     Raises:
-        UserInputError: what the block wants of a place is missing, forbidden or unreadable, its
-            store refuses the credentials, or it is no URI (`to_uri`).
+        UserInputError: the place is missing, forbidden or unreadable, its store refuses the
+            credentials, or it is not a URI (`to_uri`).
     """
     try:
         yield
@@ -127,17 +127,17 @@ def said(sentence: str) -> str:
 
 
 def changed() -> ImageRejected:
-    """Of what is no longer what was listed."""
+    """The rejection of an image whose file is no longer the one that was listed."""
     return ImageRejected(ErrorCode.CHANGED, "It is no longer the file that was listed.")
 
 
 def endless() -> OSError:
-    """A listing whose pages lead back to where it was."""
+    """The error for a listing whose pages lead back to an earlier one."""
     return OSError(errno.EIO, _Sentence("The store's listing does not end."))
 
 
 def retried(uri: str, request: Callable[[], T]) -> T:
-    """What a request to a store returns, waiting out what passes.
+    """The result of a request to a store; repeats it while the failure may pass.
 
     Raises:
         OSError: about this object, with a sentence of ours as its last argument.
@@ -155,7 +155,7 @@ def retried(uri: str, request: Callable[[], T]) -> T:
             if kind not in PATIENCE_S or (repeated and waited_s > PATIENCE_S[kind]):
                 raise translated from None
             logger.debug("S3: %s, trying again in %.1f s", kind, delay_s)
-        # Jitter, or all workers come back in the same moment.
+        # Jitter, or all workers would come back at the same moment.
         time.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
         delay_s = min(1.7 * delay_s, 10.0)
         repeated = True

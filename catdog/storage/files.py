@@ -45,7 +45,7 @@ def read_range(uri: str, offset: int, length: int, stamp: str | None = None) -> 
         uri: of the file.
         offset: in bytes.
         length: in bytes.
-        stamp: what `stamp_of` told of the file that is meant.
+        stamp: the stamp of the file that is meant.
 
     Raises:
         OSError: the file is missing, forbidden or unreadable.
@@ -109,7 +109,7 @@ def open_local(path: str, stamp: str | None = None) -> int:
 
 
 def stamp_of_status(status: os.stat_result) -> str:
-    """What tells a local file from another one, or a later one, under its name."""
+    """The stamp of a local file, which differs from that of another or later file of the same name."""
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
@@ -138,7 +138,7 @@ def pread(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def size_and_stamp(uri: str) -> tuple[int, str]:
-    """The size of a file in bytes, and what tells it from another one.
+    """The size of a file in bytes, and its stamp.
 
     A stamp is a local file's size and modification time, an object's size and ETag. Errors as
     `read_range`; a folder is not a file.
@@ -197,7 +197,7 @@ _UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.unfinished")
 
 
 def write_atomic(uri: str, data: bytes) -> None:
-    """Write a file that is there whole or not at all; replaces an existing one.
+    """Write a file, whole or not at all; replaces an existing one.
 
     Raises:
         OSError: the place is forbidden; nothing was written.
@@ -209,12 +209,12 @@ def write_atomic(uri: str, data: bytes) -> None:
 
 
 def write_new(uri: str, data: bytes) -> bool:
-    """Write a file that is there whole or not at all, unless there is one already.
+    """Write a file, whole or not at all, unless it exists.
 
-    Of several writers at the same moment exactly one succeeds.
+    Exactly one of several writers at the same moment succeeds.
 
     Returns:
-        Whether the file now holds `data`: False where another one was there first.
+        Whether the file now holds `data`: False if another one was there first.
 
     Raises:
         As `write_atomic`.
@@ -235,9 +235,9 @@ def write_new(uri: str, data: bytes) -> bool:
 
 @contextmanager
 def open_atomic(uri: str) -> Iterator[BinaryIO]:
-    """A binary file to write to, which appears at `uri` whole when the block ends well.
+    """A binary file to write to, which appears at `uri` as a whole when the block ends.
 
-    Where the block raises, nothing appears and an existing file stays as it was.
+    If the block raises, nothing appears and an existing file stays as it was.
     Missing local folders are made. Errors as `write_atomic`.
     """
     if not is_local(uri):
@@ -269,7 +269,7 @@ _NOT_SUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 
 def _link(source: str, target: str) -> None:
-    """Give a file a second name. Raises FileExistsError where there is a file of that name."""
+    """Give a file a second name. Raises FileExistsError if there is a file of that name."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -277,7 +277,7 @@ def _link(source: str, target: str) -> None:
             raise
     else:
         return
-    # A file system without links, as of some network shares: whoever renames holds the folder.
+    # Some network shares have no links: whoever renames holds the folder's lock.
     folder = os.open(os.path.split(target)[0], os.O_RDONLY)
     try:
         lock(folder)
@@ -289,7 +289,7 @@ def _link(source: str, target: str) -> None:
 
 
 def lock(descriptor: int) -> None:
-    """Wait for the lock of a file or a folder, where its file system has locks."""
+    """Wait for the lock of a file or a folder, if its file system has locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # it ends with the process
     except OSError as error:
@@ -324,7 +324,7 @@ def _temporary(path: str) -> str:
 
 
 def _sync_folder(path: str) -> None:
-    """Have a file's name survive a power cut too."""
+    """Make a file's name survive a power cut, too."""
     descriptor = os.open(os.path.split(path)[0], os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems cannot do this
@@ -334,7 +334,7 @@ def _sync_folder(path: str) -> None:
 
 
 def delete(uri: str) -> None:
-    """Delete a file; nothing happens where there is none."""
+    """Delete a file; nothing happens if there is none."""
     if is_local(uri):
         with suppress(FileNotFoundError):
             os.unlink(local_path(uri))

@@ -3,9 +3,9 @@
 Jobs read far more often than they list or write, and they read beside a decoder. A request costs
 s3fs about a millisecond of the interpreter and obstore a fifth of that (docs/decisions/015).
 
-obstore asks once, and what goes wrong is no error here: `s3` then makes the same request by s3fs,
-whose answers `failures` understands and repeats. So one place knows what errors mean, and keys that
-obstore has no name for are read as well.
+obstore asks once, and a failure is not an error here: `s3` then makes the same request by s3fs,
+and `failures` handles its errors and retries. So one place knows what errors mean, and keys that
+obstore cannot name are read, too.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from catdog.storage.uris import bucket_and_key
 _PLAIN_KEY = re.compile(
     r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)*"
 )
-# Credentials are renewed when they have so long to live. botocore would do so from ten minutes on at
-# every request, of those that live no longer.
+# Credentials are renewed when this much of their life is left. botocore would renew those that live
+# ten minutes at most with every request.
 _RENEWED_BEFORE_S = 30
-# So many times in a row obstore had no answer and s3fs had: it does not suit this store.
+# After this many requests in a row that only s3fs could answer, obstore does not suit the store.
 _MISFITS = 5
 
 
 class _Bucket:
-    """A client of one bucket, or none where no client of this environment can be made."""
+    """A client of one bucket; none if this environment does not allow one."""
 
     def __init__(self, name: str, how: stores.Access) -> None:
         self.misfits = 0
@@ -63,7 +63,7 @@ _forked = False
 
 
 def read(uri: str, offset: int, length: int, etag: str = "") -> tuple[bytes, int, str] | None:
-    """A byte range, the size of the whole object and its ETag; None where s3fs has to be asked.
+    """A byte range, the size of the whole object and its ETag; None if s3fs must be asked.
 
     Args:
         uri: of the object.
@@ -78,7 +78,7 @@ def read(uri: str, offset: int, length: int, etag: str = "") -> tuple[bytes, int
 
 
 def answered_by_s3fs(uri: str) -> None:
-    """Count that s3fs had the answer that obstore had not."""
+    """Count a request that only s3fs could answer."""
     bucket, key = bucket_and_key(uri)
     if not _forked and _PLAIN_KEY.fullmatch(key):
         counted = _bucket(bucket, stores.access(uri))
@@ -86,7 +86,7 @@ def answered_by_s3fs(uri: str) -> None:
 
 
 def aws_settings() -> frozenset[tuple[str, str]]:
-    """What a client of S3 is made from: where it differs, so does the client."""
+    """The settings that a client of S3 is made from, and cached by."""
     return frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
 
 
@@ -116,7 +116,7 @@ class _Renewed:
 
 
 def forget(uri: str) -> None:
-    """Make another client of a store the next time: its credentials are no longer good."""
+    """Make a new client of a store next time: its credentials are no longer valid."""
     identity = (aws_settings(), bucket_and_key(uri)[0], stores.access(uri))
     with _lock:
         _buckets.pop(identity, None)

@@ -1,7 +1,7 @@
-"""Objects in S3: ranges, listings, uploads; the one place where its and s3fs's quirks are met.
+"""Objects in S3: ranges, listings, uploads; the one place that knows its and s3fs's quirks.
 
-Endpoint, region and credentials come from the standard AWS environment and files alone
-(`AWS_ENDPOINT_URL`, `AWS_PROFILE`, ...; of which profile, `stores` says). Errors are those of
+Endpoint, region and credentials come from the standard AWS environment and files only
+(`AWS_ENDPOINT_URL`, `AWS_PROFILE`, ...; `stores` says from which profile). Errors are those of
 `failures.retried`.
 """
 
@@ -70,7 +70,7 @@ def size_and_stamp(uri: str) -> tuple[int, str]:
 
 
 def _stamp(size: int, etag: str) -> str:
-    """What tells an object from another one under its key; a weak ETag tells nothing."""
+    """The stamp of an object; a weak ETag gives none."""
     return f"{size:x}-{'' if etag.startswith('W/') else etag}"
 
 
@@ -157,7 +157,7 @@ def s3_pages(
 
 
 class Upload(io.RawIOBase):
-    """An object being written: one PUT, or a multipart upload where it outgrows one part."""
+    """An object being written: one PUT, or a multipart upload if it outgrows one part."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -197,7 +197,7 @@ class Upload(io.RawIOBase):
         self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
 
     def complete(self) -> None:
-        """Have the object appear."""
+        """Make the object appear."""
         if self._upload_id is None:
             self._call("put_object", Body=bytes(self._buffer))
         else:
@@ -230,7 +230,7 @@ class Upload(io.RawIOBase):
     def abort(self) -> None:
         """Leave nothing behind."""
         if self._upload_id is not None:
-            with suppress(OSError, CatdogError):  # the first error is the one to tell
+            with suppress(OSError, CatdogError):  # the first error is the one to report
                 self._call("abort_multipart_upload", UploadId=self._upload_id)
         self._upload_id = None
         self._buffer = bytearray()
@@ -238,7 +238,7 @@ class Upload(io.RawIOBase):
 
 
 def delete_object(uri: str, version: str | None = None) -> None:
-    """Delete an object, or only that version of it; nothing happens where there is none."""
+    """Delete an object, or only that version of it; nothing happens if there is none."""
     bucket, key = bucket_and_key(uri)
     condition = {} if version is None else {"IfMatch": version}
 
@@ -277,7 +277,7 @@ os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 def refuse_others(uri: str) -> None:
-    """Raise where a URI is not of S3."""
+    """Raise if a URI is not one of S3."""
     if not uri.startswith("s3://"):
         raise OSError(errno.ENOTSUP, said("This can only be written to local folders and to S3."))
 
@@ -324,7 +324,7 @@ def client(uri: str) -> Any:
                     # Checksums that other stores than AWS do not know, unless asked for.
                     "request_checksum_calculation": "when_required",
                     "response_checksum_validation": "when_required",
-                    # A profile that is named says all, or its keys would go to another's endpoint.
+                    # A named profile decides everything, or its keys would go to another store's endpoint.
                     "ignore_configured_endpoint_urls": place.profile is not None,
                 },
                 **({"profile": place.profile} if place.profile else {}),
@@ -335,7 +335,7 @@ def client(uri: str) -> Any:
 
 
 def _request(uri: str, operation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Run an S3 request on fsspec's loop, again where that helps (`failures.retried`)."""
+    """Run an S3 request on fsspec's loop, with retries (`failures.retried`)."""
     import fsspec.asyn
 
     refuse_others(uri)

@@ -1,8 +1,8 @@
-"""Which store a URI is on: by which AWS profile it is asked, or without credentials.
+"""The store of a URI: the AWS profile for its requests, or none for requests without credentials.
 
-By default all are asked as the AWS environment says. Where images, results and model are on stores
-of their own, a table in the environment names the profile of each, so that every process that this
-one starts knows it; it holds names of profiles and nothing secret.
+By default the AWS environment decides for all. If images, results and model are on different stores,
+a table in the environment names the profile of each, so that every process that this one starts
+knows it. The table holds names of profiles and nothing secret.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _YES = frozenset({"1", "true", "yes", "on"})
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """How the stores of images, results and model are asked, where the environment does not say.
+    """Access to the stores of images, results and model, in place of the environment's.
 
     Attributes:
         source_profile: AWS profile (endpoint, region, credentials) of the store with the images.
@@ -51,7 +51,7 @@ class Stores:
 
 
 class Access(NamedTuple):
-    """How a store of S3 is asked."""
+    """Access to a store of S3."""
 
     profile: str | None = None
     unsigned: bool = False
@@ -76,7 +76,7 @@ _MODELS = ("model", "weights")
 
 @contextmanager
 def chosen(config: Any) -> Iterator[None]:
-    """Within the block, this process and those that it starts ask stores as a configuration says.
+    """Within the block, this process and those that it starts access stores as a configuration says.
 
     Args:
         config: of a job. Its field `stores` says how; `output`, `model` and the like say what is
@@ -118,13 +118,13 @@ def _remote(value: Any) -> Iterator[str]:
 
 
 def for_workers() -> dict[str, str]:
-    """Variables of the environment that workers on other machines need to ask stores alike."""
+    """Environment variables that workers on other machines need for the same access."""
     names = (VARIABLE, HOSTS_VARIABLE)
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def access(uri: str) -> Access:
-    """How the store of a canonical `s3://` URI is asked; of two places in the table, the inner one."""
+    """Access to the store of a canonical `s3://` URI; the inner one of two places in the table counts."""
     table = _table(os.environ.get(VARIABLE, ""))
     fits = [row for row in table if f"{uri}/".startswith(row[0].rstrip("/") + "/")]
     if not fits:
@@ -148,10 +148,10 @@ def _check(flag: str, profile: str | None) -> None:
 
 
 def place(how: Access) -> Place:
-    """What botocore's environment and files say of a store.
+    """A store's settings, from botocore's environment and files.
 
-    Of a profile that is named, the profile alone says it: an endpoint in the environment is that of
-    another store.
+    For a named profile, only the profile counts: an endpoint in the environment is that of another
+    store.
 
     Raises:
         botocore.exceptions.ProfileNotFound: there is no such profile on this machine.

@@ -1,7 +1,7 @@
 """What a URI is: `file:///absolute/path` or `s3://bucket/key`, raw; `gs://` and `az://` likewise.
 
-Nothing in it is percent-encoded, and `#`, `?` and `%` are plain characters; but URLs of web servers
-stay as they are given, and what they cannot hold is escaped for the request alone. A file in an
+Nothing in it is percent-encoded, and `#`, `?` and `%` are plain characters. But URLs of web servers
+stay as they are given, and other characters are escaped for the request only. A file in an
 archive is `zip://member::archive` or `tar://member::archive`, as fsspec has it. What fsspec cannot
 open in these forms, since `::` is in a name or `/` before it, is `catdog://member!file`, both
 percent-encoded; fsspec opens that where this package is installed (`odd_names`).
@@ -84,7 +84,7 @@ def _remote_uri(scheme: str, rest: str, given: str) -> str:
 
 
 def lacks_slash(text: str) -> bool:
-    """Whether a text is a URI with one slash behind its scheme, which would be taken for a path."""
+    """Whether a text is a URI with one slash after its scheme, which would look like a path."""
     return _ONE_SLASH.match(text) is not None
 
 

@@ -1,8 +1,8 @@
-"""Files of web servers: ranges of what an `http://` or `https://` URL leads to.
+"""Files of web servers: byte ranges by `http://` or `https://` URL.
 
 Lists of URLs name many hosts, some of which are gone, slow or hostile. So a host that does not answer
-costs its rows and not the job; a host is asked for a few files at a time, and waits as long as it
-asks for (`Retry-After`); redirects are followed here, each judged like the URL itself (`addresses`).
+costs its rows and not the job. A host gets a few requests at a time, after the pause that it asks for
+(`Retry-After`). Redirects are followed here, and each is checked like the URL itself (`addresses`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ PER_HOST = 6
 """Requests to a host at once, of each process: as many as a browser makes."""
 
 PATIENCE_S = {"throttled": 120.0, "interrupted": 15.0, "unreachable": 4.0}
-"""How long a request is made again in all, by what went wrong. Later requests to the same host
-make no second try while it fails."""
+"""Seconds for which a request is repeated in all, by its failure. While a host fails, later requests to
+it are not repeated."""
 
 _REDIRECTS = 5
 _WHOLE_BYTES = 1 << 30  # counted of a body without a length, at most
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
 
 class _Trouble(Exception):
-    """What went wrong, whether it may pass, and when to try again."""
+    """A failure: what it is, whether it may pass, and when to try again."""
 
     def __init__(self, kind: str, error: Exception, wait_s: float = 0.0) -> None:
         self.kind, self.error, self.wait_s = kind, error, wait_s
@@ -99,13 +99,13 @@ def size_and_stamp(uri: str, headers: Mapping[str, str] | None = None) -> tuple[
 
 
 def get(url: str, offset: int, length: int, headers: Mapping[str, str] | None = None) -> Answer:
-    """A byte range of what a URL leads to.
+    """A byte range of a URL's file.
 
     Args:
         url: as in a list: what URLs cannot hold is escaped.
         offset: of the first byte.
         length: of the range; the whole file where it is not there.
-        headers: for the host of the URL alone, not for those that it redirects to.
+        headers: only for the host of the URL, not for those that it redirects to.
 
     Raises:
         OSError: the file is missing, forbidden or unreadable.
@@ -187,7 +187,7 @@ def _parsed(url: str) -> URL:
 
 
 async def _followed(url: URL, offset: int, length: int, headers: Mapping[str, str]) -> Answer:
-    """The answer to a request, behind as many redirects as are followed."""
+    """The answer to a request, after at most as many redirects as are permitted."""
     origin = url.origin()
     for _ in range(_REDIRECTS + 1):
         own = headers if url.origin() == origin else {}
@@ -258,7 +258,7 @@ def _location(response: ClientResponse) -> URL:
 
 
 def _refuse_status(response: ClientResponse, url: URL) -> None:
-    """Raise what a status means that is not 200 or 206."""
+    """Raise the error of a status other than 200 and 206."""
     status = response.status
     if status in {200, 206}:
         return
@@ -284,7 +284,7 @@ def _refuse_status(response: ClientResponse, url: URL) -> None:
 
 
 def _retry_after(text: str) -> float:
-    """Seconds, from a header that has seconds or a date; 0 where it says nothing."""
+    """Seconds, from a header with seconds or a date; 0 if it has neither."""
     if re.fullmatch(r"\d{1,6}", text.strip()):
         return float(text)
     date = email.utils.parsedate_tz(text)
@@ -292,7 +292,7 @@ def _retry_after(text: str) -> float:
 
 
 async def _read(response: ClientResponse, offset: int, length: int) -> Answer:
-    """The wanted part of a body; of a server that gives no ranges, all of it comes."""
+    """The wanted part of a body; a server without ranges sends all of it."""
     etag = response.headers.get("ETag", "")
     etag = "" if etag.startswith("W/") else etag
     found = re.fullmatch(
@@ -322,7 +322,7 @@ def _unsupported(sentence: str) -> ImageRejected:
 
 
 async def _taken(response: ClientResponse, skip: int, length: int) -> tuple[bytes, int]:
-    """So many bytes of a body, and how many more have come with them."""
+    """This many bytes of a body, and how many more came with them."""
     taken = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         taken += chunk[skip:] if skip else chunk
@@ -333,7 +333,7 @@ async def _taken(response: ClientResponse, skip: int, length: int) -> tuple[byte
 
 
 async def _rest(response: ClientResponse) -> int:
-    """The number of bytes that are left of a body of unknown length."""
+    """The number of bytes left of a body of unknown length."""
     count = 0
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         count += len(chunk)
