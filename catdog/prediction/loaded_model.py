@@ -296,15 +296,18 @@ def _encoded(picture: Picture, limits: SourceLimits) -> bytes:
 
 def _read(text: str, limits: SourceLimits) -> bytes:
     if "::" in text:  # a member of an archive, named as in the results
-        entries = next(inputs.list_images([text], limits))
+        try:
+            entries = next(inputs.list_images([text], limits))
+        except UserInputError as error:
+            raise ImageRejected(ErrorCode.UNSUPPORTED, f"{error}.") from error
         (found,) = inputs.read_images(_table(entries), limits, 1)
         if isinstance(found, ImageRejected):
             raise found
         return found
     try:
         return storage.read_bytes(storage.to_uri(text), limits.max_bytes)
-    except ValueError as error:
-        raise UserInputError(str(error)) from error
+    except ValueError as error:  # it is no URI: one row of a table, as in a list
+        raise ImageRejected(ErrorCode.UNSUPPORTED, f"{error}.") from error
     except OSError as error:
         raise storage.rejection(error) from error
 

@@ -40,7 +40,9 @@ class Classifier:
     print(scored.select_columns(["uri", "label", "probability"]).take(3))
     ```
 
-    Takes batches with a column of encoded files (`bytes`) or of paths and URIs (`uri`). Adds the
+    Takes batches with a column of encoded files (`bytes`) or of paths and URIs (`uri`); a relative
+    path starts from the folder that the worker runs in. A null is `missing`, and what is no URI
+    `unsupported`: no row is lost, whatever it holds. Adds the
     columns `label` (string), `probability` (float32), `scores` (list of float32, in the order of
     the model's labels) and `error` (string), null where there is none; for a model of `train
     --multi-label` also `labels` (list of string), all with a probability of 0.5 or more. Rows that have an `error`
@@ -74,13 +76,14 @@ class Classifier:
         Raises:
             UserInputError: the batch has no column of pictures.
         """
-        table = batch if isinstance(batch, pa.Table) else pa.table(_listed(batch))
+        table = batch if isinstance(batch, pa.Table) else pa.table(self._listed(batch))
         column = self._column or next((n for n in _COLUMNS if n in table.column_names), None)
-        if column is None or column not in table.column_names:
+        empty = not table.num_columns  # Ray gives a block without rows no columns either
+        if not empty and (column is None or column not in table.column_names):
             raise UserInputError(
                 f"no column {column or ' or '.join(_COLUMNS)}; there are: {table.column_names}"
             )
-        given = table[column].to_pylist()
+        given = [] if empty else table[column].to_pylist()
         errors = (
             table["error"].to_pylist() if "error" in table.column_names else [None] * len(given)
         )
@@ -103,6 +106,16 @@ class Classifier:
             several = [each.labels for each in answers]
             added["labels"] = pa.array(several, pa.list_(pa.string()))
         return pa.table({name: table[name] for name in table.column_names} | added)
+
+    def _listed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Arrays as lists, and what NumPy's batches make of a null in text or bytes a null again."""
+        texts = {*_COLUMNS, "error", self._column}
+        return {
+            name: [None if each != each else each for each in column.tolist()]  # noqa: PLR0124 - NaN
+            if name in texts and isinstance(column, np.ndarray)
+            else column
+            for name, column in batch.items()
+        }
 
 
 def read_images(
@@ -148,16 +161,6 @@ def _with_bytes(entries: pa.Table, limits: SourceLimits) -> pa.Table:
         {name: entries[name] for name in ("uri", "name", "label")}
         | {"bytes": pa.array(data, pa.binary()), "error": pa.array(errors, pa.string())}
     )
-
-
-def _listed(batch: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as lists, and what NumPy's batches make of a null in text or bytes a null again."""
-    return {
-        name: [None if each != each else each for each in column.tolist()]  # noqa: PLR0124 - NaN
-        if name in (*_COLUMNS, "error") and isinstance(column, np.ndarray)
-        else column
-        for name, column in batch.items()
-    }
 
 
 def _own_cpus() -> int | None:
