@@ -1,7 +1,7 @@
 """Classification as stages of a Ray Data job: numbers of shards in, part files out.
 
-On CPUs one actor does a shard from bytes to Parquet (`ClassifyShards`, by its `Lane`): decoding goes
-on in its child process while it scores the batch before. On GPUs the stages are apart (`DecodeShards`, then
+On CPUs one actor does a shard from bytes to Parquet (`ClassifyShards`, by its `Lane`): its child process
+decodes while it scores the batch before. On GPUs the stages are separate (`DecodeShards`, then
 `ScoreShard`), so that a GPU never waits for a JPEG and CPU nodes can help.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from catdog.model import Arithmetic
     from catdog.results import Plan, Work
 
-# A task: of each shard the number, and whether the folder had a file of it.
+# A task: the number of each shard, and whether the folder had a file of it.
 TASK_SCHEMA = pa.schema([("shard", pa.int64()), ("present", pa.bool_())])
 
 
@@ -41,7 +41,7 @@ class Scorer:
     Args:
         loaded: the model.
         assignment: what to do.
-        threads: that scoring may use.
+        threads: number of threads for scoring.
         metrics: of this process; None for none.
     """
 
@@ -65,7 +65,7 @@ class Scorer:
         )
 
     def room_for(self, images: int) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-        """Scores and embeddings of so many images, which are still to be filled in."""
+        """Arrays for the scores and embeddings of this many images, still to be filled."""
         return (
             np.zeros((images, len(self.metadata.labels)), np.float32),
             np.zeros((images, self.predict.embedding_size), np.float16),
@@ -79,7 +79,7 @@ class Scorer:
         embeddings: NDArray[np.float16],
         costs: Costs,
     ) -> Told:
-        """Write a shard's part file; what the driver is to know of it."""
+        """Write a shard's part file; returns what the driver must know of it."""
         started = time.monotonic()
         rows = part_files.build_rows(
             work.entries["uri"],
@@ -115,7 +115,7 @@ class Scorer:
 
 
 def _scorer_of_actor(model: Any, assignment: Assignment) -> Scorer:
-    """With the CPUs of the actor that calls; `model` may lie in the object store."""
+    """A scorer with the CPUs of the calling actor; `model` may lie in the object store."""
     import ray
 
     if not arithmetic_is_possible(assignment.arithmetic):
@@ -126,12 +126,12 @@ def _scorer_of_actor(model: Any, assignment: Assignment) -> Scorer:
 
 
 def arithmetic_is_possible(arithmetic: Arithmetic) -> bool:
-    """Whether this machine computes so."""
+    """Whether this machine can compute in this way."""
     return not arithmetic.needs_bfloat16 or tensorflow_quirks.cpu_has_bfloat16()
 
 
 def _done_before(assignment: Assignment, shard: int) -> Told:
-    """A shard that has its file already: of another driver, or of a worker that died right after."""
+    """A shard that has its file already, by another driver or by a worker that died right after."""
     part = part_files.look(assignment.plan, shard)
     if part is None:
         raise CatdogError(
@@ -154,13 +154,13 @@ def _as_table(told: Iterable[Told]) -> pa.Table:
 
 
 class Signs(Protocol):
-    """Is told what a lane is at; `Pulse` for one."""
+    """Follows the progress of a lane; `Pulse` is one."""
 
     def begin(self, shard: int) -> None:
         """A shard begins."""
 
     def add(self, images: int) -> None:
-        """So many more images of it are done."""
+        """This many more images of it are done."""
 
     def end(self) -> None:
         """The shard is finished."""
@@ -173,7 +173,7 @@ class Lane:
         scorer: scores and writes.
         decoder: entered; see `decoder_for`.
         assignment: what to do.
-        pulse: is told how far it is.
+        pulse: follows its progress.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Lane:
 
 
 def decoder_for(metadata: folders.ModelMetadata, assignment: Assignment) -> Decoder:
-    """What decodes for a lane."""
+    """The decoder of a lane."""
     return Decoder(
         metadata.preprocessing,
         assignment.decode_limits,
@@ -246,9 +246,9 @@ class ClassifyShards:
 
 
 def _marked(plan: Plan, task: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a task, those `present` that a worker wrote which died before the task's end.
+    """The rows of a task. `present` ones were written by a worker that died before the task's end.
 
-    They are the first ones: a shard that was not begun has none behind it that was.
+    They come first: workers begin the shards of a task in order.
     """
     rows: list[dict[str, Any]] = task.to_pylist()
     if len(rows) > 1:
@@ -270,10 +270,10 @@ class DecodeShards:
         )
 
     def __call__(self, task: pa.Table) -> Iterator[pa.Table]:
-        """Decode the shards of a task, a table with `TASK_SCHEMA`; nothing of those that are done.
+        """Decode the shards of a task, a table with `TASK_SCHEMA`, except those that are done.
 
-        A shard becomes ONE row that holds a whole table: Ray Data wants a batch size where there
-        are GPUs, and only rows keep together whatever it bundles or splits.
+        A shard becomes ONE row that holds a whole table: with GPUs Ray Data needs a batch size, and
+        it may bundle or split anything but a row.
         """
         for row in _marked(self._plan, task):
             work = part_files.begin(self._plan, row["shard"], present=row["present"])
@@ -300,7 +300,7 @@ class ScoreShard:
         """Score and write the one shard of a table that `DecodeShards` made; a row of `Told`."""
         (shard,) = tasks["shard"].to_numpy().tolist()
         (present,) = tasks["present"].to_pylist()
-        # Looked at again: what the file has since, must be what is replaced.
+        # Read again: only the file's present version may be replaced.
         work = part_files.begin(self._assignment.plan, shard, present=present)
         if work is None:
             return _as_table([_done_before(self._assignment, shard)])
@@ -313,7 +313,7 @@ class ScoreShard:
             )
         started = time.monotonic()
         scores, embeddings = self._score(decoded)
-        # A shard of which rows are only left out has nothing to decode.
+        # A shard that only loses rows has nothing to decode.
         spent = {name: decoded[name][0].as_py() for name in COST_COLUMNS} if len(scores) else {}
         costs = Costs(
             **(
@@ -339,7 +339,7 @@ class ScoreShard:
 
 
 class Metrics:
-    """What a worker tells Prometheus, through Ray's metrics on each node's metrics port."""
+    """A worker's metrics for Prometheus, through Ray's metrics port of each node."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge
@@ -354,7 +354,7 @@ class Metrics:
         )
 
     def queue(self, batches: float) -> None:
-        """So many decoded batches waited for the scorer, on average."""
+        """The average number of decoded batches that waited for the scorer."""
         self._waiting.set(batches)
 
     def count(self, done: part_files.PartCounts, told: Told) -> None:

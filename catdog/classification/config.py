@@ -1,4 +1,4 @@
-"""What the bulk job is asked for."""
+"""The configuration of the bulk job."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class ClassifyConfig:
                 raise UserInputError(f"--{name.replace('_', '-')} must be a fraction from 0 to 1")
 
     def least_probabilities(self, metadata: folders.ModelMetadata) -> tuple[float, ...]:
-        """Below which each class's label becomes `uncertain`, in the order of the model's labels.
+        """The probability of each class below which its label becomes `uncertain`, in the model's order.
 
         Raises:
             UserInputError: the file of thresholds cannot be read, or is of another model.
@@ -124,7 +124,7 @@ class ClassifyConfig:
         return thresholds.read(self.thresholds, metadata)
 
     def label_thresholds(self, metadata: folders.ModelMetadata) -> tuple[float, ...] | None:
-        """From which probability an image has each class; None where it has one class.
+        """The probability from which an image has each class; None if images have one class.
 
         Raises:
             UserInputError: as `least_probabilities`.
@@ -138,7 +138,7 @@ class ClassifyConfig:
     def question(
         self, model_fingerprint: str, arithmetic: Arithmetic, least: tuple[float, ...]
     ) -> dict[str, Any]:
-        """What decides the answers: a rerun on the same output must ask the same.
+        """Everything that decides the answers; a rerun on the same output must have the same.
 
         Args:
             model_fingerprint: of the model.

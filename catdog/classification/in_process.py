@@ -1,4 +1,4 @@
-"""Few images, classified in the driver's own process: Ray would take longer to start than they do."""
+"""Small jobs, classified in the driver's own process: Ray's start would take longer."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from catdog.observer import Observer
     from catdog.results import Survey
 
-# What one process does in about the seconds that Ray's start and its workers' take.
+# What one process can do in about the time that Ray and its workers take to start.
 MAX_IMAGES = 2000
 MAX_BYTES = 64 << 20
-_BYTES_WHERE_UNKNOWN = 128 << 10  # of an image whose list does not tell
+_BYTES_WHERE_UNKNOWN = 128 << 10  # of an image whose list does not say
 
 
 def size_of(entries: pa.Table | pa.RecordBatch) -> int:
@@ -41,7 +41,7 @@ def size_of(entries: pa.Table | pa.RecordBatch) -> int:
 
 
 def are_few(images: int, size: int) -> bool:
-    """Whether so many images of so many bytes are."""
+    """Whether this many images and bytes are few enough."""
     return images <= MAX_IMAGES and size <= MAX_BYTES
 
 
@@ -60,14 +60,14 @@ def run(
     observer: Observer,
     tally: Tally,
 ) -> None:
-    """Have shards done, one after the other.
+    """Classify shards, one after the other.
 
     Args:
         assignment: what to do with each shard.
         model: loaded.
         found: what the folder holds.
         todo: numbers of the shards.
-        observer: sees how far it is.
+        observer: follows the progress.
         tally: counts what was done.
 
     Raises:
@@ -84,7 +84,7 @@ def run(
 
 
 def refuse_unable(arithmetic: Arithmetic) -> None:
-    """Say at the start that this machine cannot compute as the job began."""
+    """Refuse at the start if this machine cannot compute as the job began."""
     if not actors.arithmetic_is_possible(arithmetic):
         raise UserInputError(cannot_compute("this machine", "continue it where it began"))
 

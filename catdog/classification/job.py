@@ -2,8 +2,8 @@
 
 The flow: `classify` (the driver) lists the inputs and plans what is new; Ray Data spreads the
 unfinished shards over actors (`pipeline`); an actor reads and decodes a shard in a child process
-while it scores the batches before, and writes the shard's part file; the driver adds up what the
-actors tell and at the end looks at what the files hold (`rounds`).
+while it scores the batches before, and writes the shard's part file; the driver adds up the actors'
+reports, and checks the files at the end (`rounds`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PLAN_FIRST_S, _PLAN_FIRST_BY_RAY_S = 5.0, 0.5
 
 @dataclass(frozen=True)
 class ClassifySummary:
-    """What a finished job's results hold; the content of `_summary.json`.
+    """The results of a finished job; the content of `_summary.json`.
 
     Attributes:
         output: URI of the results folder.
@@ -62,19 +62,19 @@ class ClassifySummary:
         labels: classified images by label.
         errors: rejected images by reason.
         model: fingerprint of the model.
-        images_this_run: images that this run classified or rejected; 0 where nothing was to do.
+        images_this_run: images that this run classified or rejected; 0 if there was nothing to do.
         seconds: wall time of this run.
         images_per_s: of this run, from the first shard's start to the last one's end.
         first_image_s: from the start of this run to the first scores of an image.
         stages_s: seconds of all workers by stage: read, decode, predict, write.
         bytes_read: by this run.
         precision: what the workers compute in, the same in every run.
-        executor: where this run classified: `ray`, or `process` for the driver's own; None where
-            nothing was to do.
+        executor: where this run classified: `ray`, or `process` for the driver's own; None if
+            there was nothing to do.
         retried_shards: shards of this run that were lost and done again, by the cause.
         already_complete: the job was finished before; this run did nothing.
         new: images that this run found and the results did not know.
-        changed: known images whose sources are other ones now, by this run's listing.
+        changed: known images whose sources have changed, by this run's listing.
         gone: known images that this run's listing did not have.
         passed_over: what this run's listing did not plan, by kind: an extension, `hidden`, `named
             more than once`, ...
@@ -167,7 +167,7 @@ class _Driver:
         self._executor: str | None = None
 
     def look_at(self, folder: Folder) -> None:
-        """Refuse a folder that is not for this job, before anything is done.
+        """Refuse a folder that belongs to something else, before any work.
 
         Raises:
             UserInputError: it holds another job's results, or something else.
@@ -189,9 +189,9 @@ class _Driver:
                     f"--output {self._config.output}: the store lets a second writer overwrite the "
                     "first; results need a store with create-if-absent"
                 )
-        # Of a command whose mistake was found while it listed, part of a plan may be left.
+        # A command that failed while it listed may have left part of a plan.
         if set(folder.names()) - {f"{plans.PLAN_FOLDER}/", f"{inputs.FRAMES_FOLDER}/"}:
-            # Another driver may have begun in this moment.
+            # Another driver may have begun at this moment.
             if (recorded := ledger.read_question(folder)) is not None:
                 self.refuse_another(recorded)
                 return
@@ -202,14 +202,14 @@ class _Driver:
     # ---------------------------------------------------------------- the steps of a round
 
     def draft(self, plan: Plan | None) -> Draft | None:
-        """Write a next generation of what has changed; None where there is nothing to do."""
+        """Write the next generation with all changes; None if there is nothing to do."""
         if plan is not None:
             return self._next_draft(plan)
-        # Images are listed while Ray starts: start-up is most of a small job. It is the listing that
-        # has the thread, since Ray's processes end with the thread that started them.
+        # Images are listed while Ray starts, since start-up is most of a small job. The listing gets
+        # the thread, because Ray's processes end with the thread that started them.
         with concurrent.futures.ThreadPoolExecutor(1, "plan") as pool:
             planning = pool.submit(self._first_draft)
-            # Ray need not start for a misspelt input, nor for few images.
+            # A misspelt input needs no Ray, nor do few images.
             planning.add_done_callback(lambda _: self._size_known.set())
             here = in_process.may_run(self._config)
             self._size_known.wait(_PLAN_FIRST_S if here else _PLAN_FIRST_BY_RAY_S)
@@ -221,7 +221,7 @@ class _Driver:
             return planning.result()
 
     def question(self) -> Mapping[str, Any]:
-        """What decides the answers: `auto` is what the cluster at the first start makes of it."""
+        """Everything that decides the answers; the cluster of the first start resolves `auto`."""
         gpu, bfloat16 = False, tensorflow_quirks.cpu_has_bfloat16()
         if self._connected:
             label = self._config.node_label
@@ -238,7 +238,7 @@ class _Driver:
         return self._asked(arithmetic)
 
     def about(self) -> Mapping[str, Any]:
-        """What else `_run.json` tells."""
+        """The other content of `_run.json`."""
         return {
             "catdog": __version__,
             "config": dataclasses.asdict(self._config),
@@ -247,7 +247,7 @@ class _Driver:
         }
 
     def refuse_another(self, recorded: Mapping[str, Any]) -> None:
-        """Raise a `UserInputError` where the folder's job is not this one; `auto` keeps what it has."""
+        """Raise a `UserInputError` if the folder's job is another one; `auto` keeps the folder's values."""
         kept = Arithmetic(*(recorded.get(name, "") for name in ("engine", "precision", "device")))
         config = self._config
         if (config.engine, config.precision) == ("auto", "auto"):
@@ -263,7 +263,7 @@ class _Driver:
         self._arithmetic = kept
 
     def work(self, plan: Plan, found: Survey, todo: Sequence[int]) -> None:
-        """Have shards done, by Ray's workers where they are many."""
+        """Classify shards, with Ray's workers if they are many."""
         arithmetic, config = self._arithmetic, self._config
         assert arithmetic is not None  # noqa: S101 - the record was looked at before
         assignment = Assignment(
@@ -289,7 +289,7 @@ class _Driver:
         pipeline.run(assignment, config, self._model, found, todo, self._observer, self._tally)
 
     def summary(self, plan: Plan, counts: PartCounts) -> Mapping[str, Any]:
-        """What the results hold, for `_summary.json`."""
+        """The counts of the results, for `_summary.json`."""
         classified, rejected = sum(counts.labels.values()), sum(counts.errors.values())
         if counts.images != classified + rejected:
             raise CatdogError(f"{plan.output}: rows have a label and an error, or neither")
@@ -348,7 +348,7 @@ class _Driver:
 
     @functools.cached_property
     def _keep(self) -> pa.StructType | None:
-        """What the results have of the user's tables, by the tables that are there now."""
+        """The type of the columns kept from the user's tables, as these are now."""
         config = self._config
         if not config.keep:
             return None
@@ -367,7 +367,7 @@ class _Driver:
         return kind
 
     def _few(self, images: int, size: int) -> bool:
-        """Whether so many images of so many bytes are done before Ray would have started."""
+        """Whether this many images and bytes are done before Ray would have started."""
         return in_process.are_few(images, size) and in_process.may_run(self._config)
 
     def _are_few(self, plan: Plan, todo: Sequence[int]) -> bool:
@@ -392,7 +392,7 @@ class _Driver:
 
     def _first_draft(self) -> Draft:
         batches, where = self._listed()
-        # Before the plan is written: a job without images is no job, and leaves nothing.
+        # Before the plan is written: a job without images is refused, and leaves nothing.
         first = next((batch for batch in batches if batch.num_rows), None)
         if first is None:
             raise UserInputError(f"{' '.join(self._config.images)}: no images found{where}")
@@ -441,7 +441,7 @@ class _Driver:
         )
 
     def _listed(self) -> tuple[Iterator[pa.RecordBatch], str]:
-        """The entries of the inputs, and in words which part of them that is."""
+        """The entries of the inputs, and words for the part of them."""
         config, model, check = self._config, self._model, self._check
         self._skips = Skips()
         self._observer.phase("listing images")
@@ -490,7 +490,7 @@ def _utc() -> str:
 def _of_part(
     batches: Iterator[pa.RecordBatch], part: Part, validation: float, test: float
 ) -> Iterator[pa.RecordBatch]:
-    """The entries that the training of the model had in this part."""
+    """The entries that belonged to this part in the model's training."""
     for batch in batches:
         names = batch.column("name").to_pylist()
         parts = [splits.part_of(name, validation=validation, test=test) for name in names]
@@ -503,7 +503,7 @@ def _max_shard_images(preprocessing: Preprocessing) -> int:
 
 
 def _refuse_unable(arithmetic: Arithmetic, label: str | None = None) -> None:
-    """Say at the start that the cluster cannot compute as the job began."""
+    """Refuse at the start if the cluster cannot compute as the job began."""
     no_gpu = not nodes.cluster_resources(label)[1]
     if arithmetic.device == "gpu" and no_gpu and not nodes.autoscales():
         raise UserInputError(

@@ -1,4 +1,4 @@
-"""The Ray Data job that has shards done, with new workers where one of the last ones hangs."""
+"""The Ray Data job that classifies shards, with new workers if an earlier one hangs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from catdog.observer import Observer
     from catdog.results import Plan, Survey
 
-_TRIES = 3  # each with new workers, where one of the last ones hangs
+_TRIES = 3  # each with new workers, after one has hung
 
 
 @dataclass
 class Tally:
-    """What this run's workers told."""
+    """The reports of this run's workers, added up."""
 
     images: int = 0
     bytes_read: int = 0
@@ -52,12 +52,12 @@ class Tally:
 
     @property
     def images_per_s(self) -> float:
-        """From the first shard's start to the last one's end: the workers' start-up is not in."""
+        """From the first shard's start to the last one's end, without the workers' start-up."""
         return self.images / max(self.last_end - self.first_start, 1e-3) if self.images else 0.0
 
 
 class Progress:
-    """What the observer sees of a run: after each shard, and within tasks that are not finished.
+    """Reports a run to the observer: after each shard, and within unfinished tasks.
 
     Args:
         observer: sees it.
@@ -101,7 +101,7 @@ def run(
     observer: Observer,
     tally: Tally,
 ) -> None:
-    """Have shards done; Ray is connected.
+    """Classify shards; Ray is connected.
 
     Args:
         assignment: what workers do with each shard.
@@ -110,7 +110,7 @@ def run(
         found: what the folder holds.
         todo: numbers of the shards.
         observer: sees how far it is.
-        tally: counts what the workers tell.
+        tally: adds up the workers' reports.
 
     Raises:
         CatdogError: the job failed.
@@ -125,7 +125,7 @@ def run(
                     _work(assignment, config, model, found, todo, observer, tally)
                 break
             except ActorUnavailableError:
-                # Its process is there and does not answer: Ray goes on neither with nor without it.
+                # Its process exists but does not answer: Ray continues neither with nor without it.
                 if not tries_left:
                     raise
                 tally.retried[pulse.SILENT] += 1
@@ -173,19 +173,19 @@ def _stages(
     *,
     gpu: bool,
 ) -> Iterator[pa.Table]:
-    """The Ray Data job; yields what the workers tell of finished shards.
+    """The Ray Data job; yields the workers' reports of finished shards.
 
-    All of it happens as it is iterated over, also what asks the cluster: to be watched.
+    Everything happens during iteration, requests to the cluster included, so that it can be watched.
 
     No operator needs more logical CPUs than there are, and the last one of the GPU form needs none:
-    no size of cluster can stall for want of a CPU.
+    no cluster, however small, can stall for lack of a CPU.
     """
     import ray
     from ray.data import ActorPoolStrategy
 
     shape: dict[str, Any] = {"gpus": 1} if gpu else {"cpus": 1}
     shape["label"] = label = config.node_label
-    if not nodes.autoscales():  # which brings nodes for the others while the first ones work
+    if not nodes.autoscales():  # which brings nodes for the other workers while the first ones work
         needed = min(config.workers or 1, len(todo))
         nodes.wait_for_room(needed, **shape, on_wait=observer.phase)
     nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
@@ -200,7 +200,7 @@ def _stages(
         ]
     )
     shared_model = ray.put(model)
-    # Of a number that was asked for, the rest waits for nodes; else the pool takes what joins.
+    # If a number was asked for, missing workers wait for nodes; else the pool takes what joins.
     largest = workers if config.workers else len(todo)
     pool = ActorPoolStrategy(min_size=workers, max_size=largest)
     if gpu:

@@ -1,7 +1,7 @@
-"""What classifying workers tell while they work: the driver sees how far they are, and who is silent.
+"""Heartbeats of classifying workers: the driver sees their progress, and which of them are silent.
 
-gRPC would tell of silence, too, but with Ray's defaults only after minutes, and on a cluster that
-others run nobody can change them. A shard that begins a second time was lost.
+gRPC notices silence, too, but with Ray's defaults only after minutes, and nobody can change those on
+somebody else's cluster. A shard that begins a second time was lost.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ WORKER_ENDED = "its worker ended"
 
 
 class Beat(NamedTuple):
-    """What a worker tells every few seconds.
+    """A worker's message, every few seconds.
 
     Attributes:
-        worker: names its process.
+        worker: identifies its process.
         node: Ray's name of its node.
-        shard: that it is at; None between two.
-        attempt: names this beginning of it.
-        images: done of its task, which may have several shards.
+        shard: the current one; None between two.
+        attempt: identifies this start of the shard.
+        images: number of images done of its task, which may have several shards.
     """
 
     worker: str
@@ -50,12 +50,12 @@ class Beat(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the board knows.
+    """The state of all workers.
 
     Attributes:
         images: done of tasks that are not finished.
         retried: shards that began again, by the cause.
-        silent: processes of workers that are to be ended, in this answer alone.
+        silent: processes of workers to end; each is in one answer only.
     """
 
     images: int
@@ -71,7 +71,7 @@ class _Worker:
 
 
 class Board:
-    """An actor beside the driver that the workers tell.
+    """An actor beside the driver that receives the workers' messages.
 
     Args:
         alive_nodes: gives the ids of the nodes that the head counts as alive.
@@ -87,7 +87,7 @@ class Board:
         self._planned = self._finished = 0
 
     def show(self, planned: int, finished: int) -> None:
-        """Tell Prometheus from here on: of so many images, those of finished shards are so many."""
+        """Export to Prometheus from now on: images planned, and images of finished shards."""
         self._planned, self._finished = planned, finished
         self._metrics = self._metrics or _Metrics()
         self._export()
@@ -99,11 +99,11 @@ class Board:
                 self._metrics.show(self._planned, done, self._retried)
 
     def _unfinished(self) -> int:
-        """Images that are done of tasks that are not."""
+        """Images done of unfinished tasks."""
         return sum(each.beat.images for each in self._workers.values())
 
     def beat(self, beat: Beat, process: list[nodes.ActorProcess]) -> None:
-        """A worker is there."""
+        """Take a worker's message."""
         if beat.worker in self._silent:
             return  # sent before its end
         self._workers[beat.worker] = _Worker(process[0], beat)
@@ -141,7 +141,7 @@ class Board:
 
 
 class _Metrics:
-    """What a job tells Prometheus of itself, through Ray's metrics on the driver's node."""
+    """A job's metrics for Prometheus, through Ray's metrics on the driver's node."""
 
     def __init__(self) -> None:
         from ray.util import metrics
@@ -172,7 +172,7 @@ def start_board() -> Any:
 
 
 class Pulse:
-    """A worker's side: tells the board every few seconds, from a thread of its own."""
+    """A worker's side: sends a message every few seconds, from its own thread."""
 
     def __init__(self, board: Any) -> None:
         import ray
@@ -189,7 +189,7 @@ class Pulse:
         self._tell()
 
     def add(self, images: int) -> None:
-        """So many more images of the task are done."""
+        """This many more images of the task are done."""
         self._beat = self._beat._replace(images=self._beat.images + images)
 
     def end(self) -> None:
@@ -198,7 +198,7 @@ class Pulse:
         self._tell()
 
     def told(self) -> None:
-        """The task is finished, and the driver hears of its images otherwise."""
+        """The task is finished, and its row reports its images to the driver."""
         self._beat = self._beat._replace(images=0)
         self._tell()
 
@@ -208,7 +208,7 @@ class Pulse:
             time.sleep(_BEAT_EVERY_S)
 
     def _tell(self) -> None:
-        # In a list, since Ray would take a bare handle for something to wait for.
+        # In a list, since Ray would wait for a bare handle.
         self._board.beat.remote(self._beat, [self._process])
 
 
@@ -219,10 +219,10 @@ class Watch:
         retried: shards that were lost and began again, by the cause.
 
     Args:
-        board: the actor that workers tell.
+        board: the actor that receives the workers' messages.
         over_nodes: gives up when the nodes are gone.
-        show: is told every ten seconds how many images are done of tasks that are not finished.
-        on_retried: is told how many shards began again, and the latest cause, when there are more.
+        show: gets, every ten seconds, the number of images done of unfinished tasks.
+        on_retried: gets the number of retried shards and the latest cause, when it grows.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
-"""What a driver does with the results folder, step by step, whoever does the shards.
+"""The steps of a driver in the results folder, whoever classifies the shards.
 
-Each round looks at the folder anew, and does what comes next there: plan what is new, do the shards
-that are not done, tell that it is complete. A driver that is killed anywhere, and one that comes
-second, find by the same look where they are. `benchmarks.simulation` runs this function.
+Each round reads the folder and does the next step: plan new images, classify unfinished shards, write
+the summary. So a driver that was killed anywhere, and a second driver, find out where they are. `benchmarks.simulation` runs this function.
 """
 
 from __future__ import annotations
@@ -19,47 +18,47 @@ if TYPE_CHECKING:
 
 
 class Steps(Protocol):
-    """What a round needs of the job itself."""
+    """The job, as a round needs it."""
 
     def draft(self, plan: Plan | None) -> Draft | None:
-        """Write a next generation of what has changed; None where there is nothing to do."""
+        """Write the next generation with all changes; None if there is nothing to do."""
 
     def question(self) -> Mapping[str, Any]:
-        """What decides the answers; asked where nothing has been begun."""
+        """Everything that decides the answers; called if no job has begun here."""
 
     def about(self) -> Mapping[str, Any]:
-        """What else the record of a new job tells."""
+        """The other content of a new job's record."""
 
     def refuse_another(self, recorded: Mapping[str, Any]) -> None:
-        """Raise where the folder's job is not the one that is wanted."""
+        """Raise if the folder's job is another one."""
 
     def work(self, plan: Plan, found: Survey, todo: Sequence[int]) -> None:
-        """Have shards done."""
+        """Classify shards."""
 
     def summary(self, plan: Plan, counts: PartCounts) -> Mapping[str, Any]:
-        """What the results hold, for `_summary.json`."""
+        """The counts of the results, for `_summary.json`."""
 
 
 def run(folder: Folder, steps: Steps, *, grow: bool) -> tuple[Plan, Mapping[str, Any], bool]:
-    """Do what there is to do, until the results are complete.
+    """Take steps until the results are complete.
 
     Args:
         folder: of the results.
         steps: the job.
-        grow: whether what is new is planned where the results are complete.
+        grow: whether to plan new images once the results are complete.
 
     Returns:
         The plan, the summary, and whether this call did anything.
 
     Raises:
         UserInputError: by `steps`, or the folder holds another job's results.
-        CatdogError: not all of it could be done; calling it again goes on.
+        CatdogError: not everything could be done; another call continues.
     """
     did, worked = False, 0
     while True:
         plan = plans.read(folder)
         if plan is None:
-            # Who is first has planned what was listed; who is not may have listed something else.
+            # The first driver has planned what it listed; another one may have listed something else.
             grow, did = grow and not _begin(folder, steps), True
             continue
         recorded = ledger.read_question(folder)
@@ -89,7 +88,7 @@ def run(folder: Folder, steps: Steps, *, grow: bool) -> tuple[Plan, Mapping[str,
 
 
 def _begin(folder: Folder, steps: Steps) -> bool:
-    """Plan the first generation. Whether it is this driver's: another one may be first."""
+    """Plan the first generation. Returns False if another driver was first."""
     draft = steps.draft(None)
     if draft is None:
         raise CatdogError(f"{folder.uri}: nothing to plan")
@@ -103,7 +102,7 @@ def _begin(folder: Folder, steps: Steps) -> bool:
 
 
 def _grow(plan: Plan, steps: Steps) -> bool:
-    """Plan the next generation. Whether it is to be tried again: another driver was first."""
+    """Plan the next generation. Returns whether to try again, since another driver was first."""
     draft = steps.draft(plan)
     if draft is None:
         return False

@@ -1,4 +1,4 @@
-"""What the driver tells its workers, and what they tell the driver."""
+"""Messages between the driver and its workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def cannot_compute(who: str, what_to_do: str) -> str:
-    """Why a job cannot go on where CPUs lack what it began with."""
+    """Why a job cannot continue on CPUs that lack what it began with."""
     return (
         f"{who} cannot compute in bfloat16, in which the job began; {what_to_do}, or name another "
         "--output folder and --precision float32"
@@ -22,7 +22,7 @@ def cannot_compute(who: str, what_to_do: str) -> str:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What workers are to do with each shard that they are given.
+    """How workers process each of their shards.
 
     Attributes:
         plan: the job's plan.
@@ -54,7 +54,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Costs:
-    """What reading, decoding and scoring a shard took.
+    """The costs of reading, decoding and scoring a shard.
 
     Attributes:
         started_at: Unix time in seconds.
@@ -103,5 +103,5 @@ class Told:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
-        """From a row of a table; columns of others' are passed over."""
+        """From a row of a table; other columns are ignored."""
         return cls(**{field.name: row[field.name] for field in fields(cls)})

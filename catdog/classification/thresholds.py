@@ -1,4 +1,4 @@
-"""The file that says how sure the model must be of each class.
+"""The file with the probability that each class needs.
 
     {"model": "<fingerprint>", "precision": 0.99, "thresholds": {"cat": 0.71, "dog": null}}
 
@@ -43,7 +43,7 @@ def read(place: str, metadata: folders.ModelMetadata) -> tuple[float, ...]:
     """The least probability of each class, in the order of the model's labels.
 
     Raises:
-        UserInputError: there is no such file, it is none of thresholds, or of another model.
+        UserInputError: the file does not exist, has no thresholds, or belongs to another model.
     """
     flag = f"--thresholds {place}"
     with storage.blamed_on(flag):
