@@ -1,4 +1,4 @@
-"""How entries become pixels: what each process needs to know that decodes for training."""
+"""Decoding for training: everything that a decoding process needs to know."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockDecoder:
-    """How a table of entries with a column `index` becomes one of pictures; travels to whoever does it.
+    """Turns a table of entries with a column `index` into one of pictures; travels to the decoding process.
 
     Attributes:
         preprocessing, decode_limits, source_limits: of the images.
@@ -36,7 +36,7 @@ class BlockDecoder:
     index: Any = None
 
     def through(self, folder: str | None) -> BlockDecoder:
-        """The same, going through what a cache's folder holds now, if there is one."""
+        """The same, with the present content of a cache's folder, if there is one."""
         import ray
 
         if folder is None:
@@ -45,7 +45,7 @@ class BlockDecoder:
         return dataclasses.replace(self, index=ray.put(index))
 
     def started(self) -> DecodeEntries | cache.CachedDecoder:
-        """What does it, in a process of its own."""
+        """The decoder, in its own process."""
         import ray
 
         def decoder() -> DecodeEntries:
@@ -58,10 +58,10 @@ class BlockDecoder:
         return cache.CachedDecoder(ray.get(self.index), shape, decoder)
 
     def again(self) -> Callable[..., pa.Table]:
-        """What decodes tables of images that could be decoded before, in a process of its own.
+        """A decoder, in its own process, for tables of images that were decoded before.
 
         It takes a table, and which of its rows could not be decoded then. It raises `CatdogError`
-        where another one cannot be now.
+        if another row cannot be decoded now.
         """
         decode = self.started()
 

@@ -1,10 +1,10 @@
 """Decoded pictures kept between runs, so that none is decoded twice (`--cache`).
 
-In the cache lies a folder for each preprocessing. It holds Arrow IPC files with the columns `key`,
+The cache has a folder for each preprocessing. It holds Arrow IPC files with the columns `key`,
 `uri` and `pixels`, and Parquet files `index-*` with `key`, `file` and `row`. A key is a digest of what a
 picture was decoded from: its URI, its place, and its source's stamp (size and modification time, or
-ETag). Files are written whole under names of their own and never changed: no two writers meet, and
-whoever is killed leaves files that the next run finds and indexes.
+ETag). Each file is written whole under a unique name and never changed. So no two writers meet, and
+a killed run leaves files that the next run finds and indexes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from catdog.pixels import DecodeLimits, Preprocessing
 
 COLUMNS = ("index", "error", "error_detail", "pixels")
-"""What `CachedDecoder` gives."""
+"""The columns that `CachedDecoder` gives."""
 _KEY_BYTES = 16
 _INDEX_SCHEMA = pa.schema(
     [("key", pa.binary(_KEY_BYTES)), ("file", pa.string()), ("row", pa.int32())]
@@ -78,9 +78,9 @@ class Index:
 
 
 def opened(cache: str, preprocessing: Preprocessing, limits: DecodeLimits) -> Index:
-    """What a cache, a path or URI, holds of the pictures that this preprocessing gives.
+    """The index of a cache, a path or URI, for this preprocessing.
 
-    Its folder is made where it is not there.
+    Makes its folder if there is none.
 
     Raises:
         UserInputError: nothing can be written there.
@@ -89,7 +89,7 @@ def opened(cache: str, preprocessing: Preprocessing, limits: DecodeLimits) -> In
     about = {
         "preprocessing": preprocessing.to_json_dict(),
         "limits": asdict(limits),
-        "pillow": PIL.__version__,  # another one may decode to other pixels
+        "pillow": PIL.__version__,  # another version may decode to other pixels
     }
     text = json.dumps(about, sort_keys=True).encode()
     digest = hashlib.blake2b(text, digest_size=8).hexdigest()
@@ -106,7 +106,7 @@ def opened(cache: str, preprocessing: Preprocessing, limits: DecodeLimits) -> In
 
 
 def read_index(folder: str) -> Index:
-    """All that a folder of a cache holds. Files that no index names yet get one."""
+    """The content of a cache's folder. Files that no index names yet get one."""
     names = storage.list_names(folder)
     files = [name for name in names if _PICTURES_FILE.fullmatch(name)]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -171,7 +171,7 @@ def _entries_of(folder: str, name: str) -> pa.Table:
 
 @contextlib.contextmanager
 def _spoilt_deleted(uri: str) -> Iterator[None]:
-    """Within it a file is read; one that Arrow cannot read is deleted, and one that is gone is gone."""
+    """Read a file within the block. A file that Arrow cannot read is deleted; a missing one is ignored."""
     try:
         yield
     except (pa.ArrowException, KeyError, FileNotFoundError):
@@ -196,7 +196,7 @@ _Pictures: TypeAlias = "tuple[NDArray[np.bytes_], NDArray[np.uint8]]"
 
 
 class CachedDecoder:
-    """Gives decoded pictures from the cache, and puts into it what it has to decode.
+    """Gives decoded pictures from the cache, and adds those that it has to decode.
 
     Pictures that cannot be decoded are tried again each time.
 
@@ -246,7 +246,7 @@ class CachedDecoder:
         return pa.table(dict(zip(COLUMNS, columns, strict=True)))
 
     def _fetch(self, keys: NDArray[np.bytes_], pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Fill in the pictures that the cache has, and tell which."""
+        """Fill in the pictures that the cache has; returns which."""
         places = self._index.find(keys)
         found = places >= 0
         for number in np.unique(self._index.file_of[places[found]]).tolist():

@@ -1,4 +1,4 @@
-"""What a restarted worker needs, as plain arrays and JSON: nothing in it can run code."""
+"""The state that a restarted worker needs, as plain arrays and JSON: nothing in it can run code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HISTORY_FILE = "history.json"
 
 
 class Restored(NamedTuple):
-    """What lies in a checkpoint beside the network's and its optimizer's own variables.
+    """The content of a checkpoint beside the variables of network and optimizer.
 
     Attributes:
         history: rows of the metrics, an epoch each.

@@ -1,4 +1,4 @@
-"""Which network `--architecture auto` takes: what few images are enough for, or what is fast."""
+"""The network that `--architecture auto` takes: one that learns from few images, or a fast one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from catdog.training.labelled import LabelledImages
 
 FEW_IMAGES = 9000
-"""Up to so many images to train on a class, on average, `auto` takes EfficientNetLite0.
+"""`auto` takes EfficientNetLite0 up to this many training images per class, on average.
 
-From so many photos of cats and dogs `compact` learns what EfficientNetLite0 learns from a hundred
-(docs/models.md); of more there is no measurement.
+From this many photos of cats and dogs, `compact` learns as much as EfficientNetLite0 from a hundred
+(docs/models.md). Nobody has measured more.
 """
 
 
@@ -36,7 +36,7 @@ def recorded(config: TrainConfig, output: str) -> TrainConfig:
 
 
 def chosen(config: TrainConfig, labelled: LabelledImages) -> tuple[TrainConfig, str]:
-    """What `auto` becomes for these images, and a line that says why."""
+    """The choice of `auto` for these images, and a line with the reason."""
     if len(config.choices) == 1:
         choice = config.choices[0]
         return choice, f"{AUTO}: {choice.architecture}, the only choice with these flags"

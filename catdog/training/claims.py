@@ -1,9 +1,9 @@
 """A run's folder belongs to one `catdog train` at a time.
 
-`config.json` is the claim: it is created, never read-then-written, so of two commands with one new
-folder one wins. It stays, so that the same command goes on with the run after whatever ended it, and
-another command is refused. Who is at work in the folder now, holds a lock on that file; in a store
-without locks a file that changes every few seconds says so.
+`config.json` is the claim. It is created, never read and then written: if two commands start in one
+new folder, one wins. It stays, so that the same command can continue the run after whatever ended it,
+and another command is refused. The command at work holds a lock on that file; in a store without
+locks, it changes a file every few seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 _OWNER_FILE = "owner.json"
 _MAX_CONFIG_BYTES = 2**20
 _BEAT_S = 10.0
-_SILENCE_S = 30.0  # three beats: whoever is silent for so long has ended
+_SILENCE_S = 30.0  # three beats: a command that is silent for so long has ended
 # Fields that came after the first release, with what their absence in a record means.
 _LATER_FIELDS = {"split_by_folder": "auto", "labels": None, "teacher": None, "multi_label": False}
 
@@ -51,7 +51,7 @@ class Claim:
         self.lost = threading.Event()
 
     def check(self) -> None:
-        """Notice that another command has taken the folder over.
+        """Notice that another command has taken over the folder.
 
         Raises:
             CatdogError: it has; nothing more may be written.
@@ -62,9 +62,9 @@ class Claim:
 
 @contextlib.contextmanager
 def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Iterator[Claim]:
-    """Within it the run's folder is this process's own.
+    """Claim the run's folder for this process within the block.
 
-    A claim that this call made goes with it where nothing else was written.
+    A claim that this call made is removed again if nothing else was written.
 
     Raises:
         UserInputError: the folder holds another run, or something else, or a command at work.
@@ -88,7 +88,7 @@ def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Itera
             yield Claim(finished=True)
             return
     with _owned(config, output) as claim:
-        # Who had it until now may have failed, and taken its claim along; or begun anew.
+        # The previous holder may have failed and removed its claim, or started over.
         _refuse_another(config, config_uri)
         try:
             yield claim
@@ -103,7 +103,7 @@ def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Itera
 
 
 def refuse_other_stores(output: str) -> None:
-    """Raise UserInputError where a training cannot write: Ray Train's checkpoints go to no others."""
+    """Raise UserInputError if the place is not local or S3: Ray Train writes checkpoints to no others."""
     if not storage.to_uri(output).startswith(("file://", "s3://")):
         raise UserInputError(
             f"--output {output}: a training run writes to a local folder or to s3://"
@@ -111,7 +111,7 @@ def refuse_other_stores(output: str) -> None:
 
 
 def recorded_architecture(config: TrainConfig, output: str) -> str | None:
-    """The architecture of the run in this folder, where there is one to go on with."""
+    """The architecture of the run in this folder, if there is one to continue."""
     uri = storage.join(output, CONFIG_FILE)
     if config.restart or not storage.exists(uri):
         return None
@@ -124,14 +124,14 @@ def is_finished(output: str) -> bool:
 
 
 def _others(output: str) -> list[str]:
-    """What else the folder holds."""
+    """The other content of the folder."""
     names = (name.rstrip("/") for name in storage.list_names(output))
     ours = (CONFIG_FILE, _OWNER_FILE)
     return [name for name in names if name not in ours and not name.endswith(".unfinished")]
 
 
 def _recorded(config: TrainConfig, config_uri: str) -> dict[str, Any]:
-    """What decides the result of the run in the folder."""
+    """Everything that decides the result of the run in the folder."""
     try:
         recorded: dict[str, Any] = json.loads(storage.read_bytes(config_uri, _MAX_CONFIG_BYTES))[
             "recipe"
@@ -170,10 +170,10 @@ def _refuse_another(config: TrainConfig, config_uri: str) -> None:
 
 
 def _discard(config: TrainConfig, output: str) -> None:
-    """Delete what the run in this folder has written, its claim last.
+    """Delete everything that the run in this folder has written, its claim last.
 
     Raises:
-        UserInputError: it is finished, and its folder was not named again; or at work.
+        UserInputError: it is finished, and its folder was not named again; or it is at work.
     """
     named_again = (config.discard or "").rstrip("/") == config.output.rstrip("/")
     if is_finished(output) and not named_again:
@@ -182,7 +182,9 @@ def _discard(config: TrainConfig, output: str) -> None:
             f"again: --restart --discard {config.output}"
         )
     written = [
-        storage.join(folders.RUN_SUBFOLDER, folders.METADATA_FILE),  # first: now it is no model
+        storage.join(
+            folders.RUN_SUBFOLDER, folders.METADATA_FILE
+        ),  # first: from now on it is not a model
         folders.RUN_SUBFOLDER,
         CHECKPOINTS_FOLDER,
         storage.join(*records.TENSORBOARD_FILE.split("/")[:1]),
@@ -209,7 +211,7 @@ def _owned(config: TrainConfig, output: str) -> Iterator[Claim]:
             descriptor = os.open(path, os.O_RDWR)  # NFS locks what may be written
             end.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it ends with the process
-            # Whoever begins anew has another file of this name.
+            # A run that starts over has another file of this name.
             same = os.fstat(descriptor).st_ino == Path(path).stat().st_ino
         except FileNotFoundError as error:
             raise _given_up(config) from error

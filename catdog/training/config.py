@@ -47,7 +47,7 @@ class Recipe:
     frozen_epochs: int
 
 
-# The article's, exactly: nothing that it does not have.
+# Exactly the article's.
 ARTICLE = Recipe(
     epochs=30,
     batch_size=32,
@@ -85,7 +85,7 @@ COMPACT = Recipe(
     calibration="temperature",
     frozen_epochs=0,
 )
-# Where that many steps are not to be had: docs/decisions/016 says what each of these brings.
+# For runs with few steps: docs/decisions/016 says what each of these brings.
 COMPACT_SHORT = dataclasses.replace(
     COMPACT,
     batch_size=32,
@@ -108,7 +108,7 @@ TRANSFER = dataclasses.replace(
     frozen_epochs=2,
 )
 
-# Few photos: only the head is trained, on what EfficientNetLite0 sees, in all epochs.
+# Few photos: all epochs train only the head, on EfficientNetLite0's features.
 # docs/models.md has what it reaches.
 PROBE = dataclasses.replace(
     TRANSFER,
@@ -352,7 +352,7 @@ class TrainConfig:
             raise UserInputError("--max-rejected must be a fraction from 0 to 1")
 
     def _refuse_one_class(self) -> None:
-        """Refuse what makes sense only where each image has one class."""
+        """Refuse flags that make sense only if each image has one class."""
         if not self.multi_label:
             return
         if self.class_weights != "none":
@@ -364,7 +364,7 @@ class TrainConfig:
 
     @property
     def choices(self) -> tuple[TrainConfig, ...]:
-        """What `auto` may become; the other flags can rule a network out."""
+        """The possible choices of `auto`; other flags can rule out a network."""
         possible = []
         for architecture in (PRETRAINED, "compact"):
             with contextlib.suppress(UserInputError):
@@ -381,19 +381,19 @@ class TrainConfig:
 
     @property
     def decoding_label(self) -> str | None:
-        """Of the nodes that decode, `KEY=VALUE`; None for all."""
+        """The label of the decoding nodes, `KEY=VALUE`; None for all."""
         return self.decode_node_label or self.node_label
 
     @property
     def initial_weights(self) -> str | None:
-        """What training starts from; None is random."""
+        """The initial weights; None is random."""
         if self.weights is None and self.architecture == PRETRAINED:
             return "imagenet"
         return None if self.weights == "none" else self.weights
 
     @property
     def hyperparameters(self) -> Recipe:
-        """The architecture's recipe, with what was asked for instead of its defaults."""
+        """The architecture's recipe, with the flags in place of its defaults."""
         recipe = {"article": ARTICLE, "compact": COMPACT}.get(self.architecture, TRANSFER)
         if self.architecture == PRETRAINED and self.initial_weights:
             recipe = dataclasses.replace(PROBE, frozen_epochs=self.epochs or PROBE.epochs)
@@ -406,7 +406,7 @@ class TrainConfig:
         return dataclasses.replace(recipe, **asked)
 
     def for_images(self, images: int) -> TrainConfig:
-        """The same for so many images to train on: `compact` has another recipe in a short run."""
+        """The same for this many training images: `compact` has another recipe in a short run."""
         recipe = self.hyperparameters
         steps = recipe.epochs * (self.steps_per_epoch or math.ceil(images / recipe.batch_size))
         if self.architecture != "compact" or steps >= SHORT_STEPS:
@@ -423,7 +423,7 @@ class TrainConfig:
 
     @property
     def trains_head_only(self) -> bool:
-        """Whether only the last layer is trained, on what the rest makes of unchanged images."""
+        """Whether only the last layer is trained, on the features of unchanged images."""
         recipe = self.hyperparameters
         return recipe.frozen_epochs >= recipe.epochs and recipe.augmentation == "none"
 
@@ -434,7 +434,7 @@ class TrainConfig:
         return Preprocessing(height=recipe.height, width=recipe.width, resize=self.resize)
 
     def workers_of(self, room: int) -> int:
-        """How many workers there are by default in a cluster with room for so many."""
+        """The default number of workers in a cluster with room for this many."""
         if self.batch_size_per_worker is None:
             room = min(room, self.hyperparameters.batch_size)
         return max(1, room)
@@ -447,7 +447,7 @@ class TrainConfig:
         return dataclasses.replace(self, batch_size=batch_size, batch_size_per_worker=None)
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the result: a resumed run must have the same."""
+        """Everything that decides the result; a resumed run must have the same."""
         neutral = {
             "cache",
             "decode",

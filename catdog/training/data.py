@@ -1,8 +1,8 @@
 """Images for training, decoded and in the object store, and the order in which they are read.
 
-The order of an epoch is a function of the seed alone and never of the number of workers: every
-worker computes the same global batches and takes its share of each, by `placement`. So N workers see
-what one would see, nothing is dropped where the numbers do not divide, and no worker can starve.
+The order of an epoch depends only on the seed, never on the number of workers: every worker computes
+the same global batches and takes its share of each, by `placement`. So N workers see the same images
+as one, no image is dropped if the numbers do not divide, and no worker can starve.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Batch:
     def uniforms(self, seed: int, batch_size: int, count: int) -> NDArray[np.float32]:
         """Random numbers in [0, 1) for the share, float32 (share, count).
 
-        They belong to the image's place in the order of training, whoever trains on it.
+        They belong to the image's place in the order of training, whichever worker trains on it.
         """
         random = np.random.default_rng([seed, _UNIFORMS_STREAM, self.place])
         return random.random((batch_size, count), np.float32)[self.places]
@@ -95,10 +95,10 @@ _VALIDATION_STREAM = 2**33
 def shuffled_passes(
     images: DecodedImages, seed: int, window_images: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Endless numbers of the training images, each once a pass, every pass in a new order.
+    """An endless stream of image numbers: every pass has each training image once, in a new order.
 
-    Where there are more images than `window_images`, blocks are shuffled first, and images within
-    windows of blocks: the object store may spill what a window does not need.
+    If there are more images than `window_images`, blocks are shuffled first, then images within
+    windows of blocks, so that the object store may spill blocks outside of the window.
 
     Yields:
         int64 arrays, a window each.
@@ -138,7 +138,7 @@ def training_batches(
             batch, rest = rest[:batch_size], rest[batch_size:]
             owners = placement.worker_of[images.block_of[batch]]
             places = shares(owners, workers, width)[worker]
-            # Padding is a part of what batch normalisation sees: the same for any placement.
+            # Batch normalisation sees padding, too: it must be the same for any placement.
             yield _padded(batch, places, width, batch_size, place, padding=0)
             place += 1
 
@@ -151,10 +151,9 @@ def validation_batches(
     worker: int,
     placement: Placement,
 ) -> Iterator[Batch]:
-    """Every validation image once, or those of `steps` full batches, over again where they end.
+    """Every validation image once, or `steps` full batches, which start over at the end of the images.
 
-    Nothing depends on who is validated beside whom: each worker takes its own blocks, one after
-    another.
+    The result does not depend on the order: each worker takes its own blocks, one after another.
     """
     numbers, workers = images.validation, len(placement.nodes)
     if steps is not None:  # of all classes, which the list has one after another

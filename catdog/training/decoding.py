@@ -1,7 +1,7 @@
-"""The images of a run, decoded by a Ray Data job: into the object store, or to see what they are.
+"""A Ray Data job decodes the images of a run, into the object store or only to check them.
 
-Where they are too many to be kept, the job only finds out which can be decoded and which are copies,
-and the workers have them decoded again, each block when it is needed (`BlockDecoder`).
+If they are too many for the store, the job only finds out which images can be decoded and which are
+copies. The workers then have each block decoded again when they need it (`BlockDecoder`).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _TELL_EVERY_S = 2.0
 
 
 class Decoded(NamedTuple):
-    """What decoding gave.
+    """The result of decoding.
 
     Attributes:
         images: where they lie, and the parts.
         copies: what is known of copies on both sides of the split.
         seconds: that it took.
-        counted: how many images there were, and what became of them.
+        counted: numbers of images, by outcome.
     """
 
     images: DecodedImages
@@ -67,7 +67,7 @@ def decode_all(
 ) -> Decoded:
     """Decode the train and validation images with a Ray Data job. The cluster is connected.
 
-    With `each_epoch` no pixels are kept, and the images say how they are decoded again.
+    With `each_epoch` no pixels are kept; the result has the decoder for later.
 
     Raises:
         CatdogError: nodes are gone and do not return.
@@ -75,7 +75,7 @@ def decode_all(
     import ray
 
     started = time.monotonic()
-    # In the object store, which spills what the driver's memory would have to hold.
+    # In the object store, which can spill it, rather than in the driver's memory.
     entries = {shard["index"][0].as_py(): ray.put(shard) for shard in shards(labelled)}
     total = int((labelled.parts != TEST).sum())
     decoder = BlockDecoder(config.preprocessing, decode_limits, source_limits).through(config.cache)
@@ -178,7 +178,7 @@ def _run(
     *,
     keep: bool,
 ) -> tuple[tuple[Any, ...], list[pa.Table], Count]:
-    """References of the decoded tables and what is to be known of each, in the order of their images.
+    """References of the decoded tables, and a summary of each, in the order of their images.
 
     The shards are references as well, of `total` entries. Without `keep` there are no decoded tables.
     """
@@ -216,7 +216,7 @@ def _run(
     result: Any = None
     with ray_quirks.plain_errors():
         watch = nodes.NodeWatch(1, cpus=1, label=label)
-        # All that asks the cluster happens within, to be watched.
+        # All requests to the cluster happen within, so that they are watched.
         for state in nodes.watched(_told(decode, tally), watch.check):
             if isinstance(state, Count):
                 done = min(state.done, total)  # a repeated shard counts twice
@@ -232,7 +232,7 @@ def _run(
 
 
 def _told(work: Callable[[], Any], tally: Any) -> Iterator[Any]:
-    """Yields how much of `work` is done as long as it goes on, then its result."""
+    """Yields how much of `work` is done while it runs, then its result."""
     import ray
 
     once = (work() for _ in range(1))
@@ -258,7 +258,7 @@ class Count(NamedTuple):
 
 
 class _Tally:
-    """An actor beside the driver that knows how many images are decoded."""
+    """An actor beside the driver that counts decoded images."""
 
     def __init__(self) -> None:
         self._count = Count(0, 0)
@@ -273,13 +273,13 @@ class _Tally:
 
 
 class _TalliedDecoder:
-    """Decodes tables of entries with a column `index`, tells how many, and says on which node.
+    """Decodes tables of entries with a column `index`, and reports their number and the node.
 
     Args:
         shards: a list with the references of the tables; it is called with their numbers in it.
         tally: a `_Tally`.
         decoder: how they are decoded.
-        keep: whether pixels are wanted, or what the driver wants to know alone.
+        keep: whether to return pixels, or only the summary for the driver.
     """
 
     def __init__(
@@ -304,7 +304,7 @@ class _TalliedDecoder:
         if isinstance(self._decode, cache.CachedDecoder):
             count = count._replace(fetched=self._decode.fetched, kept=self._decode.kept)
             self._decode.fetched = self._decode.kept = 0
-        # The last ones, too, are counted before the end; nobody counts what is made again after it.
+        # The last images are counted before the end; blocks made again later are not counted.
         with contextlib.suppress(ray.exceptions.RayActorError):
             ray.get(self._tally.add.remote(count))
         decoded = decoded.append_column("node", pa.array([self._node] * decoded.num_rows))
@@ -312,7 +312,7 @@ class _TalliedDecoder:
 
 
 def _summary(block: pa.Table, preprocessing: Preprocessing) -> pa.Table:
-    """What the driver wants to know of a decoded block: no pixels."""
+    """The driver's summary of a decoded block, without pixels."""
     shape = (preprocessing.height, preprocessing.width, 3)
     found = duplicates.fingerprints(as_pixels(block["pixels"], shape))
     thumbnails = pa.FixedSizeBinaryArray.from_buffers(
@@ -334,7 +334,7 @@ def _regrouped(
     summaries: list[pa.Table],
     decodable: NDArray[np.int64],
 ) -> duplicates.Regrouped:
-    """Parts of the decodable images, copies on one side; where folders give the parts, as given."""
+    """Parts of the decodable images, with copies on one side; as given if folders give the parts."""
     n, pixels = len(labelled.classes), duplicates.THUMBNAIL_SIDE**2
     digests, thumbnails = np.zeros(n, np.uint64), np.zeros((n, pixels), np.uint8)
     for summary in summaries:
@@ -364,7 +364,7 @@ def _chunks(
 
 
 def refuse_empty(images: DecodedImages, labelled: LabelledImages) -> None:
-    """See that something is left of both parts and of each class.
+    """Check that images are left in both parts and in each class.
 
     Raises:
         CatdogError: it is not.
@@ -379,7 +379,7 @@ def refuse_empty(images: DecodedImages, labelled: LabelledImages) -> None:
 
 
 def notices(decoded: Decoded, *, parts_given: bool, cached: bool) -> list[str]:
-    """What the user should know of the cache and of copies, a line each."""
+    """Lines for the user about the cache and about copies."""
     copies = decoded.copies
     found = copies.exact + copies.alike
     lines = []

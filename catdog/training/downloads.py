@@ -1,4 +1,4 @@
-"""What training would download is asked for before anything starts."""
+"""Checks before the start that the weights which training would download can be had."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HOST = "https://storage.googleapis.com"  # where Keras has its weights
 _TIMEOUT_S = 3.0
-# In a process of its own: nothing else ends a search for a name that no server answers.
+# In its own process: nothing else can end a name lookup that no server answers.
 _ASK = (
     "import sys, urllib.error, urllib.request\n"
     "try:\n"
@@ -27,7 +27,7 @@ _ASK = (
 
 
 def refuse_unreachable(config: TrainConfig) -> None:
-    """See that Keras can load the initial weights: that they are in its cache, or its server answers.
+    """Check that Keras can load the initial weights: they are in its cache, or its server answers.
 
     Raises:
         UserInputError: neither, after at most `_TIMEOUT_S` seconds.
@@ -52,7 +52,7 @@ def refuse_unreachable(config: TrainConfig) -> None:
 
 
 def _is_cached(architecture: str) -> bool:
-    """Whether Keras' folder holds a file of that network's weights without its last layer."""
+    """Whether Keras' folder has that network's weights without the last layer."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     plain = [path.name.lower().replace("_", "") for path in home.glob("models/*")]
     return any(architecture.lower() in name and "notop" in name for name in plain)

@@ -1,8 +1,8 @@
-"""Pictures that are there twice: kept on one side of the split between training and validation.
+"""Copies of pictures, kept on one side of the split between training and validation.
 
-A network that has seen a picture knows its copy: copies across the split make accuracy look better
-than it is. Equal pictures have equal pixels once decoded; alike ones (saved again, made smaller) have
-nearly the same small grey picture.
+A network that has seen a picture knows its copy, so copies across the split make the accuracy look
+better than it is. Equal pictures have equal decoded pixels; similar ones (saved again, made smaller)
+have nearly the same small grey thumbnail.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 THUMBNAIL_SIDE = 8
-# Root mean square, of 255. Saved again with JPEG quality 30 or at half the size, photos of 160x160
-# changed by 1.1 at most; of 8,000 photos that somebody had chosen, no two others were nearer than 8.
+# Root mean square, of 255. Photos of 160x160 that were saved again with JPEG quality 30 or at half the
+# size changed by 1.1 at most; among 8,000 chosen photos, no two different ones were nearer than 8.
 _ALIKE_LEVELS = 3.0
-_FLAT_LEVELS = 6.0  # standard deviation; empty pictures look alike and are none the same
+_FLAT_LEVELS = 6.0  # standard deviation; empty pictures look alike, but are not copies
 _NEIGHBOURS = 8  # each picture's nearest ones: enough to hold a group together
 _MOST_IMAGES = 500_000  # that are compared for likeness: the search takes 0.6 kB for each
 
 
 class Fingerprints(NamedTuple):
-    """What tells pictures apart.
+    """Fingerprints of pictures.
 
     Attributes:
         digests: of the pixels, uint64 (n,).
@@ -39,7 +39,7 @@ class Fingerprints(NamedTuple):
 
 
 class Regrouped(NamedTuple):
-    """Parts in which copies lie on one side.
+    """Parts with all copies on one side.
 
     Attributes:
         parts: of each picture, (n,), as they were given but for `moved`.
@@ -79,16 +79,16 @@ def regroup(
     *,
     move: bool,
 ) -> Regrouped:
-    """Bring each group of copies that lies on both sides to one.
+    """Move each group of copies on both sides to one side.
 
-    The side is that of the member whose name comes first: so a group of ten falls to validation as
-    seldom as a single picture does, and the answer depends on no order.
+    The member whose name comes first decides the side. So a group of ten falls to validation as
+    seldom as a single picture, and the result does not depend on any order.
 
     Args:
         found: of the pictures.
         parts: of each, (n,).
         names_of: names of some pictures, given their numbers.
-        move: whether they are brought there, or only counted.
+        move: whether to move them, or only to count them.
     """
     exact = _equal_groups(found.digests)
     alike = _alike_groups(found.thumbnails, exact)

@@ -1,8 +1,8 @@
-"""What a frozen network makes of each image, computed once and trained on in all epochs.
+"""The features of a frozen network, computed once and used in all epochs.
 
-Where nothing but the last layer is trained and no image is changed, the rest of the network gives
-the same for an image in every epoch. The workers compute these features, a share of the blocks each,
-and the driver's board keeps them: a worker that starts again finds what is done.
+If only the last layer is trained and no image is changed, the rest of the network gives the same
+features for an image in every epoch. Each worker computes those of its share of the blocks, and an
+actor beside the driver keeps them, so a restarted worker finds the finished ones.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _WINDOW_SHARE = 4  # of a node's object store: one window is read, the next come
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came out of a run.
+    """The result of a run.
 
     Attributes:
         output: URI of the run's folder.
@@ -68,11 +68,11 @@ class TrainResult:
 def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
     """Train as configured; runs on the driver, connects to Ray and disconnects.
 
-    A run that was interrupted in the same folder is gone on with; a finished one is left as it is.
+    An interrupted run in the same folder continues; a finished one stays as it is.
 
     Raises:
         UserInputError: the input is wrong: no images, no labels, an output that is in use.
-        CatdogError: training failed; the same call goes on from the last checkpoint.
+        CatdogError: training failed; the same call continues from the last checkpoint.
     """
     started = time.monotonic()
     observer = observer or Observer()
@@ -193,7 +193,7 @@ def _prepared(
     decoders: int,
     observer: Observer,
 ) -> tuple[decoding.Decoded, DecodedImages]:
-    """What decoding gave, and the images of it as they are trained on, with a teacher's targets."""
+    """The result of decoding, and its images with a teacher's targets, if there is one."""
     import ray
 
     decoders = max(1, decoders)
@@ -233,7 +233,7 @@ def _prepared(
 
 
 def _decodes_each_epoch(config: TrainConfig, images: int, observer: Observer) -> bool:
-    """Whether images are decoded again in each epoch; the observer is told why."""
+    """Whether images are decoded again in each epoch; tells the observer why."""
     import ray
 
     room = fit.object_room(ray.nodes())
@@ -256,10 +256,10 @@ def _decodes_each_epoch(config: TrainConfig, images: int, observer: Observer) ->
 
 
 def _window_images(config: TrainConfig, output: str) -> int:
-    """How many images are shuffled together: what a node's object store holds beside the rest.
+    """How many images are shuffled together: as many as a node's object store holds beside the rest.
 
-    The order of training depends on it, so it is written down once: a run that goes on, on whatever
-    nodes, keeps it.
+    The order of training depends on it, so it is recorded once, and a resumed run keeps it on any
+    nodes.
     """
     uri = storage.join(output, claims.ORDER_FILE)
     if not storage.exists(uri):
@@ -272,7 +272,7 @@ def _window_images(config: TrainConfig, output: str) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on, for run records."""
+    """Versions of the packages that decide a result, for run records."""
     packages = (
         "catdog-ray",
         "ray",

@@ -1,6 +1,6 @@
-"""What there is to train on: the listed images with a class and a part each, checked before any work.
+"""The images to train on, each with a class and a part, checked before any work.
 
-Names and labels lie in a file; what is kept of each image is a number.
+Names and labels lie in a file; memory holds only a number for each image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FOLDERS = {folder: PARTS.index(part) for folder, part in splits.PART_FOLDERS.it
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """What there is to train on.
+    """The images of a run.
 
     Attributes:
         entries: the plan of all images, each with a label.
@@ -145,7 +145,7 @@ def images_of_classes(
 
 
 class _Labels:
-    """The labels of rows that come batch by batch, as numbers in the order of their coming."""
+    """The labels of rows that come batch by batch, as numbers in order of arrival."""
 
     def __init__(self) -> None:
         self.names: dict[str | None, int] = {}
@@ -256,7 +256,7 @@ def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:
 
 
 def _seen_alike(label: str) -> str:
-    """What labels have in common that people take for one: width, case, spaces, marks without one."""
+    """The common form of labels that look alike to people: width, case, spaces, invisible marks."""
     text = unicodedata.normalize("NFKC", label).casefold()
     shown = "".join(each for each in text if unicodedata.category(each) != "Cf")
     return unicodedata.normalize("NFKC", " ".join(shown.split()))

@@ -1,8 +1,7 @@
-"""Blocks that went with their node, made again by whoever reads them.
+"""Blocks that were lost with their node; the reader makes them again.
 
-Ray makes them again by itself, with the actors that decoded them and therefore on a CPU that is
-free. Training workers that have all CPUs that are left, and wait for such a block, would wait for it
-until they give up.
+Ray makes them again by itself, but with the actors that decoded them, which need a free CPU. If the
+training workers hold all remaining CPUs and wait for such a block, they would wait until they give up.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _ASK_S = 5.0  # so often it is asked whether the node of a block that does not c
 
 
 class Origin(NamedTuple):
-    """What a block was made of; travels to whoever reads it.
+    """The origin of a block; travels to its readers.
 
     Attributes:
         entries: a reference of the table of entries.
@@ -39,7 +38,7 @@ class Origin(NamedTuple):
 
 
 class Fetch:
-    """Gets blocks out of the object store, or makes again those that went with their node.
+    """Gets blocks out of the object store, or makes those again that were lost with their node.
 
     Args:
         origins: by the references of the blocks; what becomes of others, Ray alone knows.

@@ -1,4 +1,4 @@
-"""The network on one worker: how it is built, what one step costs it, how its sums meet the others'."""
+"""The network on one worker: how it is built, its loss, and its sums over all workers."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Network:
             `config` trains a head only.
         trunk: what makes features of pixels then; else None.
         optimizer: built for all of its weights.
-        augment: changes pixels; None where the recipe wants none.
-        uniforms: random numbers that `augment` wants for each image.
+        augment: changes pixels; None if the recipe has no augmentation.
+        uniforms: number of random numbers that `augment` needs for each image.
         loss_is_scaled: whether gradients are those of a scaled loss (float16).
         sum_over_workers: see `tensorflow_quirks.SumOverWorkers`.
         strategy: TensorFlow's; what runs on the model runs under it.
@@ -213,7 +213,7 @@ class Network:
 
 
 def _halves(keras: Any, whole: Any) -> tuple[Any, Any]:
-    """What makes features of pixels, and the last layer, which makes scores of them."""
+    """The part from pixels to features, and the last layer, from features to scores."""
     scores = whole.get_layer("scores")
     trunk = keras.Model(whole.inputs[0], scores.input, name="trunk")
     trunk.trainable = False
@@ -260,10 +260,10 @@ def _weights_file(weights: str | None) -> Iterator[str | None]:
 
 @contextlib.contextmanager
 def step_limit() -> Iterator[Callable[[], None]]:
-    """Within it this process ends itself where a step, or the wait for its images, has no end.
+    """Within the block, end this process if a step, or the wait for its images, does not end.
 
-    The process of a worker that is stuck answers Ray all the same; once it has ended, Ray Train starts
-    its group again. It leaves the stack of each of its threads in the worker's log.
+    A stuck worker's process still answers Ray; only after it has ended does Ray Train restart its group.
+    The stack of each of its threads goes to the worker's log.
 
     Yields:
         what to call at the beginning of each further step.

@@ -1,10 +1,10 @@
-"""Which worker computes which image: the one whose block it is of, as long as the shapes come out even.
+"""Which worker computes which image: the owner of its block, as long as the shapes come out even.
 
-The sum of the gradients does not ask who computed which image. So each block belongs to a worker, lies
-on its node, and an image crosses the network only where a worker's blocks have more of a batch than
-it takes. Whose a block is follows from the number of workers alone: with the nodes, or with who
-decoded it, the rounding of the sums would change, and a disturbed run would not end to the bit as an
-undisturbed one does.
+The sum of the gradients does not depend on who computed which image. So each block belongs to a worker
+and lies on its node, and an image crosses the network only if the blocks of its owner have more images
+of a batch than one worker takes. The owner follows from the number of workers only. If it followed from
+the nodes, or from who decoded the block, the rounding of the sums would change, and a disturbed run
+would not end to the bit as an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """Whose each block is, and where the workers are.
+    """The owner of each block, and the workers' nodes.
 
     Attributes:
         worker_of: worker of each block, int32 (blocks,).
@@ -36,7 +36,7 @@ class Placement:
 def placed(
     blocks: int, trained_blocks: NDArray[np.integer], worker_nodes: Sequence[str]
 ) -> Placement:
-    """Deal the blocks out to the workers, those to train on by themselves.
+    """Deal the blocks out to the workers, training blocks separately.
 
     Args:
         blocks: how many there are.
@@ -53,7 +53,7 @@ def placed(
 
 
 def shares(owners: NDArray[np.int32], workers: int, most: int) -> list[NDArray[np.int64]]:
-    """Divide images among workers, each at most `most`; as few go to another than theirs as that allows.
+    """Divide images among workers, at most `most` each; as few as possible leave their owner.
 
     Args:
         owners: worker of each image, (n,), n at most `most` times `workers`.

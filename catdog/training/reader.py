@@ -1,7 +1,7 @@
-"""Batches as arrays: pixels out of the object store, the next ones read while one is computed.
+"""Batches as arrays: pixels out of the object store; the next batch is read while one is computed.
 
-Where the images are decoded in each epoch, the lender of a node decodes the blocks that its workers
-own, a window ahead of their use, and drops those that they have used.
+If images are decoded in each epoch, the lender of a node decodes the blocks that its workers own, a
+window ahead of their use, and drops used ones.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ class Blocks:
 
 
 def empty(count: int, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Room for so many pictures, uint8, or rows of features, float32."""
+    """Room for this many pictures, uint8, or rows of features, float32."""
     return np.empty((count, *shape), np.uint8 if len(shape) == 3 else np.float32)
 
 
 class Lender:
-    """An actor on each node with workers that has what they own and nobody decoded there.
+    """An actor on each node with workers, for the blocks that they own and other nodes decoded.
 
     It copies blocks that another node decoded, and lends single pictures to other nodes: Ray itself
     would move the whole block. Whatever is too much for the node's object store is on its disk; a
@@ -110,7 +110,7 @@ class Lender:
         self._of_thread = local()
 
     def ahead(self, blocks: list[Any]) -> None:
-        """Begin with blocks that will be wanted."""
+        """Begin with blocks that will be needed."""
         for block in blocks:
             if block not in self._copies:
                 self._copies[block] = self._threads.submit(self._copy, block)
@@ -186,7 +186,7 @@ class Lenders:
         return self._handles[node]
 
     def ahead(self, blocks: list[int], node: str) -> None:
-        """Have a node's lender begin with blocks that will be wanted."""
+        """Make a node's lender begin with blocks that will be needed."""
         self.on(node).ahead.remote([self._images.blocks[block] for block in blocks])
 
     def lying(self, blocks: list[int], node: str) -> list[Any]:
@@ -211,7 +211,7 @@ class Lenders:
 
 
 class PixelReader:
-    """Reads images of any numbers: what this node's workers own in place, the others from their nodes.
+    """Reads images by number: blocks of this node's workers in place, others from their nodes.
 
     Of decoded images lenders save the network, nothing else: where one fails, Ray moves whole blocks.
 
@@ -262,7 +262,7 @@ class PixelReader:
         return bool(self._node_of[self._placement.worker_of[block]] == self._node)
 
     def ask(self, numbers: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Any]]:
-        """Ask the other nodes for what they have of these: to be given to `read`."""
+        """Ask the other nodes for their share of these; pass the result to `read`."""
         import ray
 
         owners = self._placement.worker_of[self._images.block_of[numbers]]
@@ -329,7 +329,7 @@ class PixelReader:
 
 
 def kept_blocks(images: DecodedImages, kept_images: int) -> int:
-    """How many blocks hold about so many images; at least a few."""
+    """How many blocks hold about this many images; at least a few."""
     per_block = len(images.block_of) / max(1, len(images.blocks))
     return max(_LEAST_BLOCKS, int(kept_images / max(1.0, per_block)))
 

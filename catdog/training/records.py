@@ -1,4 +1,4 @@
-"""What a run writes about its epochs: `metrics.csv`, curves, TensorBoard's events, the rejected."""
+"""The records of a run: `metrics.csv`, curves, TensorBoard's events, rejected images."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_rejected(
     """Write which images could not be decoded, if any.
 
     Raises:
-        CatdogError: they are more than the fraction `limit` of all.
+        CatdogError: they exceed the fraction `limit` of all images.
     """
     if rejected:
         text = io.StringIO()

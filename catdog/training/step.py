@@ -60,7 +60,7 @@ class TrainingStep:
         self._learning_rate = -1.0
 
     def begin(self, epoch: int) -> None:
-        """Freeze or free the layers that came with weights, as this epoch, from 1, wants it."""
+        """Freeze or free the layers with initial weights, as this epoch (from 1) needs."""
         frozen = epoch <= self._recipe.frozen_epochs
         for layer in self._network.model.layers:
             if hasattr(layer, "layers") and layer.trainable is frozen:

@@ -1,8 +1,8 @@
-"""What another model, the teacher, says of each image: the network learns it beside the label.
+"""Scores of another model, the teacher, which the network learns beside the labels.
 
-The teacher sees an image once, as its own preprocessing wants it, before the first epoch; its scores
-are kept in the run's folder, so that a run that goes on has the same. A label is right or wrong; scores
-also say how much of a cat a picture is of, and they may be had for pictures that nobody labelled.
+The teacher sees each image once, with its own preprocessing, before the first epoch. Its scores are
+kept in the run's folder, so that a resumed run has the same. A label is right or wrong; scores also
+say how cat-like a picture is, and they exist for pictures that nobody labelled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from catdog.training.labelled import LabelledImages
 
 SCORES_FILE = "teacher.npz"
-LABELS_SHARE = 0.5  # of what is learned of an image that has a label; the rest is the teacher's
+LABELS_SHARE = (
+    0.5  # share of the label in the target of a labelled image; the rest is the teacher's
+)
 _BATCH_IMAGES = 32
 _MAX_SCORES_BYTES = 64 * 2**30
 
@@ -112,7 +114,7 @@ def scores_of(
         output: the run's folder, which has the scores once they are computed.
         actors: how many compute.
         label: of the nodes that do, as `nodes.on_label` takes it; None for any.
-        observer: told how far it is.
+        observer: follows the progress.
 
     Raises:
         CatdogError: nodes are gone and do not return.
