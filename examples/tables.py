@@ -5,8 +5,8 @@
     python examples/tables.py results lance --place results.lance
 
 Delta and Iceberg take the part files as they lie, without a copy: do not delete them afterwards. Lance
-has a format of its own. Run it again after the results have changed: that is one new version of the
-table, and readers of the one before are not disturbed. Install what you want: `deltalake`,
+has a format of its own. Run it again after the results have grown: what came with the
+generations since is one new version of the table, and nothing where there was none. Install what you want: `deltalake`,
 `pyiceberg[sql-sqlite]` or `pylance`; none is a dependency of catdog.
 """
 
@@ -20,13 +20,24 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
+GENERATION, FILES = "catdog-generation", "catdog-files"  # where a table notes what it has
 
-def part_files(results: str) -> list[Path]:
-    """The files of finished results."""
+
+def part_files(results: str) -> tuple[list[Path], int]:
+    """The files of finished results, and the number of their latest generation."""
     folder = Path(results).resolve()
     if not (folder / "_summary.json").is_file():
         raise SystemExit(f"{results}: is not finished")
-    return sorted(folder.glob("part-*.parquet"))
+    summary = json.loads((folder / "_summary.json").read_text())
+    return sorted(folder.glob("part-*.parquet")), int(summary["generation"])
+
+
+def since(files: list[Path], generation: int) -> list[Path]:
+    """Those that were written for later generations: new ones, and ones with changed images."""
+    stamps = (json.loads(pq.read_metadata(file).metadata[b"catdog"]) for file in files)
+    return [
+        file for file, stamp in zip(files, stamps, strict=True) if stamp["revision"] > generation
+    ]
 
 
 def schema_of(files: list[Path]) -> pa.Schema:
@@ -37,12 +48,13 @@ def schema_of(files: list[Path]) -> pa.Schema:
 
 def to_delta(results: str) -> int:
     """A Delta table where the results lie, its log beside them; returns its version."""
-    from deltalake import DeltaTable
+    from deltalake import CommitProperties, DeltaTable, Transaction
     from deltalake.transaction import AddAction
 
-    files = part_files(results)
+    files, generation = part_files(results)
     folder, schema = str(files[0].parent), schema_of(files)
     table = DeltaTable.create(folder, schema, mode="ignore")
+    committed = table.transaction_version(GENERATION) or 0
     added = [
         AddAction(
             path=file.name,
@@ -52,9 +64,12 @@ def to_delta(results: str) -> int:
             data_change=True,
             stats=json.dumps({"numRecords": pq.read_metadata(file).num_rows}),
         )
-        for file in files
+        for file in since(files, committed)
     ]
-    table.create_write_transaction(added, mode="overwrite", schema=schema)
+    if added:
+        # A file that was there before takes the place of itself: it is known by its name.
+        done = CommitProperties(app_transactions=[Transaction(GENERATION, generation)])
+        table.create_write_transaction(added, "append", schema, commit_properties=done)
     return DeltaTable(folder).version()
 
 
@@ -62,36 +77,56 @@ def to_iceberg(results: str, warehouse: str) -> int:
     """The Iceberg table `catdog.results` of a catalogue in SQLite; returns how many snapshots it has.
 
     Iceberg takes no file with a column that the table lacks, and has no float16: classify without
-    `--embeddings`.
+    `--embeddings`. It can take files out of a table only by their rows: where one was replaced, all are
+    listed anew.
     """
     from pyiceberg.catalog.sql import SqlCatalog
     from pyiceberg.expressions import AlwaysTrue
 
-    files = part_files(results)
+    files, generation = part_files(results)
     place = Path(warehouse).resolve()
     place.mkdir(parents=True, exist_ok=True)
     catalogue = SqlCatalog("local", uri=f"sqlite:///{place}/catalogue.db", warehouse=place.as_uri())
     catalogue.create_namespace_if_not_exists("catdog")
     table = catalogue.create_table_if_not_exists("catdog.results", schema_of(files))
-    with table.transaction() as change:
-        if table.current_snapshot() is not None:
-            change.delete(AlwaysTrue())  # of the table's list; the files stay
-        change.add_files([str(file) for file in files], check_duplicate_files=False)
+    snapshot = table.current_snapshot()
+    committed = int(snapshot.summary[GENERATION]) if snapshot and snapshot.summary else 0
+    added = [str(file) for file in since(files, committed)]
+    there = set(table.inspect.files()["file_path"].to_pylist()) if snapshot else set()
+    if added:
+        with table.transaction() as change:
+            if there.intersection(added):
+                change.delete(AlwaysTrue())  # of the table's list; the files stay
+                added = [str(file) for file in files]
+            noted = {GENERATION: str(generation)}
+            change.add_files(added, noted, check_duplicate_files=False)
     return len(table.refresh().snapshots())
 
 
 def to_lance(results: str, place: str) -> int:
-    """A Lance dataset, embeddings too, as vectors of one size; returns its version."""
+    """A Lance dataset, embeddings too, as vectors of one size; returns its version.
+
+    New rows are appended; where a file was replaced, all are written anew.
+    """
     import lance
 
-    files = [str(file) for file in part_files(results)]
+    files, generation = part_files(results)
+    there = lance.dataset(place) if Path(place).exists() else None
+    noted = there.read_transaction(there.version).transaction_properties if there else {}
+    added = since(files, int(noted.get(GENERATION, 0)))
+    if there and not added:
+        return there.version
+    before = int(noted.get(FILES, 0))
+    more = before > 0 and not set(files[:before]).intersection(added)
     schema = pq.read_schema(files[0])
     if "embedding" in schema.names:
         size = json.loads(schema.metadata[b"embedding"])["size"]
         field = pa.field("embedding", pa.list_(pa.float16(), size))
         schema = schema.set(schema.get_field_index("embedding"), field)
-    whole = pa.dataset.dataset(files, schema=schema)
-    return lance.write_dataset(whole, place, mode="overwrite").version
+    rows = pa.dataset.dataset([str(file) for file in (added if more else files)], schema=schema)
+    told = {GENERATION: str(generation), FILES: str(len(files))}
+    mode = "append" if more else "overwrite"
+    return lance.write_dataset(rows, place, mode=mode, transaction_properties=told).version
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import sys
@@ -108,9 +109,11 @@ def test_results_are_in_types_that_spark_reads():
         example["spark_schema"](pa.schema([("count", pa.uint32())]))
 
 
-def write_results(folder, sizes, embeddings=None):
-    """Part files as a finished job has them, one for each size."""
+def write_results(folder, sizes, embeddings=None, generation=1, unchanged=()):
+    """Part files as a finished job has them, one for each size, but of those that are unchanged."""
     for number, size in enumerate(sizes):
+        if number in unchanged:
+            continue
         rows = part_files.build_rows(
             pa.chunked_array([[f"file:///{number}/{row}.jpg" for row in range(size)]]),
             pa.Table.from_pylist([{}] * size, OUTCOME_SCHEMA),
@@ -121,13 +124,15 @@ def write_results(folder, sizes, embeddings=None):
             model="m",
         )
         folder.mkdir(exist_ok=True)
+        stamp = {b"catdog": json.dumps({"revision": generation})}
+        rows = rows.replace_schema_metadata((rows.schema.metadata or {}) | stamp)
         pq.write_table(rows, folder / f"part-{number:07d}-x.parquet")
-    (folder / "_summary.json").write_text("{}")
+    (folder / "_summary.json").write_text(json.dumps({"generation": generation}))
 
 
 @pytest.mark.slow
 def test_results_become_tables_without_a_copy(tmp_path):
-    """Delta and Iceberg read the part files where they lie; a second commit is one new version."""
+    """Delta and Iceberg read the part files where they lie; a generation is one new version's increment."""
     import deltalake
     from pyiceberg.catalog.sql import SqlCatalog
 
@@ -136,16 +141,26 @@ def test_results_become_tables_without_a_copy(tmp_path):
     write_results(results, [3, 4])
     before = example["to_delta"](str(results))
     first = example["to_iceberg"](str(results), str(warehouse))
-    write_results(results, [3, 5, 6])  # one replaced, one new
-    assert example["to_delta"](str(results)) == before + 1
-    assert example["to_iceberg"](str(results), str(warehouse)) > first
-    table = deltalake.DeltaTable(str(results))
-    assert len(table.file_uris()) == 3
-    read = table.to_pyarrow_table()
-    assert (read.num_rows, set(read["label"].to_pylist())) == (14, {"dog"})
+    assert example["to_delta"](str(results)) == before  # nothing happened since
+    assert example["to_iceberg"](str(results), str(warehouse)) == first
     catalogue = SqlCatalog("local", uri=f"sqlite:///{warehouse}/catalogue.db")
-    read = catalogue.load_table("catdog.results").scan().to_arrow()
-    assert (read.num_rows, read["scores"][0].as_py()) == (14, [0.25, 0.75])
+    for generation, sizes, unchanged, added, snapshots in (
+        (2, [3, 4, 6], (0, 1), 1, 1),  # one new
+        (3, [3, 5, 6, 2], (0, 2), 2, 2),  # one replaced, one new
+    ):
+        write_results(results, sizes, generation=generation, unchanged=unchanged)
+        assert example["to_delta"](str(results)) == before + generation - 1
+        table = deltalake.DeltaTable(str(results))
+        assert len(table.file_uris()) == len(sizes)
+        log = results / "_delta_log" / f"{table.version():020d}.json"
+        assert sum('"add"' in line for line in log.read_text().splitlines()) == added
+        read = table.to_pyarrow_table()
+        assert (read.num_rows, set(read["label"].to_pylist())) == (sum(sizes), {"dog"})
+        now = example["to_iceberg"](str(results), str(warehouse))
+        first, more = now, now - first
+        assert more == snapshots
+        read = catalogue.load_table("catdog.results").scan().to_arrow()
+        assert (read.num_rows, read["scores"][0].as_py()) == (sum(sizes), [0.25, 0.75])
     assert not list(warehouse.rglob("*.parquet"))
     (results / "_summary.json").unlink()
     with pytest.raises(SystemExit, match="not finished"):
@@ -154,17 +169,24 @@ def test_results_become_tables_without_a_copy(tmp_path):
 
 @pytest.mark.slow
 def test_embeddings_become_a_lance_dataset(tmp_path):
-    """As vectors of float16; Delta leaves them out."""
+    """As vectors of float16, a generation is appended; Delta leaves them out."""
     import deltalake
     import lance
 
     example = load("tables.py")
-    write_results(tmp_path / "results", [3], embeddings=16)
-    example["to_lance"](str(tmp_path / "results"), str(tmp_path / "a.lance"))
-    assert example["to_lance"](str(tmp_path / "results"), str(tmp_path / "a.lance")) == 2
-    read = lance.dataset(str(tmp_path / "a.lance"))
-    assert read.schema.field("embedding").type == pa.list_(pa.float16(), 16)
-    assert read.count_rows() == 3
+    place = str(tmp_path / "a.lance")
+    for generation, sizes, unchanged, fragments in (
+        (1, [3], (), 1),
+        (2, [3, 4], (0,), 2),  # one new
+        (3, [3, 6], (0,), 1),  # one replaced: all in a new fragment
+    ):
+        more = {"embeddings": 16, "generation": generation, "unchanged": unchanged}
+        write_results(tmp_path / "results", sizes, **more)
+        for _ in range(2):  # nothing happens the second time
+            assert example["to_lance"](str(tmp_path / "results"), place) == generation
+        read = lance.dataset(place)
+        assert read.schema.field("embedding").type == pa.list_(pa.float16(), 16)
+        assert (read.count_rows(), len(read.get_fragments())) == (sum(sizes), fragments)
     example["to_delta"](str(tmp_path / "results"))
     columns = deltalake.DeltaTable(str(tmp_path / "results")).to_pyarrow_table().column_names
     assert "embedding" not in columns
