@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from catdog.inputs.entries import Columns, SourceLimits
 
 _MOST_ROWS = 16  # decoded at once
-_MOST_PAGE_BYTES = 256 << 20
 # Of a column in a store, whose pages' headers are looked at; further ones would cost a request each.
 _REMOTE_HEADERS_BYTES = 4 << 20
 
@@ -149,10 +148,10 @@ class PagesOfImages:
             ImageRejected: a page claims more than its bytes can be (`too-large`), or has no sound
                 header (`unreadable`).
         """
-        largest = 1
+        largest, most = 1, self._limits.max_bytes
         try:
             for page in self._pages(group):
-                if page.size > max(_MOST_PAGE_BYTES, self._limits.max_expansion * page.stored):
+                if page.size > max(2 * most, self._limits.max_expansion * page.stored):
                     raise ImageRejected(
                         ErrorCode.TOO_LARGE,
                         f"A page of the table has {page.stored:,} bytes, and expands to "
@@ -161,7 +160,7 @@ class PagesOfImages:
                 largest = max(largest, page.size)
         except parquet_footer.DamagedError as error:
             raise ImageRejected(ErrorCode.UNREADABLE, f"The table is damaged: {error}.") from error
-        return max(1, min(_MOST_ROWS, self._limits.max_bytes // largest))
+        return max(1, min(_MOST_ROWS, most // largest))
 
     def _pages(self, group: int) -> Iterator[parquet_footer.Page]:
         chunk = self._chunks.get(group)

@@ -94,7 +94,7 @@ def decode(
         except ImageRejected as rejected:
             if rejected.code != ErrorCode.TRUNCATED:
                 raise
-            found = whole_pixels.salvaged(data)
+            found = whole_pixels.salvaged(data, limits.max_pixels)
             if found is None or (found.share < 1 and limits.truncated != "decode"):
                 raise
         decoded = _decoded(found.data, preprocessing, limits, out, caught)

@@ -155,23 +155,29 @@ class Salvaged(NamedTuple):
     """Of the picture, above 0; 1 if all of it is there."""
 
 
-def salvaged(data: bytes) -> Salvaged | None:
-    """What is left of a JPEG or PNG that Pillow complains of; None for nothing, or another format."""
+def salvaged(data: bytes, max_pixels: int) -> Salvaged | None:
+    """What is left of a JPEG or PNG that Pillow complains of; None for nothing, or another format.
+
+    Nor of a PNG that claims more than `max_pixels`; of a JPEG Pillow's own limit holds.
+    """
     if data.startswith(b"\xff\xd8"):
         # Half of the end mark, or a camera's zeros, are no pixels.
         data = (data.rstrip(b"\0") if ends_in_zeros(data) else data).rstrip(b"\xff")
         share = _jpeg_share(data)
         return Salvaged(data + _END_MARK, share) if share else None
-    return _salvaged_png(data) if data.startswith(PNG_MAGIC) else None
+    return _salvaged_png(data, max_pixels) if data.startswith(PNG_MAGIC) else None
 
 
-def _salvaged_png(data: bytes) -> Salvaged | None:
+def _salvaged_png(data: bytes, max_pixels: int) -> Salvaged | None:
     """A PNG with the rows that are there, and zeros for the others."""
     if ends_in_zeros(data):
         data = data.rstrip(b"\0")
     try:
+        width, height = struct.unpack_from(">II", data, 16)
         expected = _png_bytes(data)
     except (struct.error, KeyError):
+        return None
+    if width * height > max_pixels:  # its header may be what is damaged
         return None
     rows = bytearray().join(_inflated(data, expected))[:expected]
     share = len(rows) / max(1, expected)

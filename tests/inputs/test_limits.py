@@ -23,7 +23,6 @@ from catdog.inputs import (
     Columns,
     SourceLimits,
     archives,
-    image_columns,
     list_images,
     parquet_footer,
     parquet_rows,
@@ -299,9 +298,8 @@ def test_a_dictionary_of_images_is_not_multiplied(tmp_path):
     results.close()
 
 
-def test_a_page_of_images_that_expands_without_end_costs_its_rows(tmp_path, monkeypatch):
+def test_a_page_of_images_that_expands_without_end_costs_its_rows(tmp_path):
     """By its own header, before Arrow takes the memory; other row groups are read."""
-    monkeypatch.setattr(image_columns, "_MOST_PAGE_BYTES", 1 << 20)
     path = tmp_path / "a.parquet"
     images = [b"a", b"b", bytes(3 << 20), b"c", b"d"]
     pq.write_table(
@@ -311,8 +309,9 @@ def test_a_page_of_images_that_expands_without_end_costs_its_rows(tmp_path, monk
         compression="zstd",
         use_dictionary=False,
     )
-    assert contents(planned(path)) == [b"a", b"b", "too-large", "too-large", b"d"]
-    assert contents(planned(path), SourceLimits(max_expansion=1 << 20)) == images
+    small = SourceLimits(max_bytes=1 << 20)
+    assert contents(planned(path), small) == [b"a", b"b", "too-large", "too-large", b"d"]
+    assert contents(planned(path)) == images
 
 
 @pytest.mark.parametrize("column", ["bytes", "uri"])

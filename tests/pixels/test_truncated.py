@@ -6,6 +6,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,7 +158,20 @@ def test_data_that_expands_beyond_the_picture_takes_no_memory():
     chunk = len(packed).to_bytes(4, "big") + b"IDAT" + packed + b"none"
     tracemalloc.start()
     try:
-        whole_pixels.salvaged(whole[:start] + chunk)
+        whole_pixels.salvaged(whole[:start] + chunk, SIDE * SIDE)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_damaged_header_takes_no_memory():
+    """Its numbers are bounded before they are used, also where Pillow refuses it for its checksum."""
+    data = bytearray(saved("png"))
+    data[20:24] = (100_000).to_bytes(4, "big")  # the height
+    tracemalloc.start()
+    try:
+        for limits in (DecodeLimits(max_pixels=1 << 20), replace(LENIENT, max_pixels=1 << 20)):
+            assert rejection(bytes(data), limits) == ErrorCode.TRUNCATED
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
