@@ -126,9 +126,12 @@ def _pictures(images: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
     limits = inputs.SourceLimits()
     for image in images:
         if image == "-":
-            if sys.stdin.isatty():
+            if sys.stdin is None or sys.stdin.isatty():  # None: it is closed
                 raise UserInputError("IMAGES -: nothing is sent to standard input")
             yield image, sys.stdin.buffer.read(limits.max_bytes + 1)
+        elif Path(image).is_fifo():  # a shell's <(command)
+            with Path(image).open("rb") as pipe:
+                yield image, pipe.read(limits.max_bytes + 1)
         elif _is_glob(image):
             for batch in inputs.list_images([image], limits):
                 for uri in batch["uri"].to_pylist():

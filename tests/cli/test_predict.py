@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -74,6 +76,24 @@ def test_an_image_on_standard_input(folder, capsys, monkeypatch, content, code, 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
     assert main(["predict", "-"]) == code
     assert re.fullmatch(said + "\n", capsys.readouterr().out)
+
+
+def test_nothing_on_standard_input_is_one_line(capsys, monkeypatch):
+    """A shell may have closed it."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["predict", "-"]) == 2
+    error = capsys.readouterr().err
+    assert error == "catdog predict: IMAGES -: nothing is sent to standard input\n"
+
+
+def test_an_image_of_a_pipe(folder, tmp_path, capsys):
+    """What a shell makes of `<(command)`."""
+    os.mkfifo(tmp_path / "pipe")
+    picture = next(folder.rglob("*.jpg")).read_bytes()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pipe").write_bytes, picture)
+        assert main(["predict", str(tmp_path / "pipe")]) == 0
+    assert re.search(r"pipe: (cat|dog) [01]\.", capsys.readouterr().out)
 
 
 def test_a_glob_in_quotes(folder, capsys):
