@@ -1,4 +1,4 @@
-"""What can be asked for: one frozen class a command, its job's configuration and flags of its own.
+"""The commands: one frozen class each, with its job's configuration and its own flags.
 
 The docstrings are the help.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every command has.
+    """The flags of every command.
 
     Attributes:
         debug: Show the traceback of an internal error.
@@ -39,7 +39,7 @@ class Common:
 
 @dataclass(frozen=True, kw_only=True)
 class Summarised(Common):
-    """What every command has that ends with a summary.
+    """The flags of commands that end with a summary.
 
     Attributes:
         json: Print only the summary, as one JSON object.
@@ -50,7 +50,7 @@ class Summarised(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Logged(Summarised):
-    """What every command has that logs its events.
+    """The flags of commands that log their events.
 
     Attributes:
         log_file: Append one line per event to this local file: shards, counts, seconds, UTC times.

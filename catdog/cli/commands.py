@@ -120,7 +120,7 @@ def _predict(command: asked.Predict) -> int:
 
 
 def _pictures(images: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
-    """What each image is called, and what it is: a path, a URI, or the bytes on standard input."""
+    """The name of each image, and the image: a path, a URI, or the bytes on standard input."""
     from catdog import inputs
 
     limits = inputs.SourceLimits()
@@ -141,7 +141,7 @@ def _pictures(images: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
 
 
 def _is_glob(image: str) -> bool:
-    """Whether it stands for others: URLs and members of archives have such signs, names may have."""
+    """Whether it is a pattern: URLs and members of archives have such characters, too, and so may names."""
     from catdog import inputs
 
     plain = "::" in image or image.startswith(("http://", "https://"))
@@ -240,7 +240,7 @@ def _completion(command: asked.Completion) -> int:
 
 
 def _page(output: str, progress: terminal.Progress) -> ReportSummary | None:
-    """The page of finished results or of an evaluation; without it they are none the worse."""
+    """The page of finished results or of an evaluation; results count even without it."""
     from catdog import reporting
 
     try:
@@ -251,7 +251,7 @@ def _page(output: str, progress: terminal.Progress) -> ReportSummary | None:
 
 
 def _refuse_rejected(rejected: int, images: int, limit: float) -> None:
-    """Fail where more than the fraction `limit` was rejected; all that can be is done by then.
+    """Fail if more than the fraction `limit` was rejected; by then everything else is done.
 
     Raises:
         CatdogError: says so.
@@ -276,7 +276,7 @@ def _watched(
     job: Callable[[Config, terminal.Progress], Any],
     table: Callable[[Any], None],
 ) -> int:
-    """Run a job that ends well or raises, its progress on the terminal, and print what came out."""
+    """Run a job with its progress on the terminal, and print its result."""
     with terminal.progress(f"catdog-{type(command).__name__.lower()}") as progress:
         result = job(_plain(kind, command), progress)
     _show(command, result, table)
@@ -289,7 +289,7 @@ def _show(
     table: Callable[[Any], None],
     page: ReportSummary | None = None,
 ) -> None:
-    """Print what came out: one JSON object for scripts, else a table."""
+    """Print the result: one JSON object for scripts, else a table."""
     if command.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(result), ensure_ascii=True) + "\n")
     else:
@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(verb: str, error: BaseException, *, debug: bool) -> None:
-    """One line of why a command ends."""
+    """One line that says why a command ends."""
     if isinstance(error, CatdogError):
         terminal.error_line(verb, str(error))
     elif isinstance(error, OSError):
@@ -352,7 +352,7 @@ def _tell(verb: str, error: BaseException, *, debug: bool) -> None:
 
 
 def _tell_of_fault(verb: str, error: BaseException, *, debug: bool) -> None:
-    """One line of what nobody foresaw, with the input that was being read where that is known."""
+    """One line about an unforeseen error, with the input that was being read, if that is known."""
     log = getattr(error, "kept_in", None) or terminal.keep_traceback(
         error, terminal.log_file(f"catdog-{verb}".rstrip("-"))
     )
@@ -368,7 +368,7 @@ def _tell_of_fault(verb: str, error: BaseException, *, debug: bool) -> None:
 
 def _what_and_where(error: OSError) -> str:
     if said := full_disk(error):
-        # Libraries write most of what has no name here, and to the folder for temporary files.
+        # Errors without a name are mostly of libraries, which write to the folder for temporary files.
         place = error.filename or tempfile.gettempdir()
         return f"{place}: {said}; free some space, then run the same command again"
     reason = error.strerror or str(error) or repr(error)
@@ -400,7 +400,7 @@ def _places(command: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def _check_places(command: Any) -> None:
-    """Refuse what is no path or URI, and an output that no folder can be, before anything starts.
+    """Refuse bad paths and URIs, and an output that cannot be a folder, before anything starts.
 
     Raises:
         UserInputError: names the flag.
@@ -421,7 +421,7 @@ def _uri(flag: str, text: str) -> str:
     try:
         return storage.to_uri(text)
     except ValueError as error:
-        named = flag if "@" in text else f"{flag} {text}"  # a password is not for the screen
+        named = flag if "@" in text else f"{flag} {text}"  # a password must not be on the screen
         raise UserInputError(f"{named}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""What makes shells complete commands, flags, their values and file names."""
+"""Scripts that make shells complete commands, flags, their values and file names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ZSH_FILES = """\
 
 
 def script(shell: Literal["bash", "zsh", "fish"]) -> str:
-    """The script that a shell reads."""
+    """The script for a shell."""
     written = io.StringIO()
     with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
         parsing.call_parser(["--tyro-write-completion", shell, "-"])

@@ -1,4 +1,4 @@
-"""SIGTERM, with which Kubernetes, Slurm and `kill` ask a command to end."""
+"""SIGTERM, by which Kubernetes, Slurm and `kill` ask a command to end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ENDS_WITHIN_S = 15.0
 
 @contextlib.contextmanager
 def on_sigterm(message: str) -> Iterator[None]:
-    """Have SIGTERM end the process: with everything closed that it opened, one line, and 143.
+    """Make SIGTERM close everything that the process opened, print one line and exit with 143.
 
-    A shard or an epoch that is half done is dropped: nothing of it was written under its name.
+    A half-done shard or epoch is dropped: nothing of it was written under its name.
 
     Args:
         message: the line, on standard error.
@@ -60,7 +60,7 @@ def on_sigterm(message: str) -> Iterator[None]:
 
 
 def exit_code(error: BaseException) -> int:
-    """What a command exits with that ends by an exception."""
+    """The exit code of a command that ends by an exception."""
     if isinstance(error, UserInputError):
         return 2
     if isinstance(error, Terminated):
@@ -78,7 +78,7 @@ def is_missing_package(error: BaseException) -> bool:
 
 
 def how_to_go_on(verb: str) -> str:
-    """The line of a command that was asked to end."""
+    """The line that a command prints when it is asked to end."""
     again = {
         "train": "run the same command again: it continues from the last checkpoint",
         "submit": "the job itself continues, if it was submitted",

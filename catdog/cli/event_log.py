@@ -1,4 +1,4 @@
-"""The log of a job for machines: one event a line, in a file that the user names.
+"""A job's log for machines: one event per line, in a file that the user names.
 
 docs/log.schema.json describes the lines. They name no image, hold no pixels and no credentials.
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from catdog.cli.arguments import Logged
 
-_EVERY_S = 10.0  # of what comes many times a second
+_EVERY_S = 10.0  # for events that come many times a second
 
 
 class EventLog(Observer):
-    """Writes what happens in a job, an event a line.
+    """Writes a job's events, one per line.
 
     Args:
-        file: open for text; None for a log that nobody asked for.
+        file: open for text; None for no log.
         verb: the command.
         as_json: whether a line is a JSON object; else it is `time job event name=value ...`.
     """
@@ -46,7 +46,7 @@ class EventLog(Observer):
         self._last = -math.inf
 
     def event(self, event: str, **fields: Any) -> None:
-        """Write one event; what it names must be plain data."""
+        """Write one event; its fields must be plain data."""
         if self._file is None:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -133,7 +133,7 @@ def _written(value: Any) -> str:
 
 @contextlib.contextmanager
 def opened(command: Logged, verb: str) -> Iterator[EventLog]:
-    """The log that a command asked for: written to while the job runs, the end and why included.
+    """The log of a command: written while the job runs, including its end and the reason.
 
     Raises:
         UserInputError: the file cannot be written.
@@ -149,7 +149,7 @@ def opened(command: Logged, verb: str) -> Iterator[EventLog]:
             yield log
         except BaseException as error:
             code = ending.exit_code(error)
-            with contextlib.suppress(OSError):  # the error itself is told on the screen
+            with contextlib.suppress(OSError):  # the error itself is on the screen
                 log.ended(code, error)
                 if code == ending.FAULT:
                     error.__dict__["kept_in"] = command.log_file

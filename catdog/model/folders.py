@@ -2,7 +2,7 @@
 
     model.keras      the Keras model, float32, with its rescaling inside
     model.xml, .bin  the same network for OpenVINO, so that workers classify without TensorFlow;
-                     alone where `catdog package` made the folder
+                     the only copy if `catdog package` made the folder
     metadata.json    labels, preprocessing, training record, the files' digests; written last
 
 Everything that decides a score is in this folder and under one fingerprint, so classification has
@@ -46,7 +46,7 @@ _MAX_FILE_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a model folder says of itself.
+    """The metadata of a model folder.
 
     Attributes:
         labels: the classes in the order of the scores.
@@ -72,7 +72,7 @@ class ModelMetadata:
         """The fractions of its data that training kept for validation and for the test.
 
         Raises:
-            CatdogError: the model does not tell.
+            CatdogError: the model does not record them.
         """
         recipe = self.training.get("recipe")
         validation, test = (
@@ -94,7 +94,7 @@ class ModelMetadata:
             "preprocessing": self.preprocessing.to_json_dict(),
             "files": dict(sorted(self.files.items())),
         }
-        if self.multi_label:  # models from before there was such a thing keep theirs
+        if self.multi_label:  # older models, which had no such field, keep their fingerprint
             identity["multi_label"] = True
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -149,7 +149,7 @@ class Model:
 
     Attributes:
         uri: where it was read from.
-        metadata: what it says of itself.
+        metadata: the content of `metadata.json`.
         files: the content of each file by name, digests checked.
     """
 
@@ -158,7 +158,7 @@ class Model:
     files: Mapping[str, bytes]
 
     def keras_model(self) -> Any:
-        """The Keras model, loaded in safe mode. Import Keras through `tensorflow_runtime` first."""
+        """The Keras model, loaded in safe mode. Import Keras by `tensorflow_quirks` first."""
         import keras
 
         with scratch.temporary_folder() as folder:

@@ -1,4 +1,4 @@
-"""Which results to review, and where the page is."""
+"""The configuration and the result of a review."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReviewConfig:
 
 @dataclass(frozen=True)
 class ReviewSummary:
-    """What can be reviewed, and where.
+    """The results under review, and the page.
 
     Attributes:
         url: of the page. Whoever has it can see the pictures and change the labels.

@@ -1,7 +1,7 @@
 """The files that a review leaves: new labels as a table, marked images as a list.
 
-`catdog train --labels` takes the table, every command the list. They are written anew, whole, at each
-change, so that nothing is lost however the server ends; a later review goes on with them.
+`catdog train --labels` takes the table, and every command the list. Each change writes both files whole,
+so nothing is lost however the server ends; a later review continues with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Thumbnails when somebody looks: of what was asked for last, first."""
+"""Thumbnails on demand: the latest request comes first."""
 
 from __future__ import annotations
 

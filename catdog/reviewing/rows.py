@@ -49,7 +49,7 @@ _ORDERS = {
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for; -1 stands for any.
+    """A search; -1 stands for any.
 
     Attributes:
         name: part of the URI, in small letters.
@@ -59,7 +59,7 @@ class Query:
         high: probability that it is below, likewise.
         outcome: of the page's list: `wrong`, `error 3`, ...
         order: `plan`, `certain`, `doubtful` or `name`.
-        search: which search of which page this is: another one looks at the marks anew.
+        search: identifies the search of a page; another one reads the marks again.
     """
 
     name: str = ""
@@ -158,7 +158,7 @@ class Rows:
             "select distinct error from rows where error >= 0 order by 1"
         )
         self.codes = [code for (code,) in codes.fetchall()]
-        # From here on only what this class says is read: no file, no network.
+        # From here on the database reads no other file, and nothing from the network.
         self._database.execute("set enable_external_access = false; set lock_configuration = true")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The server of the page: on 127.0.0.1 only, for those only who have its URL."""
+"""The server of the page: on 127.0.0.1 only, and only for users with its URL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LABELS_FILE = "_labels.csv"
 """With an underscore: readers that take the results folder as a dataset skip such files."""
 _HOST = "127.0.0.1"
-_ENDS_WITHIN_S = 3  # what is asked at the end is still answered
+_ENDS_WITHIN_S = 3  # requests at the end are still answered
 _MAX_TOGETHER = 1_000  # rows
 _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
@@ -61,7 +61,7 @@ class Opened:
             self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
-        """Have `run` return, from another thread."""
+        """Make `run` return, from another thread."""
         self._server.should_exit = True
 
 
@@ -126,10 +126,10 @@ def _listening(port: int) -> socket.socket:
 
 
 class _Guard:
-    """Lets through what names this host and begins with the token.
+    """Lets requests through that name this host and begin with the token.
 
-    The token keeps other accounts of the machine and other pages of the browser out; the name keeps
-    out pages whose own host name was made to lead here.
+    The token keeps out other accounts of the machine and other pages of the browser. The host name
+    keeps out pages whose own host name was made to lead here.
     """
 
     def __init__(self, application: ASGIApp, host: str, token: str) -> None:
@@ -159,7 +159,7 @@ class _Guard:
 
 
 def _application(found: Findings, rows: Rows, labels: Labels, pictures: Thumbnails) -> Starlette:
-    """What is behind the guard: the page, its rows and pictures, and where it sends new labels."""
+    """The application behind the guard: the page, its rows and pictures, and the target of new labels."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response

@@ -1,9 +1,9 @@
-"""Sums over the training workers of one node, through memory that they share.
+"""Sums over the training workers of one node, through shared memory.
 
-TensorFlow's collective for CPUs sends everything through gRPC, also between two processes of one
-machine: 42 ms for the gradient of `article` (13.8 MB) and 2.5 ms for the statistics of one batch
-normalisation, where the sums themselves take a few and a tenth (measured; docs/decisions/010). Over
-several nodes, and on GPUs, TensorFlow's collectives are used.
+TensorFlow's collective for CPUs uses gRPC even between two processes of one machine: 42 ms for the
+gradient of `article` (13.8 MB), and 2.5 ms for the statistics of one batch normalisation (measured;
+docs/decisions/010). The sums themselves take a few milliseconds and a tenth of one. Over several nodes,
+and on GPUs, TensorFlow's collectives are used.
 
 One step: every worker writes its numbers into its slot; all wait for each other; every worker sums
 its share of the slots; all wait again; every worker reads the whole sum. Each share is summed in the
@@ -32,7 +32,7 @@ _ALIGNED = 16  # numbers: TensorFlow takes arrays that begin at a multiple of 64
 
 
 def possible() -> bool:
-    """Whether this system has what it takes (Linux)."""
+    """Whether this system can do it (Linux)."""
     return hasattr(os, "memfd_create")
 
 
@@ -45,15 +45,15 @@ class SharedMemoryAllReduce:
     """Sums float32 arrays over workers that are processes of one node.
 
     Every worker makes one and calls `sum` equally often with arrays of the same shapes. Worker 0
-    opens a socket that the others connect to; it carries the memory's descriptor at first, and then
-    a byte whenever workers wait for each other, so that a worker that dies is noticed at once.
+    opens a socket that the others connect to. It first carries the memory's descriptor, then one byte
+    whenever workers wait for each other, so the death of a worker is noticed at once.
 
     Args:
         worker: number of this one, from 0.
         workers: how many there are.
         capacity: most numbers that one `sum` takes, each array's rounded up to `_ALIGNED`.
         broadcast: gives every worker what worker 0 passes; each calls it once.
-        timeout_s: for how long a worker waits for another.
+        timeout_s: how long a worker waits for another one.
 
     Raises:
         OSError: the others cannot be reached.
@@ -89,7 +89,7 @@ class SharedMemoryAllReduce:
     def _admit(
         self, count: int, descriptor: int, broadcast: Callable[[Any], Any]
     ) -> list[socket.socket]:
-        # In a folder of this user's own: nobody else's process can connect.
+        # In a private folder of this user: no other user's process can connect.
         with (
             scratch.private_folder(longest=_LONGEST_PATH - len("/all-reduce")) as folder,
             socket.socket(socket.AF_UNIX) as listener,

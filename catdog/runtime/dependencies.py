@@ -19,7 +19,7 @@ _ALL = "all.lock"
 
 
 def runtime_env(job: str, *, tensorflow: bool) -> dict[str, Any]:
-    """What Ray is told: the lock within the job's working directory, each file by its hash.
+    """The runtime environment for Ray: the lock in the job's working directory, each file by its hash.
 
     `uv` on the node honours the node's own settings of a registry or mirror (`UV_INDEX_URL`).
 

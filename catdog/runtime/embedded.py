@@ -1,8 +1,8 @@
-"""The Ray cluster of a command without an address: starts with it, ends with it, is closed to others.
+"""The Ray cluster of a command without an address: starts and ends with it, closed to other users.
 
-Ray's own way leaves doors open to whoever else has an account on the machine: ports on all
-interfaces, folders in mode 0777, a token that outlives the job. Here everything lies in a folder
-that only this user can enter, and every port is on loopback and asks for a token.
+Ray's defaults are open to every account on the machine: ports on all interfaces, folders in mode
+0777, a token that outlives the job. Here everything lies in a folder that only this user can enter,
+and every port is on loopback and asks for a token.
 """
 
 from __future__ import annotations
@@ -36,15 +36,14 @@ _OBJECT_STORE_SHARE = 0.3
 _SMALLEST_OBJECT_STORE = 80 * 2**20
 # For logs and sockets, in the folder for temporary files.
 _LEAST_FREE_BYTES = 16 * 2**20
-# A process that was told to end has so long; they hold nothing that is worth more.
+# Seconds for a process that was told to end; it holds nothing worth more time.
 _PROCESSES_END_WITHIN_S = 3.0
 
 
 def expect_a_home() -> None:
-    """Name a home folder where this account has none: Ray Train cannot be imported without.
+    """Name a home folder if this account has none: Ray Train cannot be imported without one.
 
-    Nothing of ours is kept there, and the libraries do without theirs. An existing folder would be
-    taken for configuration, also where it is somebody else's.
+    Nothing is kept there. An existing folder would be read for configuration, even somebody else's.
     """
     try:
         Path.home()
@@ -53,7 +52,7 @@ def expect_a_home() -> None:
 
 
 def memory_ran_out() -> str:
-    """What to say where the kernel has ended processes of a local cluster for want of memory; or nothing."""
+    """A hint, if the kernel has killed processes of a local cluster because memory ran out; else nothing."""
     if not _kills_before or machine.memory_kills() <= _kills_before[-1]:
         return ""
     return (
@@ -66,15 +65,15 @@ _kills_before: list[int] = []  # one number for each cluster that runs: one, or 
 
 
 def spills_to() -> str:
-    """Where Ray writes what does not fit its object store, in words."""
+    """Words for the place where Ray writes objects that do not fit its object store."""
     return tempfile.gettempdir() if _kills_before else "the temporary folder of a node"
 
 
 @contextlib.contextmanager
 def cluster(minimum_cpus: int = 1, variables: dict[str, str] | None = None) -> Iterator[None]:
-    """A Ray cluster of this machine's own that this process is connected to, until the end.
+    """A local Ray cluster, with this process connected to it, until the end of the block.
 
-    At the end, however it comes, nothing is left of it: no process, folder, token or variable.
+    Whatever ends the block, nothing of the cluster is left: no process, folder, token or variable.
 
     Args:
         minimum_cpus: logical CPUs that it has at least; by default what this process may use.
@@ -178,7 +177,7 @@ def _environment(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _variables(values: dict[str, str | None]) -> Iterator[None]:
-    """These variables in the environment, or none of that name, until the end."""
+    """Set these variables in the environment, or unset those with None, until the end."""
     before = {name: os.environ.get(name) for name in values}
     _set_variables(values)
     try:
@@ -197,10 +196,10 @@ def _set_variables(values: dict[str, str | None]) -> None:
 
 @contextlib.contextmanager
 def _loopback_only() -> Iterator[None]:
-    """Have Ray take 127.0.0.1 as this node's address, as it does on macOS.
+    """Make Ray take 127.0.0.1 as this node's address, as it does on macOS.
 
-    It replaces that address by the network's where it is given one. Its servers bind to loopback
-    alone where it is the node's address, and to all interfaces elsewhere.
+    Elsewhere Ray replaces that address by the network's. Its servers bind to loopback only if that
+    is the node's address, and to all interfaces otherwise.
     """
     from ray._private import ray_constants
 

@@ -170,7 +170,7 @@ class Network:
 
         Args:
             step: takes a batch as tensors; gives the sums of losses and of right answers.
-            batches: what `batches.read` yields.
+            batches: as `reader.read` yields them.
             publish: told twice a second the steps done and the images a second of all workers.
         """
         sums = np.zeros(2)

@@ -79,10 +79,10 @@ class Lender:
     """An actor on each node with workers, for the blocks that they own and other nodes decoded.
 
     It copies blocks that another node decoded, and lends single pictures to other nodes: Ray itself
-    would move the whole block. Whatever is too much for the node's object store is on its disk; a
+    would move the whole block. Blocks that do not fit the node's object store lie on its disk; a
     second copy made by Ray would be dropped and fetched again in each epoch.
 
-    Where blocks are still to be decoded, it does so and keeps the latest.
+    Blocks that are not decoded yet it decodes, and keeps the latest.
 
     Args:
         shape: of a picture: height, width, 3; or the number of features.
