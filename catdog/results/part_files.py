@@ -59,6 +59,7 @@ SCHEMA = pa.schema(
     ]
 )
 _SOURCE_URI = "source_uri"
+_ALWAYS = frozenset(SCHEMA.names) - {_SOURCE_URI, "scores"}
 COLUMNS = frozenset([*SCHEMA.names, HAS_LABELS, TOP_LABELS, TOP_PROBABILITIES, EMBEDDING, DECODED])
 """Names of columns that results may have."""
 
@@ -274,16 +275,18 @@ def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> p
     The column `uri` is what opens, whatever the user called the image.
 
     Raises:
-        DamagedError: a page is damaged; the footer alone is looked at before.
+        DamagedError: a page is damaged, or a column is missing that all results have; the footer
+            alone is looked at before.
     """
     if columns is not None and "uri" in columns:
         columns = [*columns, _SOURCE_URI]
     name = plan.part_name(shard)
     wanted = list(columns) if columns is not None else None
     with plan.folder.open(name) as file, damage.named(f"{plan.output}/{name}"):
-        return _opened(
-            pq.ParquetFile(file, pre_buffer=False).read(columns=wanted, use_threads=False)
-        )
+        rows = pq.ParquetFile(file, pre_buffer=False).read(columns=wanted, use_threads=False)
+        if missing := _ALWAYS.intersection(wanted or _ALWAYS) - {*rows.column_names}:
+            raise ValueError(f"it has no column {min(missing)}")
+        return _opened(rows)
 
 
 def _opened(rows: pa.Table) -> pa.Table:

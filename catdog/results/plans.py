@@ -246,7 +246,7 @@ def open_plan_file(folder: Folder, name: str) -> pq.ParquetFile:
     """A file of entries, with all its bytes."""
     content = folder.read(f"{PLAN_FOLDER}/{name}")
     if content is None:
-        raise CatdogError(f"{folder.uri}/{PLAN_FOLDER}/{name} is gone: the plan is incomplete")
+        raise _gone(folder, name)
     with damage.named(f"{folder.uri}/{PLAN_FOLDER}/{name}"):
         return pq.ParquetFile(pa.BufferReader(content[0]))
 
@@ -254,10 +254,17 @@ def open_plan_file(folder: Folder, name: str) -> pq.ParquetFile:
 # The driver goes through all shards in their order.
 @functools.lru_cache(maxsize=8)
 def _digests(folder: Folder, name: str) -> list[str]:
-    with folder.open(f"{PLAN_FOLDER}/{name}") as file:
-        metadata = pq.read_metadata(file).metadata
+    try:
+        with folder.open(f"{PLAN_FOLDER}/{name}") as file:
+            metadata = pq.read_metadata(file).metadata
+    except FileNotFoundError:
+        raise _gone(folder, name) from None
     found: list[str] = json.loads(metadata[DIGESTS_KEY.encode()])
     return found
+
+
+def _gone(folder: Folder, name: str) -> CatdogError:
+    return CatdogError(f"{folder.uri}/{PLAN_FOLDER}/{name} is gone: the plan is incomplete")
 
 
 def file_name(token: str, number: int) -> str:

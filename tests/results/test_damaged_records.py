@@ -11,7 +11,7 @@ import pytest
 
 from catdog.errors import CatdogError
 from catdog.inputs import PLAN_SCHEMA
-from catdog.results import ledger, plans
+from catdog.results import damage, ledger, part_files, plans
 from tests.ledgers import write_plan
 
 
@@ -95,3 +95,24 @@ def test_a_summary_of_a_generation_that_nobody_planned(plan, generation):
     path.write_text(json.dumps(summary | {"generation": generation}))
     with pytest.raises(CatdogError, match="is damaged"):
         ledger.read_summary(plan)
+
+
+def test_entries_that_are_gone(plan):
+    """A line that says so, also where only their digests are asked for."""
+    number, group = 1, 0
+    name, _ = plan.generations[number - 1].file_of(group)
+    Path(plan.output.removeprefix("file://"), plans.PLAN_FOLDER, name).unlink()
+    for ask in (plan.uris_digest, plan.read_shard):
+        with pytest.raises(CatdogError, match=f"{name} is gone: the plan is incomplete"):
+            ask(0)
+
+
+@pytest.mark.parametrize("columns", [None, ["format"], ["uri", "size"]])
+def test_results_without_a_column_that_all_have(plan, columns):
+    """They are damaged, whoever asks for it; of other columns nothing is said."""
+    rows = pa.table({"uri": ["a"], "label": ["cat"]})
+    path = Path(plan.output.removeprefix("file://"), plan.part_name(0))
+    pq.write_table(rows, path)
+    with pytest.raises(damage.DamagedError, match=f"{path.name} is damaged.* has no column"):
+        part_files.read_part(plan, 0, columns)
+    assert part_files.read_part(plan, 0, ["uri", "scores"])["uri"].to_pylist() == ["a"]
