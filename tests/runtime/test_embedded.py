@@ -277,7 +277,7 @@ def test_classifying_on_one_cpu_of_many(tmp_path, drawings, start):
     check_closed(processes)
     line = job.terminate()
     assert line.startswith(
-        "catdog classify: stopped by SIGTERM; run the same command again: it goes"
+        "catdog classify: stopped by SIGTERM; run the same command again: it continues"
     )
     check_gone(processes, [place])
 

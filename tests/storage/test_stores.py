@@ -132,7 +132,7 @@ def test_a_public_bucket_is_read_without_credentials(profiles, other_server, mon
     job = Job((f"s3://{BUCKET}/public",), None)
     if way != "profile":
         monkeypatch.setenv("AWS_ENDPOINT_URL", other_server.endpoint)
-    with pytest.raises(UserInputError, match=r"--no-sign-request or AWS_NO_SIGN_REQUEST=YES"):
+    with pytest.raises(UserInputError, match=r"--no-sign-request or set AWS_NO_SIGN_REQUEST=YES"):
         list(list_images(job.images, SourceLimits()))
     chosen = Stores()
     if way == "environment":
