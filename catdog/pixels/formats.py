@@ -183,6 +183,8 @@ def unidentified(data: bytes, reasons: list[str]) -> ImageRejected:
         said = next((r.removeprefix(prefix) for r in reasons if r.startswith(prefix)), "")
         if said in ("", "not identified by this driver"):  # Pillow's words for any short header
             said = "its header cannot be read"
+        if known == "TIFF" and said.isdigit():  # the number of its compression, and no more
+            return _meaning(f"compression {said}", known, unsupported=True)
         return _meaning(said, str(known))
     if known == "camera raw":
         return tiff.camera_raw()

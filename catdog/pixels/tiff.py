@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT, _STRIP_OFFSETS, _STRIP_ROWS = 256, 257, 273, 278
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 322, 323, 324
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _MAX_VALUE = 254, 258, 259, 262, 266, 281
+_COLOURS = 320
 _PLANAR, _SUB_IFDS, _INK_SET, _EXTRA, _SAMPLE_FORMAT, _DNG_VERSION = 284, 330, 332, 338, 339, 50706
 _SUBSAMPLING, _CFA, _LINEAR_RAW = 530, 32803, 34892
 
@@ -84,6 +85,8 @@ def _refuse_misread(tags: Mapping[int, Any], channels: int) -> None:
     photometric = _first(tags, _PHOTOMETRIC, 0)
     if channels > 1 and bits > 8 and _first(tags, _PLANAR, 1) == 2:
         raise _unsupported(f"{bits} bits a channel in separate planes")
+    if photometric == 3 and max(_numbers(tags, _COLOURS, 0xFFFF)) < 256:
+        raise _unsupported("a palette of 8 bits in place of 16")  # it would be black
     if photometric == 5 and _first(tags, _INK_SET, 1) != 1:
         raise _unsupported("inks other than cyan, magenta, yellow and black")
     if bits == 12 and packed:

@@ -102,6 +102,44 @@ def test_tiff(kind, photometric):
         assert outcomes.count("same") >= len(outcomes) // 4
 
 
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "f4"])
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "lzma"])
+def test_tiff_of_differences(kind, compression):
+    """Numbers stored as differences, those of floats byte by byte (predictors 2 and 3)."""
+    values = odd_images.truth()[:, :, 0] / 255
+    if kind[0] == "u":
+        values = np.rint(values * np.iinfo(kind).max)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values.astype(kind), predictor=True, compression=compression)
+    close(stream.getvalue(), meant(stream.getvalue(), "minisblack"))
+
+
+@pytest.mark.parametrize("compression", ["jpegxl", "jpeg2000", "jpegxr", "png", "lerc"])
+def test_tiff_of_other_compressions_is_refused(compression):
+    """Those that libtiff does not decode are unsupported, not damaged."""
+    stream = io.BytesIO()
+    tifffile.imwrite(
+        stream, odd_images.truth().astype("u1"), photometric="rgb", compression=compression
+    )
+    with pytest.raises(ImageRejected) as rejected:
+        decode(stream.getvalue(), SAME, LIMITS)
+    assert rejected.value.code == ErrorCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("most", [255, 0xFFFF])
+def test_tiff_of_a_palette_of_8_bits_is_refused(most):
+    """Old writers leave the colours' low byte alone, which reads as black."""
+    stream = io.BytesIO()
+    indices = odd_images.truth()[:, :, 0].astype("u1")
+    ramp = np.linspace(0, most, 256).astype("u2")
+    tifffile.imwrite(stream, indices, photometric="palette", colormap=np.stack([ramp, ramp, ramp]))
+    if most == 255:
+        with pytest.raises(ImageRejected, match="palette of 8 bits"):
+            decode(stream.getvalue(), SAME, LIMITS)
+    else:
+        close(stream.getvalue(), indices)
+
+
 def saved(mode: str, format_: str, **options: object) -> bytes:
     return odd_images.encoded(format_, mode, **options)
 
