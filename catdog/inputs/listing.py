@@ -64,6 +64,7 @@ from catdog.inputs.names import (
     ARCHIVES,
     LISTS,
     OTHER_ARCHIVES,
+    OTHER_TABLES,
     TABLES,
     WINDOWS_HINT,
     is_windows_path,
@@ -325,6 +326,8 @@ class _Opener:
         lower = uri.lower()
         if lower.endswith(OTHER_ARCHIVES):
             raise ValueError("archives are .tar, .tar.gz, .tgz or .zip")
+        if lower.endswith(OTHER_TABLES):
+            raise ValueError("lists and tables as text may be compressed with gzip, others not")
         if lower.endswith((*ARCHIVES, *TABLES)):
             storage.read_range(uri, 0, 1)  # may it be read?
         if lower.endswith(tuple(ARCHIVES)):

@@ -10,6 +10,7 @@ from catdog import storage
 
 _TEXT = "txt md rst json jsonl ndjson csv tsv xml yaml yml toml ini cfg log lst cls url"
 _DATA = "parquet arrow feather npy npz pkl pickle h5 hdf5 mat db sqlite tfrecord idx bib gz"
+_DATA += " bz2 xz zst lz4 lzma"
 _CODE = "py pyc ipynb sh js css html htm c h cpp java go rs sql"
 _MODELS = "pt pth ckpt keras onnx safetensors tflite"
 _DOCUMENTS = "pdf doc docx xls xlsx ppt pptx odt ods rtf"
@@ -44,13 +45,22 @@ _SET_ASIDE = re.compile(
     rf"(?:^|/)(?:(?P<hidden>\.(?!\.?(?:/|$)))|(?:{_SYSTEM_FOLDERS})(?=/))", re.IGNORECASE
 )
 ARCHIVES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
-OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
+_COMPRESSED = (".bz2", ".xz", ".zst", ".lz4", ".lzma", ".z")
+OTHER_ARCHIVES = (
+    *(".tbz", ".tbz2", ".txz", ".tzst", ".taz", ".tlz", ".7z", ".rar"),
+    *(f".tar{end}" for end in _COMPRESSED),
+)
 ALL_ARCHIVES = (*ARCHIVES, *OTHER_ARCHIVES)
 LISTS = (".txt", ".txt.gz")
 TEXT_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 JSON_TABLES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 TABLES = (*LISTS, *TEXT_TABLES, *JSON_TABLES, ".parquet")
 """Ends of the names of lists and tables."""
+OTHER_TABLES = (
+    *(name + end for name in TABLES for end in _COMPRESSED if not name.endswith(".gz")),
+    ".parquet.gz",
+)
+"""Ends of the names of those that are compressed otherwise than as they are read."""
 
 WINDOWS_HINT = (
     r"It looks like a path of Windows: write / in place of \, and drives as they are mounted"

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from catdog import storage
+from catdog.errors import UserInputError
 from catdog.inputs import archives
 
 if TYPE_CHECKING:
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 
 MAX_LINE = 64 << 10
 """Letters; what is longer is no line."""
+# What files named as text are in truth.
+_OTHERS = (
+    (b"BZh", "compressed with bzip2; of the compressions gzip alone is read"),
+    (b"\xfd7zXZ", "compressed with xz; of the compressions gzip alone is read"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; of the compressions gzip alone is read"),
+    (b"PK\3\4", "a zip or a workbook of Excel: save it as CSV"),
+    (b"PAR1", "a Parquet table: name it .parquet"),
+    (b"\xff\xd8\xff", "a JPEG"),
+    (b"\x89PNG", "a PNG"),
+)
 SPACE = " \t\r\n\ufeff"
 """Characters around a value that do not count."""
 
@@ -39,6 +50,7 @@ class Lines:
         newline: as for `io.TextIOWrapper`.
 
     Raises:
+        UserInputError: it is a file of another kind.
         ImageRejected, UnicodeError: while going through them: the file is damaged from there on.
     """
 
@@ -49,11 +61,17 @@ class Lines:
         """Whether one more was asked for than there are."""
         binary = _decompressed(uri, limits)
         try:
+            _refuse_others(uri, binary)
             encoding = _encoding(binary)
         except BaseException:
             binary.close()
             raise
         errors = "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"
+        # Old programs of the Mac end lines so; elsewhere it may be a letter of a name.
+        head = binary.peek(1)
+        if b"\r" in head and b"\n" not in head:
+            newline = ""
+        self._ends = ("\n", "\r") if newline == "" else "\n"
         self._text = io.TextIOWrapper(binary, encoding, errors=errors, newline=newline)
 
     def close(self) -> None:
@@ -69,11 +87,18 @@ class Lines:
             self.ended = True
             raise StopIteration
         self.number += 1
-        if len(line) < MAX_LINE or line.endswith("\n"):
+        if len(line) < MAX_LINE or line.endswith(self._ends):
             return line
-        while (rest := self._text.readline(MAX_LINE)) and not rest.endswith("\n"):
+        while (rest := self._text.readline(MAX_LINE)) and not rest.endswith(self._ends):
             pass
         return None
+
+
+def _refuse_others(uri: str, binary: io.BufferedReader) -> None:
+    head = binary.peek(8)
+    for magic, what in _OTHERS:
+        if head.startswith(magic):
+            raise UserInputError(f"{uri}: it is not text, but {what}")
 
 
 def _encoding(binary: io.BufferedReader) -> str:

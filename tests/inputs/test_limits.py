@@ -333,3 +333,11 @@ def test_a_page_that_is_nowhere():
     """Where a footer leads outside of its file, nothing is read."""
     with pytest.raises(parquet_footer.DamagedError):
         next(parquet_footer.pages(io.BytesIO(b"PAR1"), 1 << 40, 2 << 40))
+
+
+def test_a_line_too_long_of_old_line_ends_costs_its_row(tmp_path):
+    """And not those behind it."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"uri\r0.jpg\r" + b"x" * 200_000 + b"\r1.jpg\r")
+    rows = planned(path).to_pylist()
+    assert [row["error"] for row in rows] == [None, "unreadable", None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import re
 import tarfile
@@ -220,6 +222,21 @@ CASES = [
         ("a.zip",),
         {"ò\\/â\\.jpg": "ò\\", "x/y.jpg": "x"},
     ),
+    *(
+        Case(
+            "`.tar.bz2`, `.tar.xz`, `.tar.zst`, `.7z`, `.rar` and the like",
+            {name: b"x"},
+            (name,),
+            refused="archives are .tar, .tar.gz, .tgz or .zip",
+        )
+        for name in ("a.tar.bz2", "a.tbz", "a.txz", "a.TZST", "a.tar.lz4", "a.7z", "a.rar")
+    ),
+    Case(
+        "`.tar.bz2`, `.tar.xz`, `.tar.zst`, `.7z`, `.rar` and the like",
+        {"cat/a.7z": b"x", "dog.zip": packed("zip", "a.tar.zst")},
+        ("",),
+        {"cat/a.7z": "unsupported", "a.tar.zst": "unsupported"},
+    ),
     Case("a list: `.txt`", *two("l.txt", b"cat/0.jpg\ndog/1.jpg\n"), BOTH),
     *(
         Case("a table: `.csv`, `.tsv`, `.jsonl` (`.ndjson`), `.parquet`", *two(name, data), BOTH)
@@ -398,6 +415,31 @@ CASES = [
         {"t.parquet": expanding()},
         ("t.parquet",),
         {"0": None, "1": "too-large"},
+    ),
+    *(
+        Case("lines that end in `\\r` alone", *two(name, data), BOTH)
+        for name, data in {
+            "l.txt": b"cat/0.jpg\rdog/1.jpg\r",
+            "t.csv": CSV.replace("\n", "\r").encode(),
+            "t.jsonl": b'{"uri": "cat/0.jpg"}\r{"uri": "dog/1.jpg"}\r',
+        }.items()
+    ),
+    *(
+        Case(
+            "a list or table compressed with bzip2, xz or zstd, an Excel workbook or a picture named "
+            "`.csv`",
+            *two(name, data),
+            refused=said,
+        )
+        for name, data, said in [
+            ("t.csv.bz2", b"x", "compressed with gzip, others not"),
+            ("t.parquet.gz", b"x", "compressed with gzip, others not"),
+            ("t.csv", bz2.compress(CSV.encode()), "compressed with bzip2"),
+            ("t.jsonl", lzma.compress(b"{}"), "compressed with xz"),
+            ("t.tsv", packed("zip", "xl/workbook.xml"), "Excel"),
+            ("l.txt", b"\xff\xd8\xff\xe0" + JPEG, "a JPEG"),
+            ("t.csv.gz", gzip.compress(b"PAR1"), "name it .parquet"),
+        ]
     ),
     Case(
         "a truncated text or gzip file",
