@@ -284,7 +284,9 @@ def print_predicted(
             text += f", {label} {probability:.4f}"
         if answer.labels is not None:
             text += f" ({'; '.join(answer.labels) or 'no label'})"
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    # One line, whatever a file is called; ASCII of JSON has none of these.
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    sys.stdout.write(text + "\n")
 
 
 def print_finding(finding: Finding, *, as_json: bool) -> None:

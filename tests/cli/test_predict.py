@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import catdog
-from catdog.cli import main
+from catdog.cli import main, summaries
 from catdog.demo import archives
+from catdog.prediction import Prediction
 from tests.storage.servers import Answering, serving
 
 
@@ -164,3 +165,19 @@ def test_neither_ray_nor_tensorflow_is_loaded(folder):
         "assert not {'ray', 'tensorflow', 'keras'} & set(sys.modules)\nsys.exit(code)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb.jpg", r"a\nb.jpg"),
+        ("\x1b[2Jred.jpg", r"\x1b[2Jred.jpg"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("\udcff.jpg", r"\udcff.jpg"),
+        ("große Katze.jpg", "große Katze.jpg"),
+    ],
+)
+def test_a_line_an_image_whatever_it_is_called(capsys, name, shown):
+    """A file's name neither steers the terminal nor ends the line."""
+    summaries.print_predicted(name, Prediction("cat", 0.5, (0.5,)), None, as_json=False)
+    assert capsys.readouterr().out == f"{shown}: cat 0.5000\n"
