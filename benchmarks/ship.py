@@ -18,31 +18,36 @@ from catdog.runtime import tensorflow_quirks
 MAX_BYTES = 10_000_000
 
 
-def main(run: str) -> None:
-    """Round, export, save; refuses what is too large."""
-    tensorflow_quirks.import_keras(2)
+def halved(files: dict[str, bytes]) -> dict[str, bytes]:
+    """OpenVINO's of these files of a model, with numbers of 16 bits."""
     import openvino
 
-    model = folders.load(run)
-    network = model.keras_model()
-    network.set_weights([w.astype(np.float16).astype(np.float32) for w in network.get_weights()])
-    files = folders.export(network)
     xml, binary = folders.OPENVINO_FILES
     with tempfile.TemporaryDirectory() as folder:
-        for name in folders.OPENVINO_FILES:
+        for name in (xml, binary):
             (Path(folder) / name).write_bytes(files[name])
         half = Path(folder) / "half.xml"
         openvino.save_model(
             openvino.Core().read_model(Path(folder) / xml), half, compress_to_fp16=True
         )
-        files[xml], files[binary] = half.read_bytes(), half.with_suffix(".bin").read_bytes()
+        return {xml: half.read_bytes(), binary: half.with_suffix(".bin").read_bytes()}
+
+
+def main(run: str) -> None:
+    """Round, export, save; refuses what is too large."""
+    tensorflow_quirks.import_keras(2)
+    model = folders.load(run)
+    network = model.keras_model()
+    network.set_weights([w.astype(np.float16).astype(np.float32) for w in network.get_weights()])
+    files = folders.export(network)
+    files |= halved(files)
     if (size := sum(map(len, files.values()))) > MAX_BYTES:
         raise SystemExit(f"{run}: {size:,} bytes, more than {MAX_BYTES:,}")
     training = dict(model.metadata.training)
     # Where the photos lay on the machine that trained is nobody's business.
     training["recipe"] = training["recipe"] | {"images": ["photos"]}
     metadata = folders.save(
-        folders.SHIPPED_FOLDER.as_uri(),
+        (folders.WEIGHTS_FOLDER / folders.SHIPPED).as_uri(),
         files,
         labels=model.metadata.labels,
         preprocessing=model.metadata.preprocessing,

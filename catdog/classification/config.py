@@ -25,8 +25,8 @@ class ClassifyConfig:
         images: Images, folders, globs, archives (.tar, .tar.gz, .zip), lists (.txt), tables
             (.parquet, .csv, .tsv, .jsonl); local or S3.
         output: Folder for the results; local, S3, Google Cloud Storage or Azure.
-        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` comes with
-            the package.
+        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` and
+            `cats-and-dogs-large` come with the package.
         workers: Classifying workers. (default: one per GPU of the cluster, else one per CPU)
         batch_size: Images per forward pass. Small batches stay in the CPU cache.
         precision: Number format of the arithmetic. `auto` is bfloat16 on CPUs with hardware for it,

@@ -384,8 +384,11 @@ _PAGES = (
     asked.Similar,
     asked.Leaks,
 )  # whose output is a file
-_SHIPPED = (folders.SHIPPED,)
-_NAMES = {"model": _SHIPPED, "teacher": _SHIPPED, "weights": ("imagenet", "none")}
+_NAMES = {
+    "model": folders.SHIPPED_MODELS,
+    "teacher": folders.SHIPPED_MODELS,
+    "weights": ("imagenet", "none"),
+}
 
 
 def _places(command: Any) -> Iterator[tuple[str, str, str]]:

@@ -85,8 +85,8 @@ class ExportConfig:
     """Which model to write for which runtime.
 
     Attributes:
-        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` comes with
-            the package.
+        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` and
+            `cats-and-dogs-large` come with the package.
         format: `onnx`, `openvino`, `tflite` or `saved-model`. The exported model takes uint8 RGB
             pixels (n, height, width, 3) and returns the probability of each class, or of the second
             of two.

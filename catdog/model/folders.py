@@ -37,8 +37,9 @@ KERAS_FILE = "model.keras"
 OPENVINO_FILES = ("model.xml", "model.bin")
 METADATA_FILE = "metadata.json"
 RUN_SUBFOLDER = "model"  # where a training run's folder holds its model
-SHIPPED = "cats-and-dogs"  # the name of the model that comes with the package
-SHIPPED_FOLDER = Path(__file__).parents[1] / "weights" / SHIPPED
+SHIPPED = "cats-and-dogs"  # the name of the model that is taken where none is named
+SHIPPED_MODELS = (SHIPPED, "cats-and-dogs-large")  # those that come with the package
+WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"  # with a folder for each of them
 MULTI_LABEL_THRESHOLD = 0.5  # of several classes an image has those with at least this probability
 _SHARED_OBJECT = re.compile(rb'("shared_object_id": )(\d+)')
 _MAX_FILE_BYTES = 8 * 2**30
@@ -219,7 +220,7 @@ def is_registered(model: str) -> bool:
 
 
 def load(path_or_uri: str) -> Model:
-    """Read and verify a model folder: itself, of a training run, of MLflow's registry, or `SHIPPED`.
+    """Read and verify a model folder: itself, of a training run, of MLflow's registry, or shipped.
 
     Neither Keras nor TensorFlow is imported.
 
@@ -233,7 +234,8 @@ def load(path_or_uri: str) -> Model:
     if is_registered(path_or_uri):
         with registry.fetched(path_or_uri) as folder:
             return dataclasses.replace(load(folder), uri=path_or_uri)
-    uri = storage.to_uri(str(SHIPPED_FOLDER) if path_or_uri == SHIPPED else path_or_uri)
+    shipped = path_or_uri in SHIPPED_MODELS
+    uri = storage.to_uri(str(WEIGHTS_FOLDER / path_or_uri) if shipped else path_or_uri)
     if storage.exists(storage.join(uri, RUN_SUBFOLDER, METADATA_FILE)):
         uri = storage.join(uri, RUN_SUBFOLDER)
     metadata_uri = storage.join(uri, METADATA_FILE)

@@ -85,7 +85,7 @@ def _refuse_misread(tags: Mapping[int, Any], channels: int) -> None:
     photometric = _first(tags, _PHOTOMETRIC, 0)
     if channels > 1 and bits > 8 and _first(tags, _PLANAR, 1) == 2:
         raise _unsupported(f"{bits} bits a channel in separate planes")
-    if photometric == 3 and max(_numbers(tags, _COLOURS, 0xFFFF)) < 256:
+    if photometric == 3 and 0 < max(_numbers(tags, _COLOURS, 0xFFFF)) < 256:
         raise _unsupported("a palette of 8 bits in place of 16")  # it would be black
     if photometric == 5 and _first(tags, _INK_SET, 1) != 1:
         raise _unsupported("inks other than cyan, magenta, yellow and black")

@@ -19,8 +19,8 @@ class PredictConfig:
     Attributes:
         images: Image files, URIs of images, globs, or members of archives as results name them; `-` is
             one image on standard input.
-        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` comes with
-            the package.
+        model: A training run's folder or a model folder, local or S3. `cats-and-dogs` and
+            `cats-and-dogs-large` come with the package.
         precision: Number format of the arithmetic. `auto` is bfloat16 on CPUs with hardware for it,
             float32 elsewhere.
         engine: Library that runs the network. `auto` is OpenVINO.

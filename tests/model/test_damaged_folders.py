@@ -17,8 +17,8 @@ def folder(tmp_path):
     """A copy of the model that comes with the package, without the files that are not looked at."""
     names = [folders.METADATA_FILE, folders.KERAS_FILE, *folders.OPENVINO_FILES]
     for name in names:
-        if (folders.SHIPPED_FOLDER / name).exists():
-            shutil.copy(folders.SHIPPED_FOLDER / name, tmp_path / name)
+        if (folders.WEIGHTS_FOLDER / folders.SHIPPED / name).exists():
+            shutil.copy(folders.WEIGHTS_FOLDER / folders.SHIPPED / name, tmp_path / name)
     return tmp_path
 
 

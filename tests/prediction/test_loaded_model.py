@@ -127,3 +127,14 @@ def test_neither_ray_nor_tensorflow_is_loaded(photos):
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() in ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", folders.SHIPPED_MODELS)
+def test_models_that_ship(name, photos):
+    """They are found by name, are 10 MB at most, and have an answer for each picture."""
+    files = [path for path in (folders.WEIGHTS_FOLDER / name).iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10_000_000
+    answers = prediction.load(name).predict(photos)
+    assert {answer.label for answer in answers} <= {"cat", "dog"}
+    assert sum(answer.label in str(path) for answer, path in zip(answers, photos, strict=True)) > 6
+    assert all(answer.error is None and len(answer.scores) == 2 for answer in answers)
