@@ -161,7 +161,12 @@ class Reader:
         if ">" in words:
             words, target = words[: words.index(">")], words[words.index(">") + 1]
         output = io.StringIO()
-        with contextlib.redirect_stdout(output):
+        with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+            if "<" in words:
+                words, source = words[: words.index("<")], words[words.index("<") + 1]
+                file = stack.enter_context(Path(source).open("rb"))
+                patch.setattr(sys, "stdin", stack.enter_context(io.TextIOWrapper(file)))
+            stack.enter_context(contextlib.redirect_stdout(output))
             assert cli.main(words) == 0, f"catdog {shlex.join(words)}"
         if target:
             Path(target).expanduser().write_text(output.getvalue())

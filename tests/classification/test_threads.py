@@ -41,4 +41,6 @@ def test_no_thread_outlives_its_job(drawings, tiny_model, tmp_path, end):
     """Neither of a job that is done, nor of one whose consumer stops half-way."""
     command = [sys.executable, "-c", PROGRAM, str(drawings), tiny_model, str(tmp_path / end)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.stdout.split() == ["interrupted"] * (end == "stopped") + ["[]"], done.stderr
+    # Ray's own lines may come before: that a task has ended with its worker, for one.
+    said = [line for line in done.stdout.splitlines() if "(raylet)" not in line]
+    assert said == ["interrupted"] * (end == "stopped") + ["[]"], done.stderr
