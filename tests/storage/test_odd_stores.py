@@ -118,6 +118,7 @@ def test_a_key_that_is_named_twice_is_one_image(odd_store):
     assert names == ["1.jpg", "2.jpg", "3.jpg"]
 
 
+@pytest.mark.slow
 def test_keys_with_empty_segments_are_names_like_others(odd_store):
     """Slashes at the beginning, in a row, or behind a folder of that name."""
     keys = ["x//1.jpg", "x///2.jpg", "x/a//3.jpg", "x/a/3.jpg"]
