@@ -88,7 +88,6 @@ def test_a_users_own_column_of_labels(config, folder, several_model, tmp_path):
     assert examine(ReportConfig(results=plain.output), Observer()).reader.tally.several
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
 def test_kills_between_write_and_commit(config, tmp_path):
     """Killed at each step of the ledger, the same command goes on, and the rows are the same."""

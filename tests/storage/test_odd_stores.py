@@ -103,6 +103,7 @@ LAST = PAGE.replace("true", "false").replace(
 )
 
 
+@pytest.mark.slow
 def test_a_key_that_is_named_twice_is_one_image(odd_store):
     """Within a page, and where a page begins with the last key of the one before."""
     pages = {

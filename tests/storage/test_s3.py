@@ -188,6 +188,7 @@ def test_hidden_keys_and_folder_markers(s3):
     assert planned(s3)["name"].to_pylist() == ["cat/1.jpg"]
 
 
+@pytest.mark.slow
 def test_listing_over_several_pages(s3, monkeypatch):
     """More objects than a page holds are found, in folders and flat, once each."""
     monkeypatch.setattr(storage, "PAGE_KEYS", 20)
