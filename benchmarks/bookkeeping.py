@@ -65,6 +65,9 @@ CONTENDERS = {
     "catdog": "catdog, article, bfloat16",
     "catdog float32": "catdog, article, float32",
     "tf.data + predict": "tf.data + `model.predict`, article, float32",
+    "tf.data, shipped model": "tf.data + `model.predict`, the model that ships, float32",
+    "daft, shipped model": "Daft, the model that ships, float32",
+    "ray read_images, shipped model": "Ray Data `read_images`, the model that ships, float32",
     "daft": "Daft, article, float32",
     "ray read_images": "Ray Data `read_images`, article, float32",
 }

@@ -1,4 +1,4 @@
-"""Where and when something was measured: what stands beside each figure."""
+"""Where and when something was measured, what stands beside each figure; and what a process cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 
 def circumstances() -> dict[str, str]:
@@ -17,7 +18,20 @@ def circumstances() -> dict[str, str]:
     )
     cpus = len(os.sched_getaffinity(0))
     return {
-        "machine": f"{platform.machine()}, {cpus} CPUs, Python {platform.python_version()}",
+        "machine": f"{_cpu()} ({platform.machine()}), {cpus} CPUs, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": done.stdout.strip() or "unknown",
     }
+
+
+def _cpu() -> str:
+    """Its name, since ratios depend on it; without commas."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return names[0].replace(",", "").strip() if names else "CPU"
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of processors, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.here import circumstances
+from benchmarks.here import circumstances, cpu_seconds
 
 BUCKET = "stores"
 OBJECT_BYTES = 23_000  # a photo of the benchmark's collection
@@ -197,14 +197,14 @@ def _in_process(
 ) -> dict[str, float]:
     """One client, one task, in a process that does nothing else."""
     queue: Any = multiprocessing.get_context("spawn").SimpleQueue()
-    before = _cpu_seconds(server._process.pid)  # noqa: SLF001 - the tests' own fixture
+    before = cpu_seconds(server.pid)
     process = multiprocessing.get_context("spawn").Process(
         target=_run, args=(client, task, count, in_flight, server.endpoint, queue)
     )
     process.start()
     seconds, cpu = queue.get()
     process.join()
-    served = _cpu_seconds(server._process.pid) - before  # noqa: SLF001
+    served = cpu_seconds(server.pid) - before
     return {
         "per_s": count / seconds,
         "client_cpu_s_per_1000": 1000 * cpu / count,
@@ -266,11 +266,6 @@ def _theirs(task: str, endpoint: str) -> Any:
 
 
 _CLIENTS = {"s3fs": _s3fs, "catdog.storage": _ours, "obstore": _theirs}
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

@@ -39,41 +39,68 @@ def speed(found: dict[str, Any]) -> str:
             "" if ratio is None else each((told[ratio] for told in ratios), ".2f"),
         ]
 
+    titles = {
+        "tf.data": "tf.data + `model.predict`",
+        "ray read_images": "Ray Data `read_images`",
+        "daft": "Daft",
+    }
     table = _table(
         ["", "seconds, whole job", "images/s, steady", "catdog takes, of its time"],
         [
             row("catdog, the model that ships", "catdog, shipped model"),
-            row("catdog, the article's CNN (bfloat16, chosen for the CPU)", "catdog"),
-            row("the same in float32", "catdog float32"),
-            row(
-                "tf.data + `model.predict`, the article's CNN",
-                "tf.data + predict",
-                "whole: catdog / tf.data",
+            *(
+                row(
+                    f"{title}, that model",
+                    f"{peer}, shipped model",
+                    f"whole, shipped model: catdog / {peer}",
+                )
+                for peer, title in titles.items()
             ),
+            row("catdog, the article's CNN (bfloat16, chosen for the CPU)", "catdog"),
+            row("catdog, that CNN in float32", "catdog float32"),
+            row(f"{titles['tf.data']}, that CNN", "tf.data + predict", "whole: catdog / tf.data"),
             row(
-                "Ray Data `read_images`, as documented",
+                f"{titles['ray read_images']}, that CNN",
                 "ray read_images",
                 "whole: catdog / ray read_images",
             ),
-            row("Daft", "daft", "whole: catdog / daft"),
+            row(f"{titles['daft']}, that CNN", "daft", "whole: catdog / daft"),
         ],
     )
     limits = " and ".join(f"{told['bare']['images_per_s']:,.0f}" for told in rounds)
-    same, full, first = (
+    shipped = " and ".join(f"{told['bare, shipped model']['images_per_s']:,.0f}" for told in rounds)
+    own, same, full, first = (
         " and ".join(f"{told[name]:.{digits}f}" for told in ratios)
         for name, digits in (
+            ("steady: catdog / bare limit, shipped model", 2),
             ("steady: catdog / bare limit, same precision", 2),
             ("steady: catdog / bare limit, float32", 2),
             ("first image: catdog / (ray.init + import tensorflow)", 1),
         )
     )
+    theirs, ours = (
+        " and ".join(f"{told[name]['first_image_s']:.1f}" for told in rounds)
+        for name in ("tf.data, shipped model", "catdog, shipped model")
+    )
     resumes = " and ".join(f"{told['resume of 99 %']['seconds']:.1f}" for told in rounds)
     return f"""{found["images"]:,} photos, every contender as a whole process, side by side ({_where(found)}; `make bench`):
 
 {table}
-The bare limit for the article's CNN (two processes that read, decode and score, and do nothing else) runs at {limits} images/s.
-catdog reaches {same} of it in bfloat16, {full} in float32. The first image is classified after {first} times what `ray.init`
-and `import tensorflow` take. A resume of a job that is 99 % done took {resumes} s, most of it Ray's start.
+The bare limit is what two processes reach that read, decode and score, share no code with catdog and do nothing else: {shipped} images/s
+with the model that ships, of which catdog reaches {own}; {limits} with the article's CNN, of which it reaches {same}, and in
+float32 {full}. With the model that ships, tf.data has its first image after {theirs} s and catdog after {ours}, which starts Ray
+and a child process for decoding first; the longer the job, the less that counts. The first image is classified after {first} times what `ray.init` and `import tensorflow` take. A resume of a job that is 99 % done took {resumes} s, most of it Ray's start.
+"""
+
+
+def earlier(found: dict[str, Any]) -> str:
+    """Of `python -m benchmarks`, on another machine: how much the ratios depend on it."""
+    ratios = found["ratios"]
+    tf_data, ray, daft = (
+        ratios[f"whole: catdog / {name}"] for name in ("tf.data", "ray read_images", "daft")
+    )
+    return f"""The ratios depend on the CPU. On another machine ({_where(found)}), which computed the article's CNN in float32
+at {found["rounds"][0]["tf.data + predict"]["images_per_s"]:,.0f} images/s with tf.data, catdog took {tf_data:.2f} of its time, {ray:.2f} of that of `read_images` and {daft:.2f} of Daft's.
 """
 
 
@@ -190,7 +217,30 @@ def stores(found: dict[str, Any]) -> str:
 {_table(titles, faults)}"""
 
 
+def sources(found: dict[str, Any]) -> str:
+    """Of `python -m benchmarks.sources`: where the images lie."""
+    places, cores = found["places"], int(found["machine"].split(", ")[1].split()[0])
+    files = places["local files"]["images_per_s"]
+    rows = [
+        [
+            name,
+            f"{told['images_per_s']:,.0f}",
+            f"{told['images_per_s'] / files:.2f}",
+            f"{1e6 * cores / told['images_per_s'] / 3600:.2f}",
+            f"{1000 * told['server_cpu_s'] / found['images']:.2f}" if "S3" in name else "",
+        ]
+        for name, told in places.items()
+    ]
+    columns = ["", "images/s", "of local files", "core hours per million"]
+    columns.append("server's CPU seconds per 1,000")
+    return f"""{found["images"]:,} photos with the model that ships, {"one job" if found["rounds"] == 1 else f"median of {found['rounds']} jobs"} each ({_where(found)}; `python -m benchmarks.sources`):
+
+{_table(columns, rows)}"""
+
+
 _WRITTEN = {
+    ("results_earlier", None): earlier,
+    ("sources", None): sources,
     ("results", None): speed,
     ("training", None): training,
     ("training", "short"): training_short,

@@ -182,6 +182,12 @@ class S3Server:
         )
         return bool(there.exists(BUCKET))
 
+    @property
+    def pid(self) -> int:
+        """Of the process that serves."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a power cut would."""
         if self._process is not None:
