@@ -22,11 +22,12 @@ from pathlib import Path
 
 from benchmarks import bookkeeping, preparation
 from benchmarks.here import circumstances
+from catdog.model import folders
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "originals"
-SHIPPED = ROOT / "catdog" / "weights" / "cats-and-dogs"
+SHIPPED = folders.WEIGHTS_FOLDER / folders.SHIPPED
 DAFT_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
 

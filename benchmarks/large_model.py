@@ -14,23 +14,19 @@ from __future__ import annotations
 
 import io
 import sys
-import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.optimize
 from PIL import Image, ImageEnhance
 
 import catdog
+from benchmarks import preparation
 from benchmarks.ship import halved
 from catdog.inputs import splits
 from catdog.model import architectures, efficientnet_lite, folders
 from catdog.pixels import DecodeLimits, Preprocessing, decode
 from catdog.runtime import tensorflow_quirks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NAME = "cats-and-dogs-large"
 SIDE, BATCH = 224, 32
@@ -40,15 +36,10 @@ RECIPE = {"validation": 0.1, "test": 0.1}
 PREPROCESSING = Preprocessing(height=SIDE, width=SIDE)
 
 
-def photos(folder: Path, part: str) -> Iterator[tuple[str, bytes]]:
+def photos(folder: str, part: str) -> list[tuple[str, bytes]]:
     """Names and bytes of a part's photos, sorted by name."""
-    found = {}
-    for archive in folder.glob("*.tar"):
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile() and splits.part_of(member.name, **RECIPE) == part:
-                    found[member.name] = tar.extractfile(member).read()
-    yield from sorted(found.items())
+    every = preparation.photos_in_tars(Path(folder))
+    return sorted(each for each in every if splits.part_of(each[0], **RECIPE) == part)
 
 
 def changed(data: bytes, random: np.random.Generator) -> np.ndarray:
@@ -91,7 +82,7 @@ def features(photos_folder: str, work_folder: str) -> None:
     model.export(str(work / "first.xml"), format="openvino", verbose=False)
     request = openvino.Core().compile_model(work / "first.xml", "CPU").create_infer_request()
     for part in ("train", "validation"):
-        given = list(photos(Path(photos_folder), part))
+        given = photos(photos_folder, part)
         dogs = [name.startswith("dog/") for name, _ in given]
         np.save(work / f"{part}-dogs.npy", np.array(dogs, np.float32))
         for view, seed in VIEWS.items() if part == "train" else [("plain", None)]:
@@ -127,30 +118,30 @@ def ship(photos_folder: str, work_folder: str) -> None:
     network = architectures.build("EfficientNetLite0", PREPROCESSING, 2, "float32")
     (trunk,) = (layer for layer in network.layers if hasattr(layer, "layers"))
     efficientnet_lite.set_weights(trunk, dict(np.load(work / "weights.npz")) | tuned)
-    temperature = 1.0
-    for part in ("calibrate", "ship"):
+
+    def save(folder: Path, temperature: float) -> str:
         network.get_layer("scores").set_weights([each / temperature for each in last])
         rounded = [w.astype(np.float16).astype(np.float32) for w in network.get_weights()]
         network.set_weights(rounded)
-        files = halved(folders.export(network))
-        saved = work / "uncalibrated" if part == "calibrate" else folders.WEIGHTS_FOLDER / NAME
         recipe = RECIPE | {"images": ["photos"]}
         metadata = folders.save(
-            saved.as_uri(),
-            files,
+            folder.as_uri(),
+            halved(folders.export(network)),
             labels=("cat", "dog"),
             preprocessing=PREPROCESSING,
             architecture="EfficientNetLite0",
             training={"recipe": recipe, "temperature": temperature, "seeds": len(runs)},
         )
-        if part == "calibrate":
-            given = list(photos(Path(photos_folder), "validation"))
-            answers = catdog.load_model(saved).predict([data for _, data in given])
-            dog = np.clip([answer.scores[1] for answer in answers], 1e-7, 1 - 1e-7)
-            dogs = np.array([name.startswith("dog/") for name, _ in given], np.float32)
-            temperature = best_temperature(np.log(dog / (1 - dog)), dogs)
-            print(f"validation: {np.mean((dog > 0.5) == dogs):.2%}, temperature {temperature:.3f}")
-    print(f"{metadata.fingerprint}, {sum(map(len, files.values())):,} bytes")
+        return metadata.fingerprint
+
+    save(work / "uncalibrated", 1.0)
+    given = photos(photos_folder, "validation")
+    answers = catdog.load_model(work / "uncalibrated").predict([data for _, data in given])
+    dog = np.clip([answer.scores[1] for answer in answers], 1e-7, 1 - 1e-7)
+    dogs = np.array([name.startswith("dog/") for name, _ in given], np.float32)
+    temperature = best_temperature(np.log(dog / (1 - dog)), dogs)
+    print(f"validation: {np.mean((dog > 0.5) == dogs):.2%}, temperature {temperature:.3f}")
+    print(save(folders.WEIGHTS_FOLDER / NAME, temperature))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.dataset
 from PIL import Image, ImageEnhance
 
+from benchmarks import preparation
 from catdog.classification import ClassifyConfig, classify
 from catdog.evaluation import EvaluateConfig, evaluate
 from catdog.inputs import splits
@@ -60,14 +61,6 @@ CHANGES = {
     "half as bright": lambda image: _jpeg(ImageEnhance.Brightness(image).enhance(0.5)),
     "mirrored": lambda image: _jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
 }
-
-
-def _photos(folder: Path):
-    for archive in sorted(folder.glob("*.tar")):
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile():
-                    yield member.name, tar.extractfile(member).read()
 
 
 def _write_changed(photos, change, path: Path) -> None:
@@ -134,7 +127,7 @@ def _duplicates(photos: list[tuple[str, bytes]], recipe: dict) -> dict:
 def main(photos_folder: str, originals: str, odd: str, article_run: str | None = None) -> None:
     """Measure everything; about ten minutes on two cores."""
     work = Path(tempfile.mkdtemp())
-    photos = list(_photos(Path(photos_folder)))
+    photos = list(preparation.photos_in_tars(Path(photos_folder)))
     metadata = folders.load(folders.SHIPPED).metadata
     recipe = metadata.training["recipe"]
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +30,15 @@ def prepare_photos(source: Path | None, folder: Path, count: int) -> str:
     for number in range(count):
         (folder / f"{number:06d}.jpg").write_bytes(contents[number % len(contents)])
     return origin
+
+
+def photos_in_tars(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file in the folder's tars."""
+    for archive in sorted(folder.glob("*.tar")):
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if (file := tar.extractfile(member)) is not None:
+                    yield member.name, file.read()
 
 
 def prepare_model(folder: Path) -> None:

@@ -106,7 +106,8 @@ def _fill(
             read_s += time.monotonic() - asked_at
         else:
             size = len(data)
-            began_at = memory.set_decoding(position + index, size)
+            memory.set_decoding(position + index, size)
+            began_at = time.monotonic()
             try:
                 outcome = decoding.decode(data, preprocessing, limits, out=pixels[decoded])
                 decoded += 1

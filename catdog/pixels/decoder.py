@@ -6,7 +6,7 @@ At fault is who ends a fresh process too, alone in it: the first one may have di
 damage, or at the hands of the kernel for want of memory.
 
 The two sides share
-- a block of memory (`shared_memory.Memory`): what the child is decoding and since when, and slots that each
+- a block of memory (`shared_memory.Memory`): what the child is decoding, and slots that each
   hold one batch (a record an image, and pixels). What was finished before a crash is still there;
 - a socket: the parent sends jobs and frees slots, the child says that a slot is filled. The child
   answers in JSON only: of a process that hostile bytes may have taken over, nothing is unpickled;
@@ -147,18 +147,18 @@ class Decoder:
             Whether it filled a slot (else it is dead or must die), and the entry whose decoding
             took too long, or -1.
         """
-        watched, waited = None, 0.0
+        watched, waited = -1, 0.0
         while True:
-            entry, _, _ = seen = self._memory.decoding()
-            waited = waited if seen == watched else 0.0
-            watched = seen
+            entry, _ = self._memory.decoding()
+            waited = waited if entry == watched else 0.0
+            watched = entry
             step = min(_LOOK_S, self._limits.timeout_s - waited)
             if child.connection.poll(step):
                 return child.receive(), -1
             # By the steps that were waited, not by the clock: a machine that was suspended, or a
             # virtual one that stood still, lets hours pass while no image is decoded.
             waited += step if entry >= 0 else 0.0
-            if waited >= self._limits.timeout_s and self._memory.decoding() == seen:
+            if waited >= self._limits.timeout_s and self._memory.decoding()[0] == entry:
                 return False, entry
 
     def _salvage(
@@ -187,7 +187,7 @@ class Decoder:
         state = self._memory.slot(slot)
         if state.position != position:  # it had not begun: what the slot holds is older
             state = SlotState(position)
-        culprit, _, size = self._memory.decoding()
+        culprit, size = self._memory.decoding()
         if culprit != position + state.finished or overdue not in (-1, culprit):
             culprit = -1
         rejected = None

@@ -6,7 +6,6 @@ import mmap
 import os
 import struct
 import tempfile
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +82,7 @@ class Memory:
     death, and what is being decoded only as a hint of when to look again.
     """
 
-    _DECODING = struct.Struct("<qdq")
+    _DECODING = struct.Struct("<qq")
     _SLOT = struct.Struct("<qqqddq")  # SlotState
     # Size or -1, width, height, decoded share, format, error, detail.
     _ROW = struct.Struct("<qiif16s16s460s")
@@ -113,16 +112,14 @@ class Memory:
         for slot in range(SLOTS):
             self.set_slot(slot, SlotState(-1))
 
-    def decoding(self) -> tuple[int, float, int]:
-        """The entry that is being decoded (-1: none), since when (monotonic), and its bytes."""
-        entry, since, size = self._DECODING.unpack_from(self._bytes, 0)
-        return entry, since, size
+    def decoding(self) -> tuple[int, int]:
+        """The entry that is being decoded (-1: none), and its bytes."""
+        entry, size = self._DECODING.unpack_from(self._bytes, 0)
+        return entry, size
 
-    def set_decoding(self, entry: int, size: int) -> float:
-        """Notes that decoding of an entry (-1: none) begins now; returns now."""
-        now = time.monotonic()
-        self._DECODING.pack_into(self._bytes, 0, entry, now, size)
-        return now
+    def set_decoding(self, entry: int, size: int) -> None:
+        """Notes that decoding of an entry (-1: none) begins."""
+        self._DECODING.pack_into(self._bytes, 0, entry, size)
 
     def slot(self, slot: int) -> SlotState:
         """How far a slot is filled."""

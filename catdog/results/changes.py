@@ -120,9 +120,8 @@ class Changes:
             sizes = np.diff(np.r_[starts, len(found)])[group]
             rank = np.arange(len(found)) - starts[group] - np.where(known, 0, of_known)
             counts = ~known
-            if (
-                not self._each_counts
-            ):  # an image that is listed several times counts where it is first
+            if not self._each_counts:
+                # An image that is listed several times counts where it is first.
                 repeated += int((~known & (rank > 0)).sum())
                 counts = ~known & (rank == 0)
             is_new = rank >= of_known
