@@ -9,6 +9,7 @@ import tyro.conf
 
 from catdog.errors import UserInputError
 from catdog.model import folders
+from catdog.pixels import check_sides
 
 Preset = Literal["pixels", "unit", "symmetric", "imagenet", "caffe"]
 Format = Literal["onnx", "openvino", "tflite", "saved-model"]
@@ -55,6 +56,7 @@ class PackageConfig:
     def __post_init__(self) -> None:
         if not self.labels:
             raise UserInputError("--labels: name the classes, or a .txt file of them")
+        check_sides(self.height, self.width)
         if (self.mean is None) != (self.std is None):
             raise UserInputError("--mean and --std go together")
         if self.mean is not None and self.preset != "pixels":

@@ -32,11 +32,23 @@ APPLICATIONS = tuple(
     ResNet101 ResNet152 ResNet50V2 ResNet101V2 ResNet152V2 VGG16 VGG19 Xception
     """.split()
 )
+# Smaller images leave a layer without padding nothing to work on. 32 is what Keras documents for all
+# networks of keras.applications; most of these would take less.
+_SMALLEST_SIDES = dict.fromkeys(APPLICATIONS, 32) | {
+    "article": 46,
+    "InceptionV3": 75,
+    "InceptionResNetV2": 75,
+}
 
 
 def current_name(architecture: str) -> str:
     """The present name of an architecture; other names stay."""
     return _FORMER_NAMES.get(architecture, architecture)
+
+
+def smallest_side(architecture: str) -> int:
+    """The smallest height and width in pixels that a network takes."""
+    return _SMALLEST_SIDES.get(architecture, 1)
 
 
 def build(
@@ -115,7 +127,7 @@ def _compact(pixels: Any) -> Any:
 
     Dense 3x3 convolutions and few layers: on CPUs depthwise layers and long chains of
     normalisations take far more time than their arithmetic says. Global pooling at the end takes
-    images of any size from 32x32.
+    images of any size.
     """
     from keras import layers
 

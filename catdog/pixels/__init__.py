@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from catdog.pixels.child import memory_bound
     from catdog.pixels.decoder import Decoder
     from catdog.pixels.decoding import decode
-    from catdog.pixels.preprocessing import DecodeLimits, Preprocessing
+    from catdog.pixels.preprocessing import DecodeLimits, Preprocessing, check_sides
     from catdog.pixels.ray_stage import COST_COLUMNS, DecodeEntries, as_binary, as_pixels
     from catdog.pixels.shared_memory import OUTCOME_SCHEMA, DecodedBatch
 
@@ -28,6 +28,7 @@ __all__ = [
     "Preprocessing",
     "as_binary",
     "as_pixels",
+    "check_sides",
     "decode",
     "memory_bound",
 ]
@@ -36,7 +37,7 @@ _HOMES = {
     "child": ("memory_bound",),
     "decoder": ("Decoder",),
     "decoding": ("decode",),
-    "preprocessing": ("DecodeLimits", "Preprocessing"),
+    "preprocessing": ("DecodeLimits", "Preprocessing", "check_sides"),
     "ray_stage": ("COST_COLUMNS", "DecodeEntries", "as_binary", "as_pixels"),
     "shared_memory": ("OUTCOME_SCHEMA", "DecodedBatch"),
 }

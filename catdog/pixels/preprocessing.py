@@ -52,6 +52,17 @@ class DecodeLimits:
                 )
 
 
+def check_sides(height: int, width: int) -> None:
+    """Refuse flags that ask for no size of `Preprocessing`.
+
+    Raises:
+        UserInputError: names the flag and the range.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if not 1 <= side <= _MAX_SIDE:
+            raise UserInputError(f"--{name} {side}: must be from 1 to {_MAX_SIDE} pixels")
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Geometry of the pixels that a model sees. It is part of the model, so that no job can differ."""

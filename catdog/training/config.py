@@ -14,7 +14,7 @@ from catdog import storage
 from catdog.errors import UserInputError
 from catdog.inputs import Columns
 from catdog.model import APPLICATIONS, ARCHITECTURES, PRETRAINED, architectures
-from catdog.pixels import Preprocessing
+from catdog.pixels import Preprocessing, check_sides
 from catdog.runtime import Precision, nodes
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ class TrainConfig:
                 "from random weights, or from a file of an earlier run"
             )
         recipe = self.hyperparameters
-        for name in ("epochs", "batch_size", "height", "width", "cpus_per_worker"):
+        for name in ("epochs", "batch_size", "cpus_per_worker"):
             if getattr(recipe, name, getattr(self, name)) < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be at least 1")
         for name in (
@@ -322,6 +322,7 @@ class TrainConfig:
             raise UserInputError("--augmented-scale must be from 0.25 to 1")
         if recipe.augmented_scale < 1 and self.architecture == "article":
             raise UserInputError("--augmented-scale: article takes images of one size only")
+        self._refuse_sizes(recipe)
         if self.augmented_scale is not None and recipe.augmentation == "none":
             raise UserInputError(
                 f"--augmented-scale {self.augmented_scale}: no image is changed with "
@@ -350,6 +351,23 @@ class TrainConfig:
             raise UserInputError(f"--discard {self.discard}: needs --restart; add it")
         if not 0 <= self.max_rejected <= 1:
             raise UserInputError("--max-rejected must be a fraction from 0 to 1")
+
+    def _refuse_sizes(self, recipe: Recipe) -> None:
+        """Refuse an input that the network cannot take."""
+        check_sides(recipe.height, recipe.width)
+        least = architectures.smallest_side(self.architecture)
+        for name in ("height", "width"):
+            side = getattr(recipe, name)
+            if side < least:
+                raise UserInputError(
+                    f"--{name} {side}: too small for {self.architecture}, which needs at least "
+                    f"{least}x{least} pixels; EfficientNetLite0 and compact take smaller images"
+                )
+            if recipe.augmentation != "none" and round(recipe.augmented_scale * side) < least:
+                raise UserInputError(
+                    f"--augmented-scale {recipe.augmented_scale}: makes images of --{name} {side} too small "
+                    f"for {self.architecture}, which needs at least {least}x{least} pixels"
+                )
 
     def _refuse_one_class(self) -> None:
         """Refuse flags that make sense only if each image has one class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -271,6 +272,16 @@ def test_fused_normalisation_is_keras_normalisation(keras):
     for ours, theirs in zip(models[1].get_weights(), models[0].get_weights(), strict=True):
         assert ours == pytest.approx(theirs, rel=0.01, abs=1e-4)
     assert np.asarray(models[1](pixels)) == pytest.approx(np.asarray(models[0](pixels)), abs=0.01)
+
+
+def test_the_articles_network_needs_its_smallest_size(keras):
+    """A pixel less leaves a layer nothing to work on; the flags' check knows the same size."""
+    least = architectures.smallest_side("article")
+    for side in (least, least - 1):
+        preprocessing = Preprocessing(height=side, width=2 * least)
+        fails = pytest.raises(ValueError, match="zero or negative") if side < least else nullcontext()
+        with fails:
+            architectures.build("article", preprocessing, 2, "float32")
 
 
 def test_relu_after_pooling_is_relu_before_it(keras):
