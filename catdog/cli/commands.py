@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -108,7 +109,7 @@ def _demo(command: asked.Demo) -> int:
 def _predict(command: asked.Predict) -> int:
     from catdog import prediction
 
-    _refuse_folders(command.images)
+    _refuse_collections(command.images)
     named = list(_pictures(command.images))
     with storage.blamed_on(f"--model {command.model}"):
         model = prediction.load(command.model, precision=command.precision, engine=command.engine)
@@ -148,14 +149,22 @@ def _is_glob(image: str) -> bool:
     return not plain and inputs.is_glob(image) and not storage.exists(_uri("IMAGES", image))
 
 
-def _refuse_folders(images: Sequence[str]) -> None:
+def _refuse_collections(images: Sequence[str]) -> None:
+    """Refuse what holds many images: folders, and archives, lists and tables by their names."""
+    from catdog import inputs
+
     for image in images:
-        if "::" not in image:
-            uri = _uri("IMAGES", image)
-            if storage.is_local(uri) and Path(storage.local_path(uri)).is_dir():
-                raise UserInputError(
-                    f"{image}: is a folder; name images, or use `catdog classify {image}`"
-                )
+        if "::" in image or image == "-" or _is_glob(image):
+            continue
+        uri = _uri("IMAGES", image)
+        folder = uri.endswith("/") or (
+            storage.is_local(uri) and Path(storage.local_path(uri)).is_dir()
+        )
+        if kind := "a folder" if folder else inputs.collection_as(uri):
+            raise UserInputError(
+                f"{image}: is {kind}; name images, or use "
+                f"`catdog classify {shlex.quote(image)} --output results`"
+            )
 
 
 def _report(command: asked.Report) -> int:

@@ -48,9 +48,11 @@ def parse(arguments: list[str]) -> Any:
     if arguments[:1] == ["--version"]:
         sys.stdout.write(f"catdog {__version__}\n")
         raise SystemExit(0)
-    if not arguments:
-        arguments = ["--help"]
+    if not arguments or arguments[0] == "help":
+        arguments = [*arguments[1:], "--help"]
     job: list[str] = []
+    if "--help" in arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise UserInputError(_wrong_usage(arguments, ""))
     if arguments[0] == "submit":
         own, job = submission.split(arguments[1:])
         arguments = ["submit", *own]
@@ -148,7 +150,7 @@ def _wrong_usage(arguments: Sequence[str], boxed: str) -> str:
         return f"{verb}: no such command{_meant(verb, COMMANDS) or _one_of(COMMANDS)}"
     known = flags(verb)
     given = [each.split("=", 1)[0].replace("_", "-") for each in rest if each.startswith("--")]
-    short = [each for each in rest if re.fullmatch(r"-[a-z][a-z-]+", each)]
+    short = [each for each in rest if re.fullmatch(r"-[A-Za-z][A-Za-z-]*", each) and each != "-h"]
     for flag in (*given, *short):
         if flag not in known:
             said = _meant(flag, known)
@@ -190,14 +192,18 @@ def _unexpected(text: str, verb: str, rest: Sequence[str]) -> str | None:
     found = re.search(r"Unrecognized options: (\S+?),?( |$)", text)
     if not found:
         return None
-    before = (
-        "; put everything that is not a flag together, before the flags" if len(rest) > 1 else ""
-    )
-    return f"{found[1]}: not expected here{before}; `catdog {verb} --help` shows what is"
+    said = f"{found[1]}: not expected here"
+    if not any(field.name in POSITIONAL for field in dataclasses.fields(COMMANDS[verb])):
+        return f"{said}; this command takes flags only, and `catdog {verb} --help` shows them"
+    if len(rest) > 1:
+        said += "; put everything that is not a flag together, before the flags"
+    return f"{said}; `catdog {verb} --help` shows what is"
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), 1)
+    if re.fullmatch("-[a-z]", word):  # no flag but -h has a short form
+        close = [flag for flag in known if flag.startswith(f"-{word}")]
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -10,6 +10,7 @@ from catdog.inputs.folders import is_glob
 from catdog.inputs.frames import FRAMES_FOLDER, Frame, is_frame, store_frame
 from catdog.inputs.kept import KEPT
 from catdog.inputs.listing import kept_type, list_images
+from catdog.inputs.names import collection_as
 from catdog.inputs.reading import read_images
 from catdog.inputs.skipped import Skips
 from catdog.inputs.splits import Part
@@ -27,6 +28,7 @@ __all__ = [
     "Skips",
     "SourceLimits",
     "classes_of",
+    "collection_as",
     "hashes",
     "is_frame",
     "is_glob",

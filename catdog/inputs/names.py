@@ -97,6 +97,17 @@ def skipped_as(name: str) -> str | None:
     return f".{extension}" if dot and extension in SKIPPED_EXTENSIONS else None
 
 
+def collection_as(uri: str) -> str | None:
+    """What a file plainly is, by its name, where `list_images` takes it for many images; else None."""
+    lower = uri.lower()
+    kinds = {
+        "an archive": ALL_ARCHIVES,
+        "a list": LISTS,
+        "a table": (*TABLES, *OTHER_TABLES),
+    }
+    return next((kind for kind, ends in kinds.items() if lower.endswith(ends)), None)
+
+
 def archive_codec(uri: str) -> str | None:
     """What an archive is read as, by its name: `tar`, `tar.gz` or `zip`."""
     lower = uri.lower()

@@ -241,7 +241,8 @@ def load(path_or_uri: str) -> Model:
     metadata_uri = storage.join(uri, METADATA_FILE)
     if not storage.exists(metadata_uri):
         raise UserInputError(
-            f"--model {path_or_uri}: no finished model there ({METADATA_FILE} is missing)"
+            f"--model {path_or_uri}: no finished model there ({METADATA_FILE} is missing); name a "
+            f"training run's folder, a model folder, {' or '.join(SHIPPED_MODELS)}"
         )
     try:
         metadata = ModelMetadata.from_json(storage.read_bytes(metadata_uri, 64 * 2**20))

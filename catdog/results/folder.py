@@ -42,7 +42,7 @@ class Folder:
         """A whole file and its version, or None where there is none."""
         try:
             return storage.read_version(self._at(name), _MAX_BYTES)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def open(self, name: str) -> BinaryIO:

@@ -169,7 +169,8 @@ def list_names(uri_folder: str) -> list[str]:
     """
     names: set[str] = set()
     if is_local(uri_folder):
-        with suppress(FileNotFoundError), os.scandir(local_path(uri_folder)) as entries:
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        with missing, os.scandir(local_path(uri_folder)) as entries:
             names = {entry.name + "/" * entry.is_dir() for entry in entries}
         return sorted(name for name in names if not _UNFINISHED.fullmatch(name))
     try:

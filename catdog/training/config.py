@@ -318,10 +318,6 @@ class TrainConfig:
         for name in ("warmup", "label_smoothing", "weight_average"):
             if not 0 <= getattr(recipe, name) < 1:
                 raise UserInputError(f"--{name.replace('_', '-')} must be from 0 to below 1")
-        if not 0.25 <= recipe.augmented_scale <= 1:
-            raise UserInputError("--augmented-scale must be from 0.25 to 1")
-        if recipe.augmented_scale < 1 and self.architecture == "article":
-            raise UserInputError("--augmented-scale: article takes images of one size only")
         self._refuse_sizes(recipe)
         if self.augmented_scale is not None and recipe.augmentation == "none":
             raise UserInputError(
@@ -354,6 +350,10 @@ class TrainConfig:
 
     def _refuse_sizes(self, recipe: Recipe) -> None:
         """Refuse an input that the network cannot take."""
+        if not 0.25 <= recipe.augmented_scale <= 1:
+            raise UserInputError("--augmented-scale must be from 0.25 to 1")
+        if recipe.augmented_scale < 1 and self.architecture == "article":
+            raise UserInputError("--augmented-scale: article takes images of one size only")
         check_sides(recipe.height, recipe.width)
         least = architectures.smallest_side(self.architecture)
         for name in ("height", "width"):

@@ -243,7 +243,11 @@ def _refuse_several(labels: tuple[str, ...], shown: str) -> None:
 
 def _refuse_labels(labels: tuple[str, ...], shown: str) -> None:
     if len(labels) < 2:
-        raise UserInputError(f"{shown}: {len(labels)} class found, training needs two or more")
+        found = f"{len(labels)} class found ({', '.join(labels)})"
+        raise UserInputError(
+            f"{shown}: {found}, training needs two or more; put the images of each class in a folder of "
+            "its own, side by side, and name the folder above"
+        )
     alike: dict[str, str] = {}
     for label in labels:
         other = alike.setdefault(_seen_alike(label), label)

@@ -279,7 +279,9 @@ def test_the_articles_network_needs_its_smallest_size(keras):
     least = architectures.smallest_side("article")
     for side in (least, least - 1):
         preprocessing = Preprocessing(height=side, width=2 * least)
-        fails = pytest.raises(ValueError, match="zero or negative") if side < least else nullcontext()
+        fails = (
+            pytest.raises(ValueError, match="zero or negative") if side < least else nullcontext()
+        )
         with fails:
             architectures.build("article", preprocessing, 2, "float32")
 
