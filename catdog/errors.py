@@ -35,6 +35,11 @@ def without_secrets(text: str) -> str:
     return _SECRET_QUERY.sub(r"\1***", text)
 
 
+def printable(text: str) -> str:
+    """Text as one line that cannot steer a terminal: without control characters and line ends."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def has_user(text: str) -> bool:
     """Whether a URI, wherever in a text it stands, has credentials before its host or bucket."""
     return ":/" in text and (_USER.search(text) or _CUT_KEY.search(text)) is not None

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog import scratch
-from catdog.errors import UserInputError, without_secrets
+from catdog.errors import UserInputError, printable, without_secrets
 from catdog.observer import Observer
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Progress(Observer):
         if not self._doing:
             return Text("")
         stamp = self._stamp()
-        text = Text(safe(self._doing), "cyan", no_wrap=True, overflow="ellipsis")
+        text = Text(printable(self._doing), "cyan", no_wrap=True, overflow="ellipsis")
         room = min(20, self._console.width - len(stamp) - len(text) - 2)
         done: RenderableType = self._spinner
         if self._share is not None and room >= 6:
@@ -108,7 +108,7 @@ class Progress(Observer):
             self._console.print(self._phase)
             self._phase = None
         # Text and not markup: file names must not be able to change the terminal's state.
-        self._console.print(Text.assemble((self._stamp(), "dim"), safe(text)))
+        self._console.print(Text.assemble((self._stamp(), "dim"), printable(text)))
 
     def _status(self, text: str, share: float | None = None) -> None:
         """The line that changes, and how much is done where that is known."""
@@ -122,7 +122,7 @@ class Progress(Observer):
         """A new phase begins."""
         self._end_phase()
         if self._live:
-            self._phase = Text.assemble((self._stamp(), "dim"), safe(text))
+            self._phase = Text.assemble((self._stamp(), "dim"), printable(text))
             self._doing = text
         else:
             self.line(text)
@@ -238,7 +238,7 @@ def keep_traceback(error: BaseException, log: Path) -> Path:
                 os.open(log, _APPEND, 0o600), "a", encoding="utf-8", errors="replace"
             ) as file,
         ):
-            file.writelines(f"{without_secrets(line)}\n" for line in lines)
+            file.writelines(f"{printable(without_secrets(line))}\n" for line in lines)
     return log
 
 
@@ -254,11 +254,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def safe(text: str) -> str:
-    """Text without control characters: a file name must not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     """Print names and values on standard output."""
     shown = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
@@ -266,7 +261,7 @@ def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     shown.add_column()
     shown.add_column(overflow="fold")  # a path must not be cut
     for name, value in rows:
-        shown.add_row(Text(name, "dim"), Text(safe(str(value))))
+        shown.add_row(Text(printable(name), "dim"), Text(printable(str(value))))
     # A file or a pipe gets one line each.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     console.print()
@@ -275,12 +270,12 @@ def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
 
 def command_line(command: str) -> None:
     """Print a command to copy, on one line even in a narrow terminal."""
-    Console(highlight=False, soft_wrap=True).print(Text(f"  {safe(command)}", "cyan"))
+    Console(highlight=False, soft_wrap=True).print(Text(f"  {printable(command)}", "cyan"))
 
 
 def error_line(verb: str, message: str) -> None:
     """Print one line on standard error, without credentials."""
     text = without_secrets(" ".join(message.split()))
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        Text.assemble((f"catdog {verb}".rstrip() + ": ", "bold red"), safe(text))
+        Text.assemble((f"catdog {verb}".rstrip() + ": ", "bold red"), printable(text))
     )

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from catdog import terminal
+from catdog.errors import printable
 
 _TO_LOOK_AT = ("drawings/cat/cat.0.jpg", "drawings")  # of what a demo makes
 
@@ -296,5 +297,5 @@ def print_finding(finding: Finding, *, as_json: bool) -> None:
     else:
         remedy = f"; {finding.remedy}" if finding.remedy else ""
         text = f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.said}{remedy}"
-    sys.stdout.write(terminal.safe(text).encode("utf-8", "backslashreplace").decode() + "\n")
+    sys.stdout.write(printable(text).encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stdout.flush()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog import scratch, storage
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, printable
 from catdog.inputs import image_columns, parquet_rows, parquet_tables, table_columns
 from catdog.inputs.plain_types import without_views
 
@@ -100,7 +100,7 @@ def _of_pandas(frame: Any) -> pa.Table:
         try:
             columns[str(name)] = pa.array(values, from_pandas=True)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            logger.warning("the table's column %s is left out: %s", name, error)
+            logger.warning("the table's column %s is left out: %s", printable(str(name)), error)
     return pa.table(columns)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from catdog.errors import ImageRejected, UserInputError
+from catdog.errors import ImageRejected, UserInputError, printable
 from catdog.inputs.entries import BATCH_ROWS, Columns, is_text
 from catdog.inputs.kept import KEPT, SAMPLE_COLUMNS
 from catdog.inputs.told_labels import Named, folder_entries, sample_of
@@ -52,7 +52,9 @@ class SampleColumns:
             text = ""
         if not text:
             logger.warning(
-                "%s: %a is not kept: it is not a text of at most one MiB", self._uri, path
+                "%s: %s is not kept: it is not a text of at most one MiB",
+                printable(self._uri),
+                printable(path),
             )
             return
         self._bytes += len(text)

@@ -315,6 +315,8 @@ class _Opener:
                     self._keep,
                 ).works
             raise FileNotFoundError
+        if not folder and storage.is_local(uri) and not walking.is_file(uri):
+            raise ValueError("it is a pipe, a socket or a device: save what it gives as a file")
         if folder:
             if storage.is_local(uri):
                 os.scandir(storage.local_path(uri)).close()  # may it be read?

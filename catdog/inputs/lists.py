@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from catdog import storage
-from catdog.errors import ErrorCode, ImageRejected, UserInputError
+from catdog.errors import ErrorCode, ImageRejected, UserInputError, printable
 from catdog.inputs import archives, kept, plain_uris
 from catdog.inputs.entries import (
     BATCH_ROWS,
@@ -215,7 +215,8 @@ class EntryReader:
         name, named_label = relative(uri, folder)
         if file.endswith("/"):
             if folder and not f"{uri}/".startswith(folder):
-                logger.warning("a list in %s names a folder outside of it: %s", folder, uri)
+                outside = printable(folder), printable(uri)
+                logger.warning("a list in %s names a folder outside of it: %s", *outside)
             return partial(self._folder, uri, label)
         if uri.lower().endswith(tuple(ARCHIVES)):
             prefix = posixpath.dirname(name)

@@ -82,7 +82,8 @@ def _place(names: Sequence[str], name: str, table: str) -> int | None:
 
 
 def _found(names: Sequence[str]) -> str:
-    shown = [name[:40] for name in names[:20] if name.isprintable() and name]
+    short = [name[:40] for name in names[:20] if name]
+    shown = [name if name.isprintable() else ascii(name)[1:-1] for name in short]
     return f"it has the columns {', '.join(shown)}" if shown else "it has no columns with names"
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS = 10_000
 _DELIMITERS = (",", ";", "\t")
+_MOST_HEADER_LINES = 100  # with those before the names
 _BEFORE_HEADER = re.compile(r'\s*("?sep=."?\s*)?')  # of Excel; what it says is found anyway
 
 
@@ -115,12 +116,18 @@ def _first_line(lines: Lines, uri: str, columns: Columns) -> tuple[str, list[str
     header = next(lines, "")
     while header is not None and not lines.ended and _BEFORE_HEADER.fullmatch(header):
         header = next(lines, "")
+    tab = ".tsv" in uri.lower()[-7:]
+    while header is not None and _is_open(header, tab=tab):
+        more = next(lines, "")
+        if not more or lines.number > _MOST_HEADER_LINES:
+            raise UserInputError(f"{uri}: a quote in the names of its columns is not closed")
+        header = None if more is None or len(header) + len(more) > MAX_LINE else header + more
     if header is None:
         raise UserInputError(
             f"{uri}: its first line has more than {MAX_LINE:,} letters; a table begins "
             "with the names of its columns"
         )
-    return _header(header, columns, tab=".tsv" in uri.lower()[-7:])
+    return _header(header, columns, tab=tab)
 
 
 def _csv_rows(
@@ -191,12 +198,23 @@ def _csv_entry(
     return _checked(first, text, label or None)
 
 
-def _header(line: str, columns: Columns, *, tab: bool) -> tuple[str, list[str]]:
+def _is_open(header: str, *, tab: bool) -> bool:
+    """Whether the last of the names goes on in the next line: a quote is open."""
+    for delimiter in ("\t",) if tab else _DELIMITERS:
+        try:
+            list(csv.reader([header], delimiter=delimiter, skipinitialspace=True, strict=True))
+        except csv.Error as error:
+            if str(error) == "unexpected end of data":
+                return True
+    return False
+
+
+def _header(text: str, columns: Columns, *, tab: bool) -> tuple[str, list[str]]:
     """What divides the columns of a table, and their names."""
     parsed: list[tuple[str, list[str]]] = []
     for delimiter in ("\t",) if tab else _DELIMITERS:
         try:
-            names = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+            names = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
         except csv.Error:
             names = []
         parsed.append((delimiter, [name.strip(SPACE) for name in names]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from catdog.errors import ErrorCode, ImageRejected, UserInputError
+from catdog.errors import ErrorCode, ImageRejected, UserInputError, printable
 from catdog.inputs import parquet_rows, tables, walking
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, is_text
 from catdog.inputs.splits import PART_FOLDERS
@@ -229,9 +229,9 @@ def _rows(uri: str, columns: Columns, limits: SourceLimits) -> Iterable[tuple[st
                 yield entry.text, entry.label
     except UserInputError as refused:
         if re.search(r", not text$", str(refused)):
-            logger.warning("%s; it gives no labels", refused)
+            logger.warning("%s; it gives no labels", printable(str(refused)))
         elif not re.search(r": there is no (column|--)", str(refused)):
             raise
         return
     if damaged:
-        logger.warning("%s: damaged lines, which give no labels: %d", uri, damaged)
+        logger.warning("%s: damaged lines, which give no labels: %d", printable(uri), damaged)

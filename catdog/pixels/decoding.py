@@ -27,7 +27,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from catdog.errors import ErrorCode, ImageRejected
-from catdog.pixels import colours, formats, whole_pixels
+from catdog.pixels import colours, formats, tiff, whole_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,6 +166,7 @@ def _decode_opened(
     """Decodes into `out`; the original's width and height after orientation."""
     if image.width * image.height > limits.max_pixels:
         raise formats.too_large(limits, image.width * image.height)
+    tiff.refuse_undecodable(image)
     draftable = isinstance(image, JpegImagePlugin.JpegImageFile)
     if not draftable:  # PNG may have its orientation after the pixels, TIFF turns itself
         image.load()

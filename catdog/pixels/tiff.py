@@ -21,6 +21,7 @@ _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _MAX_VALUE = 254, 258,
 _COLOURS = 320
 _PLANAR, _SUB_IFDS, _INK_SET, _EXTRA, _SAMPLE_FORMAT, _DNG_VERSION = 284, 330, 332, 338, 339, 50706
 _SUBSAMPLING, _CFA, _LINEAR_RAW = 530, 32803, 34892
+_WEBP = 50001  # of compressions the one that Pillow knows and its libtiff cannot read
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,18 @@ class Samples:
 
     undeclared_alpha: bool = False
     """Whether nothing says that a fourth channel is an opacity."""
+
+
+def refuse_undecodable(image: Image.Image) -> None:
+    """Refuses an opened image that would fail as a damaged one does.
+
+    Raises:
+        ImageRejected: it is one.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags: Mapping[int, Any] = image.tag_v2
+        if _first(tags, _COMPRESSION, 1) == _WEBP:
+            raise _unsupported("compressed as WebP")
 
 
 def samples(image: Image.Image) -> Samples:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from catdog.errors import ImageRejected, naming_full_disk
 from catdog.storage import remote, s3
-from catdog.storage.failures import changed
+from catdog.storage.failures import changed, said
 from catdog.storage.remote import remote_pages, remote_range
 from catdog.storage.uris import bucket_and_key, is_local, is_web, local_path
 
@@ -94,18 +94,27 @@ def open_local(path: str, stamp: str | None = None) -> int:
         OSError: it cannot be opened, or is no regular file (`errno.ENODEV`).
         ImageRejected: it is another one than `stamp` says (`changed`).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what a socket answers
+            raise _no_file() from None
+        raise
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if not stat.S_ISREG(mode):
-            raise OSError(errno.ENODEV, "it is a pipe, a socket or a device")
+            raise _no_file()
         check_unchanged(descriptor, stamp)
     except (OSError, ImageRejected):
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _no_file() -> OSError:
+    return OSError(errno.ENODEV, said("It is a pipe, a socket or a device, not a file."))
 
 
 def stamp_of_status(status: os.stat_result) -> str:

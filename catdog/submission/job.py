@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 import tyro.conf
 
-from catdog import scratch, terminal
-from catdog.errors import CatdogError, UserInputError
+from catdog import scratch
+from catdog.errors import CatdogError, UserInputError, printable
 from catdog.runtime import dependencies, embedded, package
 from catdog.version import __version__
 
@@ -464,7 +464,7 @@ class _Output:
     def _line(self, line: str) -> None:
         # What a job prints must not be able to steer the terminal; Ray colours some lines.
         plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
-        shown = terminal.safe(plain.expandtabs().rstrip("\r"))
+        shown = printable(plain.expandtabs().rstrip("\r"))
         stream = sys.stderr if self._as_json and not _is_json_object(shown) else sys.stdout
         stream.write(shown + "\n")
         stream.flush()
@@ -490,10 +490,10 @@ def _print_dry_run(config: SubmitConfig, job: Job, folder: Path, files: int, siz
     ]
     for name, value in rows:
         # Whole lines, however long: the entrypoint is there to be copied.
-        sys.stdout.write(f"{name:<12}{terminal.safe(value)}\n")
+        sys.stdout.write(f"{name:<12}{printable(value)}\n")
 
 
 def _say(text: str) -> None:
     """A line of this process's own, on standard error, apart from the job's log."""
-    sys.stderr.write(f"catdog submit: {terminal.safe(text)}\n")
+    sys.stderr.write(f"catdog submit: {printable(text)}\n")
     sys.stderr.flush()

@@ -391,6 +391,21 @@ def test_piped_output_is_plain():
     assert f"file:///{'a' * 200}" in done.stdout
 
 
+@pytest.mark.parametrize("evil", ["\x1b[2J", "\nforged", "\r", "\x9b31m", "\u202e"])
+def test_what_strangers_name_does_not_steer_the_terminal(capsys, evil):
+    """Labels, files and errors: each is one line of what can be seen, wherever it is printed."""
+    shown = terminal.Progress(sys.stderr)
+    shown.line(f"line {evil}")
+    shown.phase(f"phase {evil}")
+    terminal.table("table", [(f"name {evil}", f"value {evil}")])
+    terminal.command_line(f"command {evil}")
+    terminal.error_line("classify", f"error {evil}")
+    out, err = capsys.readouterr()
+    assert not any(evil in text for text in (out, err))
+    assert err.count("\n") == 3
+    assert out.count("\n") == 4  # with an empty one, and the title
+
+
 def test_terminal_shows_the_time_left():
     """At a terminal one line lives: how much is done, and for how long it will go on.
 

@@ -479,11 +479,37 @@ def test_values_of_several_lines(folder):
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
-def test_a_first_line_that_is_too_long(folder, name):
+@pytest.mark.parametrize("long", [b"uri," + b"x" * 70_000, b'uri,"' + (b"x" * 9_000 + b"\n") * 8])
+def test_a_first_line_that_is_too_long(folder, name, long):
     """Without the names of its columns a table is refused in a line that names it."""
-    table = table_as(folder, name, b"uri," + b"x" * 70_000 + b"\ncat/0.jpg,a\n")
+    long = long.replace(b",", b"\t") if name == "t.tsv" else long
+    table = table_as(folder, name, long + b"\ncat/0.jpg,a\n")
     with pytest.raises(UserInputError, match=rf"{name}: its first line has more than 65,536"):
         planned(table)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+@pytest.mark.parametrize("names", [["a\nb", "uri", "label"], ["uri", 'a ""b""\n\nc', "label"]])
+def test_names_of_several_lines(folder, names, between, end):
+    """A spreadsheet puts names of columns on several lines, in quotes; they cost no row."""
+    header = between.join(f'"{name}"' for name in names)
+    values = [{"uri": "cat/0.jpg", "label": "cat"}.get(name, "x") for name in names]
+    text = f"{header}\n{between.join(values)}\n".replace("\n", end)
+    assert read(planned(table_as(folder, "t.csv", text.encode()))) == [RIGHT[0]]
+
+
+@pytest.mark.parametrize("rows", [1, 30_000])
+def test_names_without_a_closing_quote(folder, rows):
+    """A quote among the names that is not closed is told, since it would swallow the rows."""
+    with pytest.raises(UserInputError, match="a quote in the names of its columns is not closed"):
+        planned(table_as(folder, "t.csv", b'uri,"label\n' + b"1\n" * rows))
+
+
+def test_names_that_steer_a_terminal_are_spelled_out(folder):
+    """A refusal lists the columns found, in one line whatever their names are."""
+    with pytest.raises(UserInputError, match=r"it has the columns a\\x1b\[2J\\nb, c$"):
+        planned(table_as(folder, "t.csv", b'"a\x1b[2J\nb",c\n1,2\n'))
 
 
 def test_damaged_texts(folder):

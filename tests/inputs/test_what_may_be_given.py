@@ -402,6 +402,16 @@ CASES = [
         *two("t.csv", b"\nsep=;\nuri;label\ncat/0.jpg;cat\ndog/1.jpg;dog\n"),
         BOTH,
     ),
+    Case(
+        "a column's name with line breaks, in quotes",
+        *two("t.csv", b'"uri","a\nb",label\ncat/0.jpg,,cat\ndog/1.jpg,,dog\n'),
+        BOTH,
+    ),
+    Case(
+        "a quote among the column names that is not closed",
+        *two("t.csv", b'uri,"label\ncat/0.jpg,cat\n'),
+        refused="is not closed",
+    ),
     Case("a first line above 65,536 letters", *two("t.csv", LONG.encode()), refused="first line"),
     Case(
         "a Parquet table that expands to gigabytes and more than 200 times its size "
@@ -550,6 +560,19 @@ def test_what_is_no_file(tmp_path):
     (tmp_path / "kitten").symlink_to(tmp_path / "cat")
     expected = {"socket, pipe or device": 1, "folder that is there already": 1}
     assert become([str(tmp_path)]) == ({"cat/0.jpg": "cat"}, expected)
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "p.txt", "p.csv", "p.parquet", "p.zip", "p.tar", "p"])
+def test_a_pipe_that_is_named(tmp_path, name):
+    """Given itself it is refused, in a list it costs its row: nothing waits for its other end."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserInputError, match=f"{name}: it is a pipe, a socket or a device: save"):
+        become([f"{tmp_path}/{name}"])
+    draw(tmp_path, {"cat/0.jpg": JPEG, "l.list.txt": f"{name}\ncat/0.jpg\n/dev/null\n".encode()})
+    expected = {name: "unsupported", "cat/0.jpg": "cat", "/dev/null": "unsupported"}
+    found = become([f"{tmp_path}/l.list.txt"])[0]
+    assert {each.removeprefix("dev/") for each in found} == {name, "cat/0.jpg", "null"}
+    assert sorted(found.values()) == sorted(expected.values())
 
 
 def test_a_folder_outside_the_lists_own(tmp_path, caplog):

@@ -114,7 +114,7 @@ def test_tiff_of_differences(kind, compression):
     close(stream.getvalue(), meant(stream.getvalue(), "minisblack"))
 
 
-@pytest.mark.parametrize("compression", ["jpegxl", "jpeg2000", "jpegxr", "png", "lerc"])
+@pytest.mark.parametrize("compression", ["jpegxl", "jpeg2000", "jpegxr", "png", "lerc", "webp"])
 def test_tiff_of_other_compressions_is_refused(compression):
     """Those that libtiff does not decode are unsupported, not damaged."""
     stream = io.BytesIO()

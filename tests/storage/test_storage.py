@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -83,8 +84,11 @@ def test_ranges_and_whole_files(tmp_path):
 def test_pipes_and_folders_do_not_block(tmp_path):
     """Reading a named pipe or a folder raises at once."""
     os.mkfifo(tmp_path / "pipe")
-    for name, code in (("pipe", ErrorCode.UNSUPPORTED), ("", ErrorCode.UNREADABLE)):
-        with pytest.raises(OSError, match=r".+") as caught:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+    no_file, folder = (ErrorCode.UNSUPPORTED, "a pipe, a socket"), (ErrorCode.UNREADABLE, ".+")
+    for name, (code, words) in {"pipe": no_file, "socket": no_file, "": folder}.items():
+        with pytest.raises(OSError, match=words) as caught:
             storage.read_range(storage.to_uri(str(tmp_path / name)), 0, 1)
         assert storage.error_code(caught.value) == code
 
