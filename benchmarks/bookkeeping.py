@@ -574,7 +574,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
                 ["requests", *(kind for kind, _ in kinds)],
                 *([step, *(f"{told[step]:,}" for _, told in kinds)] for step in steps),
                 [
-                    "all but the first, an image",
+                    "per image, without the first row",
                     *(f"{requests:.3f}" for requests in per_image.values()),
                 ],
             ]

@@ -45,7 +45,7 @@ def speed(found: dict[str, Any]) -> str:
         "daft": "Daft",
     }
     table = _table(
-        ["", "seconds, whole job", "images/s, steady", "catdog takes, of its time"],
+        ["", "seconds, whole job", "images/s, steady", "catdog's time as a fraction"],
         [
             row("catdog, the model that ships", "catdog, shipped model"),
             *(
@@ -86,10 +86,11 @@ def speed(found: dict[str, Any]) -> str:
     return f"""{found["images"]:,} photos, every contender as a whole process, side by side ({_where(found)}; `make bench`):
 
 {table}
-The bare limit is what two processes reach that read, decode and score, share no code with catdog and do nothing else: {shipped} images/s
-with the model that ships, of which catdog reaches {own}; {limits} with the article's CNN, of which it reaches {same}, and in
-float32 {full}. With the model that ships, tf.data has its first image after {theirs} s and catdog after {ours}, which starts Ray
-and a child process for decoding first; the longer the job, the less that counts. The first image is classified after {first} times what `ray.init` and `import tensorflow` take. A resume of a job that is 99 % done took {resumes} s, most of it Ray's start.
+The bare limit is the throughput of two processes that only read, decode and score, and share no code with catdog. With the model
+that ships it is {shipped} images/s, and catdog reaches {own} of it. With the article's CNN it is {limits} images/s, and
+catdog reaches {same}; in float32, {full}. With the model that ships, tf.data classifies its first image after {theirs} s and
+catdog after {ours} s, since it first starts Ray and a child process for decoding; the longer the job, the less this matters. The first
+image takes {first} times as long as `ray.init` and `import tensorflow`. To resume a job that is 99 % done took {resumes} s, most of it to start Ray.
 """
 
 
@@ -99,8 +100,8 @@ def earlier(found: dict[str, Any]) -> str:
     tf_data, ray, daft = (
         ratios[f"whole: catdog / {name}"] for name in ("tf.data", "ray read_images", "daft")
     )
-    return f"""The ratios depend on the CPU. On another machine ({_where(found)}), which computed the article's CNN in float32
-at {found["rounds"][0]["tf.data + predict"]["images_per_s"]:,.0f} images/s with tf.data, catdog took {tf_data:.2f} of its time, {ray:.2f} of that of `read_images` and {daft:.2f} of Daft's.
+    return f"""The ratios depend on the CPU. On another machine ({_where(found)}), where tf.data ran the article's CNN in float32
+at {found["rounds"][0]["tf.data + predict"]["images_per_s"]:,.0f} images/s, catdog took {tf_data:.2f} of the time of tf.data, {ray:.2f} of `read_images` and {daft:.2f} of Daft.
 """
 
 
@@ -135,10 +136,10 @@ epoch ({_where(found)}; `python -m benchmarks.training`):
 
 {_table(["the article's network, batches of 32", "images/s"], rows(article))}
 {_table(["`compact`, batches of 128", "images/s"], rows(compact))}
-Two workers do {ratios["2 workers / 1 worker on one core"]:.2f} times the work of one core if they share a batch, and {ratios["2 workers / 1 worker on one core, a worker's batch the same"]:.2f} times if each has a whole
-batch: every worker pays the fixed cost of a step, above all the update of all weights. `cache()` and `fit` in bfloat16, one process
-on both cores, does {cached:.2f} times the work of two workers that share a batch. Between two epochs {lost:.0%} of an epoch's time is
-lost to the checkpoint.
+Two workers have {ratios["2 workers / 1 worker on one core"]:.2f} times the throughput of one core if they share a batch, and {ratios["2 workers / 1 worker on one core, a worker's batch the same"]:.2f} times if each has a batch
+of its own: every worker pays the fixed cost of a step, which is mostly the update of all weights. `cache()` and `fit` in bfloat16, one
+process on both cores, have {cached:.2f} times the throughput of two workers that share a batch. The checkpoint between two epochs takes
+{lost:.0%} of an epoch's time.
 """.replace("%", " %")
 
 
@@ -147,8 +148,8 @@ def training_short(found: dict[str, Any]) -> str:
     ratios = found["ratios"]
     own = ratios["2 workers / the article's ImageDataGenerator + fit"]
     each = ratios["2 workers / 1 worker on one core, a worker's batch the same"]
-    return f"""Training: two workers take {own:.1f} times as many images a second as the article's own recipe in one process, and with a batch for
-each of them {each:.2f} times as many as one worker on one core ([docs/train.md](docs/train.md#how-fast)).
+    return f"""Training: two workers have {own:.1f} times the throughput of the article's own recipe in one process. With a batch of its own for each,
+they have {each:.2f} times the throughput of one worker on one core ([docs/train.md](docs/train.md#how-fast)).
 """
 
 
@@ -167,8 +168,8 @@ def duplicates(found: dict[str, Any]) -> str:
 ({_where(found)}):
 
 {_table(["copy", "found"], rows)}
-Of the {found["retrieval"]["queries"]:,} photos that `catdog similar` was then asked about, the ten nearest show the same animal, cat or dog,
-in {100 * found["retrieval"]["precision at 10"]:.1f} % of the cases.
+`catdog similar` then searched for {found["retrieval"]["queries"]:,} of the photos: {100 * found["retrieval"]["precision at 10"]:.1f} % of the ten nearest
+show the same animal, cat or dog.
 """
 
 
@@ -223,7 +224,7 @@ def sources(found: dict[str, Any]) -> str:
     files = places["local files"]["images_per_s"]
     rows = [
         [
-            name,
+            ", ".join(reversed(name.rsplit(" ", 1))),  # "S3, 50 ms away tar" is read as two things
             f"{told['images_per_s']:,.0f}",
             f"{told['images_per_s'] / files:.2f}",
             f"{1e6 * cores / told['images_per_s'] / 3600:.2f}",

@@ -524,6 +524,21 @@ def test_tests_that_are_named_are_there():
             assert (ROOT / path).is_file(), f"{file} names {path}"
 
 
+def test_the_model_card_has_the_figures_of_its_measurement():
+    """Accuracies and calibration errors under changed photos are those of docs/model-card.json."""
+    found = json.loads((ROOT / "docs" / "model-card.json").read_text())
+    page = (ROOT / "docs" / "model-card.md").read_text()
+    for models in (("shipped", "article"), ("large", "shipped")):
+        for change, told in found[models[0]].items():
+            if re.search(rf"^\| {re.escape(change)} \|", page, re.MULTILINE):
+                first, second = (
+                    f"{100 * found[model][change]['accuracy']:.1f} %" for model in models
+                )
+                assert f"| {change} | {first} | {told['ece']:.3f} | {second} |\n" in page
+    for row in found["thresholds"][1:-1]:
+        assert f"| {row['odd_uncertain']:.0%} |\n".replace("%", " %") in page
+
+
 @pytest.mark.parametrize("page", figures.DOCUMENTS, ids=lambda page: page.stem)
 def test_figures_are_those_that_were_measured(page):
     """`python docs/figures.py` would change nothing."""
