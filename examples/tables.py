@@ -3,19 +3,25 @@
     python examples/tables.py results delta
     python examples/tables.py results iceberg --place warehouse
     python examples/tables.py results lance --place results.lance
+    python examples/tables.py s3://bucket/results delta
 
-Delta and Iceberg take the part files as they lie, without a copy: do not delete them afterwards. Lance
-has a format of its own. Run it again after the results have grown: what came with the
-generations since is one new version of the table, and nothing where there was none. Install what you want: `deltalake`,
-`pyiceberg[sql-sqlite]` or `pylance`; none is a dependency of catdog.
+Delta and Iceberg refer to the part files without a copy: do not delete them afterwards. Lance has a
+format of its own. Run it again after the results have grown: the generations since become one new
+version of the table; without new generations nothing happens. For Iceberg the results must be local.
+Install what you want: `deltalake`, `pyiceberg[sql-sqlite]` or `pylance`; none is a dependency of catdog.
+Delta and Lance read AWS's usual variables, and `AWS_ALLOW_HTTP=true` for a server without TLS.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import posixpath
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -23,110 +29,135 @@ import pyarrow.parquet as pq
 GENERATION, FILES = "catdog-generation", "catdog-files"  # where a table notes what it has
 
 
-def part_files(results: str) -> tuple[list[Path], int]:
-    """The files of finished results, and the number of their latest generation."""
-    folder = Path(results).resolve()
-    if not (folder / "_summary.json").is_file():
-        raise SystemExit(f"{results}: is not finished")
-    summary = json.loads((folder / "_summary.json").read_text())
-    return sorted(folder.glob("part-*.parquet")), int(summary["generation"])
+@dataclass
+class Results:
+    """Finished results: the part files by path, and the number of the latest generation."""
+
+    uri: str
+    filesystem: Any  # fsspec's, of a disk or of S3
+    files: list[str]
+    generation: int
+
+    @classmethod
+    def at(cls, place: str) -> Results:
+        """Those in a folder or under an S3 prefix."""
+        filesystem, folder = fsspec.url_to_fs(place)
+        if not filesystem.exists(f"{folder}/_summary.json"):
+            raise SystemExit(f"{place}: is not finished")
+        summary = json.loads(filesystem.cat_file(f"{folder}/_summary.json"))
+        files = sorted(filesystem.glob(f"{folder}/part-*.parquet"))
+        uri = place if "://" in place else folder
+        return cls(uri, filesystem, files, int(summary["generation"]))
+
+    def since(self, generation: int) -> list[str]:
+        """The files of later generations: new ones, and ones with changed images."""
+        stamps = (json.loads(self.metadata(file).metadata[b"catdog"]) for file in self.files)
+        return [
+            file
+            for file, stamp in zip(self.files, stamps, strict=True)
+            if stamp["revision"] > generation
+        ]
+
+    def metadata(self, file: str) -> Any:
+        """A file's footer."""
+        return pq.read_metadata(file, filesystem=self.filesystem)
+
+    def schema(self) -> pa.Schema:
+        """The schema with its metadata."""
+        return pq.read_schema(self.files[0], filesystem=self.filesystem)
+
+    def plain_schema(self) -> pa.Schema:
+        """The columns that every table format has a type for: no embeddings in float16."""
+        fields = [field for field in self.schema() if field.name != "embedding"]
+        return pa.schema([pa.field(field.name, field.type, field.nullable) for field in fields])
 
 
-def since(files: list[Path], generation: int) -> list[Path]:
-    """Those that were written for later generations: new ones, and ones with changed images."""
-    stamps = (json.loads(pq.read_metadata(file).metadata[b"catdog"]) for file in files)
-    return [
-        file for file, stamp in zip(files, stamps, strict=True) if stamp["revision"] > generation
-    ]
-
-
-def schema_of(files: list[Path]) -> pa.Schema:
-    """The columns that every table format has a type for: embeddings in float16 are left out."""
-    fields = [field for field in pq.read_schema(files[0]) if field.name != "embedding"]
-    return pa.schema([pa.field(field.name, field.type, field.nullable) for field in fields])
-
-
-def to_delta(results: str) -> int:
-    """A Delta table where the results lie, its log beside them; returns its version."""
+def to_delta(place: str) -> int:
+    """A Delta table in the folder of the results, with its log beside them; returns its version."""
     from deltalake import CommitProperties, DeltaTable, Transaction
     from deltalake.transaction import AddAction
 
-    files, generation = part_files(results)
-    folder, schema = str(files[0].parent), schema_of(files)
-    table = DeltaTable.create(folder, schema, mode="ignore")
+    results = Results.at(place)
+    schema = results.plain_schema()
+    table = DeltaTable.create(results.uri, schema, mode="ignore")
     committed = table.transaction_version(GENERATION) or 0
     added = [
         AddAction(
-            path=file.name,
-            size=file.stat().st_size,
+            path=posixpath.basename(file),
+            size=results.filesystem.size(file),
             partition_values={},
-            modification_time=int(file.stat().st_mtime * 1000),
+            modification_time=int(results.filesystem.modified(file).timestamp() * 1000),
             data_change=True,
-            stats=json.dumps({"numRecords": pq.read_metadata(file).num_rows}),
+            stats=json.dumps({"numRecords": results.metadata(file).num_rows}),
         )
-        for file in since(files, committed)
+        for file in results.since(committed)
     ]
     if added:
-        # A file that was there before takes the place of itself: it is known by its name.
-        done = CommitProperties(app_transactions=[Transaction(GENERATION, generation)])
+        # A file that was replaced has the same name, so its new entry takes the place of the old one.
+        done = CommitProperties(app_transactions=[Transaction(GENERATION, results.generation)])
         table.create_write_transaction(added, "append", schema, commit_properties=done)
-    return DeltaTable(folder).version()
+    return DeltaTable(results.uri).version()
 
 
-def to_iceberg(results: str, warehouse: str) -> int:
-    """The Iceberg table `catdog.results` of a catalogue in SQLite; returns how many snapshots it has.
+def to_iceberg(place: str, warehouse: str) -> int:
+    """The Iceberg table `catdog.results` of a catalogue in SQLite; returns its number of snapshots.
 
-    Iceberg takes no file with a column that the table lacks, and has no float16: classify without
-    `--embeddings`. It can take files out of a table only by their rows: where one was replaced, all are
-    listed anew.
+    Iceberg refuses a file with a column that the table lacks, and has no float16: classify without
+    `--embeddings`. It removes files from a table only by their rows: if one was replaced, all files are
+    listed again.
     """
     from pyiceberg.catalog.sql import SqlCatalog
     from pyiceberg.expressions import AlwaysTrue
 
-    files, generation = part_files(results)
-    place = Path(warehouse).resolve()
-    place.mkdir(parents=True, exist_ok=True)
-    catalogue = SqlCatalog("local", uri=f"sqlite:///{place}/catalogue.db", warehouse=place.as_uri())
+    results = Results.at(place)
+    folder = Path(warehouse).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    catalogue = SqlCatalog(
+        "local", uri=f"sqlite:///{folder}/catalogue.db", warehouse=folder.as_uri()
+    )
     catalogue.create_namespace_if_not_exists("catdog")
-    table = catalogue.create_table_if_not_exists("catdog.results", schema_of(files))
+    table = catalogue.create_table_if_not_exists("catdog.results", results.plain_schema())
     snapshot = table.current_snapshot()
     committed = int(snapshot.summary[GENERATION]) if snapshot and snapshot.summary else 0
-    added = [str(file) for file in since(files, committed)]
+    added = results.since(committed)
     there = set(table.inspect.files()["file_path"].to_pylist()) if snapshot else set()
     if added:
         with table.transaction() as change:
             if there.intersection(added):
                 change.delete(AlwaysTrue())  # of the table's list; the files stay
-                added = [str(file) for file in files]
-            noted = {GENERATION: str(generation)}
+                added = results.files
+            noted = {GENERATION: str(results.generation)}
             change.add_files(added, noted, check_duplicate_files=False)
     return len(table.refresh().snapshots())
 
 
-def to_lance(results: str, place: str) -> int:
-    """A Lance dataset, embeddings too, as vectors of one size; returns its version.
+def to_lance(place: str, output: str) -> int:
+    """A Lance dataset with the embeddings as vectors of one size; returns its version.
 
-    New rows are appended; where a file was replaced, all are written anew.
+    New rows are appended; if a file was replaced, all rows are written again.
     """
     import lance
 
-    files, generation = part_files(results)
-    there = lance.dataset(place) if Path(place).exists() else None
+    results = Results.at(place)
+    filesystem, path = fsspec.url_to_fs(output)
+    there = lance.dataset(output) if filesystem.exists(path) else None
     noted = there.read_transaction(there.version).transaction_properties if there else {}
-    added = since(files, int(noted.get(GENERATION, 0)))
+    added = results.since(int(noted.get(GENERATION, 0)))
     if there and not added:
         return there.version
     before = int(noted.get(FILES, 0))
-    more = before > 0 and not set(files[:before]).intersection(added)
-    schema = pq.read_schema(files[0])
+    more = before > 0 and not set(results.files[:before]).intersection(added)
+    schema = results.schema()
     if "embedding" in schema.names:
         size = json.loads(schema.metadata[b"embedding"])["size"]
         field = pa.field("embedding", pa.list_(pa.float16(), size))
         schema = schema.set(schema.get_field_index("embedding"), field)
-    rows = pa.dataset.dataset([str(file) for file in (added if more else files)], schema=schema)
-    told = {GENERATION: str(generation), FILES: str(len(files))}
+    rows = pa.dataset.dataset(
+        added if more else results.files, schema=schema, filesystem=results.filesystem
+    )
+    told = {GENERATION: str(results.generation), FILES: str(len(results.files))}
     mode = "append" if more else "overwrite"
-    return lance.write_dataset(rows, place, mode=mode, transaction_properties=told).version
+    return lance.write_dataset(rows, output, mode=mode, transaction_properties=told).version
 
 
 def main() -> None:

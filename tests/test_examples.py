@@ -192,6 +192,30 @@ def test_embeddings_become_a_lance_dataset(tmp_path):
     assert "embedding" not in columns
 
 
+@pytest.mark.slow
+def test_results_on_s3_become_tables_there(s3, tmp_path, monkeypatch):
+    """Delta refers to the objects, Lance copies them; a generation is one version's increment in both."""
+    import deltalake
+    import fsspec
+    import lance
+
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    example, store, results = load("tables.py"), fsspec.filesystem("s3"), f"{s3}/results"
+    for generation, sizes, unchanged in ((1, [3, 4], ()), (2, [3, 4, 6], (0, 1))):
+        write_results(tmp_path / "results", sizes, generation=generation, unchanged=unchanged)
+        store.put(f"{tmp_path}/results/", f"{results}/", recursive=True)
+        store.invalidate_cache()
+        for _ in range(2):  # nothing happens the second time
+            assert example["to_delta"](results) == generation
+            assert example["to_lance"](results, f"{s3}/a.lance") == generation
+        table = deltalake.DeltaTable(results)
+        assert (len(table.file_uris()), table.to_pyarrow_table().num_rows) == (
+            len(sizes),
+            sum(sizes),
+        )
+        assert lance.dataset(f"{s3}/a.lance").count_rows() == sum(sizes)
+
+
 def test_every_public_name_is_there():
     """What `catdog.__all__` promises exists, and what it does not promise is an AttributeError."""
     for name in catdog.__all__:
