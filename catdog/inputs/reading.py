@@ -50,6 +50,7 @@ class _Span(NamedTuple):
     length: int
     size: int | None
     stamp: str | None  # of the file or the archive when it was listed
+    member: str | None = None  # name of a zip's that its URI has, for zipfile
 
 
 def read_images(
@@ -146,7 +147,10 @@ def _units(entries: pa.Table, limits: SourceLimits) -> Iterator[_Unit]:
                 specs, current, estimate = [], None, 0
             if current is None:
                 current, start, end = key, first, first
-            specs.append(_Span(where, first, length or 0, size, stamp))
+            member = None
+            if uri.startswith("zip://") and codec == "zip":
+                member = uri[len("zip://") :].partition("::")[0]
+            specs.append(_Span(where, first, length or 0, size, stamp, member))
             end = max(end, first + cost)
             estimate = estimate + cost if local or codec == "file" else end - start
         if specs:
@@ -230,7 +234,7 @@ def _uri_of(specs: list[_Span | ImageRejected]) -> str:
 
 
 def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
-    uri, _, _, known, stamp = spec
+    uri, _, _, known, stamp, _ = spec
     descriptor = storage.open_local(storage.local_path(uri), stamp)
     try:
         size = os.fstat(descriptor).st_size
@@ -246,7 +250,7 @@ def _read_local_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[]
 
 
 def _read_remote_file(spec: _Span, limits: SourceLimits) -> _Result | Callable[[], _Result]:
-    uri, _, _, known, stamp = spec
+    uri, _, _, known, stamp, _ = spec
     data, total = storage.remote_range(uri, 0, max(_UNKNOWN_BYTES, known or 0), stamp)
     if total > limits.max_bytes:
         return _too_large(total, limits)
@@ -319,10 +323,15 @@ def _read_members(
 def _read_member(
     codec: str, read: Callable[[int, int], bytes], spec: _Span, limits: SourceLimits
 ) -> _Result:
-    _, offset, length, known, _ = spec
+    _, offset, length, known, _, name = spec
     if codec == "zip" and length > limits.max_bytes + archives.ZIP_LONGEST_HEADER_BYTES:
         return _too_large(length, limits)
-    return read_member(codec, read, offset, length, length if known is None else known)
+    found = read_member(codec, read, offset, length, length if known is None else known)
+    if name is not None and not archives.names_itself(partial(read, offset), name):
+        # zipfile refuses it, so its URI would not open.
+        what = "Its own header in the zip gives it another name than the directory."
+        return ImageRejected(ErrorCode.UNREADABLE, what)
+    return found
 
 
 def read_member(
@@ -410,7 +419,7 @@ class _TarGzStream:
         return self._stream.position
 
     def read(self, spec: _Span, limits: SourceLimits) -> _Result:  # noqa: ARG002 - as _TableStream
-        _, offset, length, _, _ = spec
+        _, offset, length, _, _, _ = spec
         data = self._stream.read_at(offset, length)
         if len(data) < length:
             return ImageRejected(ErrorCode.TRUNCATED, "The archive ends inside it.")

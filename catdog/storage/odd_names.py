@@ -68,9 +68,18 @@ def _of_zip(file: BinaryIO, name: str) -> bytes:
     with contextlib.suppress(*refusals), zipfile.ZipFile(file) as archive:
         for info in reversed(archive.infolist()):
             if info.orig_filename.split("\0", 1)[0] == name:
+                _believe_header(file, info)
                 return archive.read(info)
     file.seek(0)
     return _of_damaged_zip(file.read(), name)
+
+
+def _believe_header(file: BinaryIO, info: zipfile.ZipInfo) -> None:
+    """Let a member have the name in its own header: zipfile compares them, in its encoding."""
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL.size).ljust(_LOCAL.size, b"\0")
+    info.orig_filename = file.read(_LOCAL.unpack(header)[4]).decode("cp437")
+    info.flag_bits &= ~0x800
 
 
 def _of_damaged_zip(data: bytes, name: str) -> bytes:

@@ -71,6 +71,47 @@ def tar_of(files):
     return stream.getvalue()
 
 
+def zip_of(files, own):
+    """A zip of files whose own headers have other names, of the same length."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    content = stream.getvalue()
+    for name, other in own.items():
+        assert len(name) == len(other)
+        content = content.replace(name, other, 1)  # the directory comes later
+    return content
+
+
+@pytest.mark.parametrize(
+    ("names", "own"),
+    [
+        (["cat/0.jpg", "cat/1.jpg"], {b"cat/0.jpg": b"dog/0.jpg", b"cat/1.jpg": b"dog/1.jpg"}),
+        (["cat/0.jpg", "cat/ä.jpg"], {"cat/ä.jpg".encode(): b"cat/\x84_.jpg"}),
+        (["cat/0.jpg", "cat/\\1.jpg"], {b"cat/\\1.jpg": b"cat//1.jpg"}),
+    ],
+)
+def test_names_that_a_zips_headers_give_otherwise(tmp_path, names, own):
+    """Some programs spell names in the directory otherwise: it counts, and each URI opens."""
+    files = {name: name.encode() for name in names}
+    (tmp_path / "a.zip").write_bytes(zip_of(files, own))
+    table = planned(tmp_path / "a.zip")
+    assert read(table) == opened(table) == list(files.values())
+    assert table["label"].to_pylist() == ["cat", "cat"]
+
+
+def test_one_name_that_its_header_gives_otherwise(tmp_path):
+    """A member that zipfile refuses for that alone is `unreadable`, and costs no other one."""
+    files = {f"cat/{i}.jpg": b"x" for i in range(3)}
+    (tmp_path / "a.zip").write_bytes(zip_of(files, {b"cat/1.jpg": b"cat/2.jpg"}))
+    first, wrong, last = read(planned(tmp_path / "a.zip"))
+    assert (first, wrong.code.value, last) == (b"x", "unreadable", b"x")
+    listed = tmp_path / "l.txt"  # likewise where a list names it
+    listed.write_text("zip://cat/1.jpg::a.zip\n")
+    assert [each.code.value for each in read(planned(listed))] == ["unreadable"]
+
+
 @pytest.mark.parametrize(
     "kind", ["a.zip", "a.tar", "a.tar.gz", "o::dd.zip", "o::dd.tar", "o::dd.tgz"]
 )

@@ -193,7 +193,8 @@ CASES = [
         Case(
             "a name with `::` in it, a name in an archive that begins with `/`, a tar behind another "
             "one in the same file, a zip without a sound directory, a member of a `.tgz`, of a damaged "
-            "tar, or of a zip that Python's zipfile refuses",
+            "tar, or of a zip that Python's zipfile refuses or whose members have other names in "
+            "their own headers",
             {file: archive},
             (file,),
             dict.fromkeys(names) | damaged,

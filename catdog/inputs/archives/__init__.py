@@ -19,6 +19,8 @@ Unusual members:
 - a zip's name in UTF-8 without its flag, or in Info-ZIP's extra field, gives name and label; the
   URI has the name as zipfile reads it. A backslash divides folders, but not where it is the second
   half of a letter in Shift-JIS, GBK or Big5;
+- where the first member of a zip has another name in its own header, all URIs are
+  `catdog://member!file`; where a later one alone has, it is `unreadable`;
 - where Python's zipfile or tarfile refuse an archive for one record, the URIs of its members are
   `catdog://member!file`;
 - everything after a damaged header is lost: `unreadable` for the archive itself.
@@ -36,6 +38,7 @@ from catdog.inputs.archives.windows import (
 from catdog.inputs.archives.zip import (
     ZIP_LONGEST_HEADER_BYTES,
     extract_zip_member,
+    names_itself,
     zip_members,
 )
 
@@ -47,6 +50,7 @@ __all__ = [
     "GzipBytes",
     "Member",
     "extract_zip_member",
+    "names_itself",
     "tar_members",
     "too_long_label",
     "zip_members",

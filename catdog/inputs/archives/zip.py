@@ -14,7 +14,7 @@ from catdog.errors import ErrorCode, ImageRejected
 from catdog.inputs.archives.windows import Beginning, FileBytes, Member, SizedBytes, is_utf8, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -132,8 +132,15 @@ def _members_of(
         spans, damage, by_name = _zip_spans(file, start, length, max_members)
         overlapping = _overlapping(spans)
         entries = _zip_entries(file, start, length)
+        looked_at: set[bool] = set()
         # Up to the damage: anything may come in place of a record.
         for overlaps, entry in zip(overlapping, entries, strict=False):
+            plain = entry.raw_name.isascii() and b"\\" not in entry.raw_name
+            if by_name and plain not in looked_at and not entry.raw_name.endswith(b"/"):
+                # A look at one member of each kind: programs differ in all names, or in odd ones.
+                looked_at.add(plain)
+                own = _local_header(file, entry.offset + shift)
+                by_name = own is None or own.raw_name == entry.raw_name
             for member in _member(file, entry, shift, overlaps=bool(overlaps)):
                 yield member if by_name else member._replace(by_name=False)
     if damage is not None:
@@ -215,6 +222,19 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
     if zlib.crc32(data) != crc:
         raise ImageRejected(ErrorCode.UNREADABLE, "Its checksum is wrong.")
     return data
+
+
+def names_itself(read: Callable[[int], bytes], name: str) -> bool:
+    """Whether a member has this name in its own header as well: zipfile wants it.
+
+    Args:
+        read: so many bytes from there on.
+        name: as `Member.name`.
+    """
+    header = read(_ZIP_LOCAL_BYTES + 4 * len(name) + 1)
+    size = int.from_bytes(header[_ZIP_LOCAL_BYTES - 4 : _ZIP_LOCAL_BYTES - 2], "little")
+    own = header[_ZIP_LOCAL_BYTES : _ZIP_LOCAL_BYTES + size]
+    return name in (shown(own).split("\0", 1)[0], own.decode("cp437").split("\0", 1)[0])
 
 
 def _zip_directory(file: SizedBytes) -> tuple[int, int, int] | None:
