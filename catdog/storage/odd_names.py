@@ -64,22 +64,22 @@ def _of_tiff(data: bytes, number: int) -> bytes:
 
 def _of_zip(file: BinaryIO, name: str) -> bytes:
     # One record that it does not understand costs it all members.
-    refusals = (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error)
+    refusals = (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, zlib.error)
     with contextlib.suppress(*refusals), zipfile.ZipFile(file) as archive:
         for info in reversed(archive.infolist()):
             if info.orig_filename.split("\0", 1)[0] == name:
-                _believe_header(file, info)
-                return archive.read(info)
+                return _content(file, info)
     file.seek(0)
     return _of_damaged_zip(file.read(), name)
 
 
-def _believe_header(file: BinaryIO, info: zipfile.ZipInfo) -> None:
-    """Let a member have the name in its own header: zipfile compares them, in its encoding."""
+def _content(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
+    """A member's content. zipfile would want the directory's name in its own header as well."""
     file.seek(info.header_offset)
     header = file.read(_LOCAL.size).ljust(_LOCAL.size, b"\0")
-    info.orig_filename = file.read(_LOCAL.unpack(header)[4]).decode("cp437")
-    info.flag_bits &= ~0x800
+    file.seek(sum(_LOCAL.unpack(header)[4:]), io.SEEK_CUR)  # behind its name and extra fields
+    data = file.read(info.compress_size)
+    return zlib.decompress(data, -zlib.MAX_WBITS) if info.compress_type else data
 
 
 def _of_damaged_zip(data: bytes, name: str) -> bytes:

@@ -140,7 +140,7 @@ def _members_of(
                 # A look at one member of each kind: programs differ in all names, or in odd ones.
                 looked_at.add(plain)
                 own = _local_header(file, entry.offset + shift)
-                by_name = own is None or own.raw_name == entry.raw_name
+                by_name = own is None or _zip_name(own) == _zip_name(entry)
             for member in _member(file, entry, shift, overlaps=bool(overlaps)):
                 yield member if by_name else member._replace(by_name=False)
     if damage is not None:
@@ -232,9 +232,10 @@ def names_itself(read: Callable[[int], bytes], name: str) -> bool:
         name: as `Member.name`.
     """
     header = read(_ZIP_LOCAL_BYTES + 4 * len(name) + 1)
-    size = int.from_bytes(header[_ZIP_LOCAL_BYTES - 4 : _ZIP_LOCAL_BYTES - 2], "little")
-    own = header[_ZIP_LOCAL_BYTES : _ZIP_LOCAL_BYTES + size]
-    return name in (shown(own).split("\0", 1)[0], own.decode("cp437").split("\0", 1)[0])
+    if len(header) < _ZIP_LOCAL_BYTES:
+        return False
+    fields = _ZIP_LOCAL.unpack_from(header)
+    return name == _decoded(header[_ZIP_LOCAL_BYTES:][: fields[9]], fields[2])
 
 
 def _zip_directory(file: SizedBytes) -> tuple[int, int, int] | None:
@@ -405,8 +406,12 @@ def _overlapping(spans: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 
 def _zip_name(entry: _Entry) -> str:
-    # As Python's zipfile reads it, or fsspec would not find the member under this name.
-    name = shown(entry.raw_name) if entry.flags & 0x800 else entry.raw_name.decode("cp437")
+    return _decoded(entry.raw_name, entry.flags)
+
+
+def _decoded(raw_name: bytes, flags: int) -> str:
+    """A name as Python's zipfile reads it, or fsspec would not find the member under it."""
+    name = shown(raw_name) if flags & 0x800 else raw_name.decode("cp437")
     return name.split("\0", 1)[0]
 
 
