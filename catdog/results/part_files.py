@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from catdog.errors import CatdogError
 from catdog.inputs import KEPT
-from catdog.results import damage
+from catdog.results import damage, plans
 from catdog.results.digests import digest
 
 if TYPE_CHECKING:
@@ -254,10 +254,16 @@ def read_footer(file: Any) -> Part | None:
             PartCounts(metadata.num_rows, labels, errors),
         )
         counts = (*labels.values(), *errors.values())
-        sound = all(type(each) is int and each >= 0 for each in counts)
+        sound = _rows_claimed(metadata) == metadata.num_rows <= plans.MOST_ROWS and all(type(each) is int and each >= 0 for each in counts)
         return part if sound and all(isinstance(each, str) for each in part.models) else None
     except (*damage.ERRORS, OSError):
         return None
+
+
+def _rows_claimed(metadata: pq.FileMetaData) -> int:
+    """Rows of all row groups: Arrow takes memory for so many, before it reads one."""
+    groups = range(metadata.num_row_groups)
+    return sum(abs(metadata.row_group(at).num_rows) for at in groups)
 
 
 def look(plan: Plan, shard: int) -> Part | None:
@@ -283,7 +289,11 @@ def read_part(plan: Plan, shard: int, columns: Sequence[str] | None = None) -> p
     name = plan.part_name(shard)
     wanted = list(columns) if columns is not None else None
     with plan.folder.open(name) as file, damage.named(f"{plan.output}/{name}"):
-        rows = pq.ParquetFile(file, pre_buffer=False).read(columns=wanted, use_threads=False)
+        opened = pq.ParquetFile(file, pre_buffer=False)
+        claimed = {_rows_claimed(opened.metadata), opened.metadata.num_rows}
+        if claimed != {plan.shard_images[shard]}:
+            raise ValueError("its rows are not those of the plan")
+        rows = opened.read(columns=wanted, use_threads=False)
         if missing := _ALWAYS.intersection(wanted or _ALWAYS) - {*rows.column_names}:
             raise ValueError(f"it has no column {min(missing)}")
         return _opened(rows)

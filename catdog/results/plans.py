@@ -44,6 +44,8 @@ DIGESTS_KEY = "digests"  # of a plan file's metadata: of the URIs of each row gr
 _OLD_INDEX = "plan.json"
 _MAX_TOGETHER = 8  # shards of a stream that a worker takes at once; a lost worker loses as many
 _MAX_TASKS = 500  # Ray Data's driver keeps some 40 kB of each until the end
+MOST_ROWS = 1 << 20
+"""Images of a shard, whatever a file claims; Arrow takes memory for claims."""
 SHARDS_PER_FILE = 256
 
 
@@ -195,10 +197,14 @@ class Plan:
         name, row_group = generation.file_of(group)
         file = open_plan_file(self.folder, name)
         with damage.named(f"{self.output}/{PLAN_FOLDER}/{name}"):
+            images = generation.images[group]
+            claimed = file.metadata.row_group(row_group).num_rows  # Arrow takes memory for those
+            if claimed != images:
+                raise ValueError("its entries are not those of the plan")
             entries = file.read_row_group(row_group, use_threads=False)
             kept = entries.schema.get_field_index(KEPT)  # the user's own columns
             schema = entries.schema if kept < 0 else entries.schema.remove(kept)
-            if schema != ENTRIES_SCHEMA or entries.num_rows != generation.images[group]:
+            if schema != ENTRIES_SCHEMA or entries.num_rows != images:
                 raise ValueError("its entries are not those of the plan")
         return entries
 
@@ -331,6 +337,8 @@ def _check(generation: Generation, number: int, shards: int) -> None:
     numbers = (*generation.images, *generation.revised, *generation.counts.values())
     if not all(type(each) is int and 0 <= each < 1 << 63 for each in numbers):
         raise ValueError("a number is none")
+    if max(generation.images, default=0) > MOST_ROWS:
+        raise ValueError("a shard has too many images")
     texts = (generation.job, generation.identifier, *generation.inputs, generation.planned_at)
     if not all(isinstance(each, str) for each in texts):
         raise ValueError("a text is none")

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.fuzz import folders, thrift
 from catdog.errors import CatdogError
 from catdog.inputs import PLAN_SCHEMA
 from catdog.results import damage, ledger, part_files, plans
@@ -32,6 +33,7 @@ def change(plan, **fields):
     [
         {"images": [-1]},
         {"images": [1 << 63]},
+        {"images": [(1 << 20) + 1]},
         {"images": [1.5]},
         {"images": [True]},
         {"revised": [0]},
@@ -67,13 +69,62 @@ def test_shards_done_again_are_those_of_earlier_generations(plan):
         plans.read(plan.output)
 
 
-@pytest.mark.parametrize("images", [89, 91, 1 << 40])
+@pytest.mark.parametrize("images", [89, 91, 1 << 20])
 def test_entries_are_as_many_as_the_plan_says(plan, images):
     """A shard's file that has others is not this plan's."""
     change(plan, images=[images])
     found = plans.read(plan.output)
     with pytest.raises(CatdogError, match="its entries are not those of the plan"):
         found.read_shard(0)
+
+
+def claims(path, rows):
+    """Copies of a Parquet file; in each, one number of its footer that was `rows` is 2 ** 30."""
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for span in thrift.numbers(data, footer):
+        if data[span.start : span.end] == bytes([2 * rows & 127 | 128, 2 * rows >> 7]):
+            end = data[footer : span.start] + b"\x80\x80\x80\x80\x08" + data[span.end : -8]
+            yield data[:footer] + end + len(end).to_bytes(4, "little") + b"PAR1"
+
+
+def test_row_groups_have_the_rows_of_their_file(plan):
+    """Arrow takes memory for what they claim, so that is looked at before a row is read."""
+    work, images = part_files.begin(plan, 0, present=False), plan.shard_images[0]
+    rows = folders.rows_of(work.entries, [folders.OUTCOME] * images)
+    part_files.finish(work, rows, labels=folders.LABELS, run="a")
+    path = Path(plan.output.removeprefix("file://"), plan.part_name(0))
+    assert part_files.read_footer(path).counts.images == images
+    told = 0
+    for damaged in claims(path, images):
+        metadata = pq.read_metadata(pa.BufferReader(damaged))
+        found = part_files.read_footer(pa.BufferReader(damaged))
+        if metadata.row_group(0).num_rows != images or metadata.num_rows != images:
+            told += 1
+            assert found is None
+            path.write_bytes(damaged)
+            before = pa.default_memory_pool().max_memory()
+            with pytest.raises(damage.DamagedError, match="its rows are not those of the plan"):
+                part_files.read_part(plan, 0)
+            assert pa.default_memory_pool().max_memory() - before < 64 << 20
+    assert told == 2
+
+
+def test_entries_claim_as_many_as_there_are(plan):
+    """Likewise for the plan's own files."""
+    name, _ = plan.generations[0].file_of(0)
+    path = Path(plan.output.removeprefix("file://"), plans.PLAN_FOLDER, name)
+    for damaged in claims(path, plan.shard_images[0]):
+        path.write_bytes(damaged)
+        plans.open_plan_file.cache_clear()
+        before = pa.default_memory_pool().max_memory()
+        if pq.read_metadata(path).row_group(0).num_rows != plan.shard_images[0]:
+            with pytest.raises(CatdogError, match="its entries are not those of the plan"):
+                plan.read_shard(0)
+            assert pa.default_memory_pool().max_memory() - before < 64 << 20
+            break
+    else:
+        raise AssertionError("no number of rows was changed")
 
 
 def test_entries_have_the_columns_of_a_plan(plan):
@@ -110,9 +161,10 @@ def test_entries_that_are_gone(plan):
 @pytest.mark.parametrize("columns", [None, ["format"], ["uri", "size"]])
 def test_results_without_a_column_that_all_have(plan, columns):
     """They are damaged, whoever asks for it; of other columns nothing is said."""
-    rows = pa.table({"uri": ["a"], "label": ["cat"]})
+    images = plan.shard_images[0]
+    rows = pa.table({"uri": ["a"] * images, "label": ["cat"] * images})
     path = Path(plan.output.removeprefix("file://"), plan.part_name(0))
     pq.write_table(rows, path)
     with pytest.raises(damage.DamagedError, match=f"{path.name} is damaged.* has no column"):
         part_files.read_part(plan, 0, columns)
-    assert part_files.read_part(plan, 0, ["uri", "scores"])["uri"].to_pylist() == ["a"]
+    assert part_files.read_part(plan, 0, ["uri", "scores"])["uri"].to_pylist() == ["a"] * images
