@@ -254,7 +254,9 @@ def read_footer(file: Any) -> Part | None:
             PartCounts(metadata.num_rows, labels, errors),
         )
         counts = (*labels.values(), *errors.values())
-        sound = _rows_claimed(metadata) == metadata.num_rows <= plans.MOST_ROWS and all(type(each) is int and each >= 0 for each in counts)
+        sound = _rows_claimed(metadata) == metadata.num_rows <= plans.MOST_ROWS and all(
+            type(each) is int and each >= 0 for each in counts
+        )
         return part if sound and all(isinstance(each, str) for each in part.models) else None
     except (*damage.ERRORS, OSError):
         return None
