@@ -1,7 +1,7 @@
-"""The jobs as functions of keywords: what the flags are to the command line.
+"""The jobs as Python functions, with the flags of the command line as keywords.
 
-Each takes the fields of its configuration as keywords, or a configuration that is made already.
-Paths may be `str` or `os.PathLike`; where several inputs are taken, a single one is one input.
+Each takes the fields of its configuration as keywords, or a whole configuration. Paths may be `str`
+or `os.PathLike`. If a function takes several inputs, a single one may be passed without a list.
 """
 
 from __future__ import annotations
@@ -48,15 +48,18 @@ def classify(
 
     Args:
         images: one or several inputs, a table of paths, URIs or images (pyarrow, pandas, Polars), or
-            a whole configuration. A table is kept in the output, in `_given/`.
-        output: folder of the results.
-        observer: sees how far it is, on the driver. One that raises does not stop the job.
+            a whole configuration. A table is stored in the output, in `_given/`.
+        output: folder for the results; local or a store.
+        observer: is told about progress, on the driver. If it raises, the job continues.
         settings: the other fields of `ClassifyConfig`.
+
+    Returns:
+        The counts, labels and times of the job.
 
     Raises:
         UserInputError: an argument has a wrong type, the input or the model is wrong, or the output
             belongs to another job.
-        CatdogError: the job failed; calling it again goes on where it stopped.
+        CatdogError: the job failed; the same call resumes it.
     """
     if inputs.is_frame(images):
         return _classify_frame(images, output, observer, settings)
@@ -99,9 +102,12 @@ def train(
 
     Args:
         images: one or several inputs, or a whole configuration.
-        output: folder of the run.
-        observer: as of `classify`.
+        output: folder for the run.
+        observer: as for `classify`.
         settings: the other fields of `TrainConfig`.
+
+    Returns:
+        The run's folder, its best epoch and that epoch's metrics.
 
     Raises:
         UserInputError: an argument has a wrong type, or the input is wrong.
@@ -123,12 +129,12 @@ def evaluate(
 
     Args:
         images: one or several inputs, or a whole configuration.
-        output: folder of the evaluation.
-        observer: as of `classify`.
+        output: folder for the evaluation.
+        observer: as for `classify`.
         settings: the other fields of `EvaluateConfig`.
 
     Raises:
-        UserInputError: an argument has a wrong type, or as `classify`.
+        UserInputError: an argument has a wrong type, or for the reasons of `classify`.
         CatdogError: the job failed, or no image could be decoded.
     """
     config = _configured(evaluation.EvaluateConfig, images, output, settings)
@@ -154,7 +160,7 @@ def report(
     Args:
         results: a folder of results or of an evaluation, or a whole configuration.
         output: the HTML file; by default beside the results.
-        observer: as of `classify`.
+        observer: as for `classify`.
         settings: the other fields of `ReportConfig`.
 
     Raises:
@@ -167,7 +173,7 @@ def report(
 
 
 def _configured(kind: type[Config], first: Any, output: Any, settings: dict[str, Any]) -> Config:
-    """A configuration from what the caller gave.
+    """A configuration from the caller's arguments.
 
     Raises:
         UserInputError: names the argument of a wrong type.

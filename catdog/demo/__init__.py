@@ -1,4 +1,4 @@
-"""Every step on drawn pictures: nothing comes in, a trained model and its page go out."""
+"""Runs every step on drawn pictures; a trained model and a page come out."""
 
 from catdog.demo import archives, drawings
 from catdog.demo.story import DemoConfig, DemoResult, run

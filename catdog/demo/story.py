@@ -1,4 +1,4 @@
-"""The whole story on drawn pictures, with no network and no data: train, classify, measure, look."""
+"""Trains, classifies, evaluates and reports on drawn pictures, without network or data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """How large the demonstration is.
+    """The size of the demonstration.
 
     Attributes:
         output: New local folder for everything that the demo writes.
@@ -51,12 +51,12 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What came out.
+    """The results of the demonstration.
 
     Attributes:
-        trained: of the training run.
-        classified: of the classify job on unseen pictures.
-        evaluated: how many of them were given the label of the folder that they lie in.
+        trained: result of the training run.
+        classified: summary of the classify job on unseen pictures.
+        evaluated: metrics of these labels, with the pictures' folders as true classes.
         rejected: name, reason and sentence of each rejected file.
     """
 
@@ -69,7 +69,7 @@ class DemoResult:
 def run(config: DemoConfig, observer: Observer) -> DemoResult:
     """Draw, train on data-parallel workers, classify archives with broken files in them, measure.
 
-    Run again on the same output, it goes on where it stopped.
+    The same call with the same output resumes it.
 
     Raises:
         UserInputError: the output folder holds something else.

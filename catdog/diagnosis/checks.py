@@ -1,4 +1,4 @@
-"""`catdog doctor`: one check per thing that a job needs, each with what to do where it fails."""
+"""`catdog doctor`: one check for each thing that a job needs, with a remedy if it fails."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Finding:
     """What one check found.
 
     Attributes:
-        name: of the thing that was checked.
-        ok: whether a job can count on it.
+        name: what was checked.
+        ok: whether a job can rely on it.
         said: what was found.
-        remedy: what to do; empty where nothing has to be done.
+        remedy: what to do; empty if nothing needs to be done.
     """
 
     name: str
@@ -102,7 +102,7 @@ def _version() -> str:
 
 
 def _packages() -> str:
-    """Every requirement of catdog is there, in a version that it was tried with."""
+    """Every requirement of catdog is installed, in a version that was tested."""
     from packaging.requirements import Requirement
 
     wrong = []

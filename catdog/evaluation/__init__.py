@@ -1,4 +1,4 @@
-"""Metrics: labelled images and a model come in, an `Evaluation` and its result rows go out."""
+"""Evaluation: labelled images and a model come in, an `Evaluation` and result rows go out."""
 
 from catdog.evaluation.job import RESULTS_FOLDER, EvaluateConfig, evaluate, read
 from catdog.evaluation.metrics import Evaluation, drawn_classes, wilson_interval

@@ -1,6 +1,6 @@
-"""How good a model is on labelled images: a classify job, and what its table says.
+"""Measures a model on labelled images: a classify job, then metrics of its result rows.
 
-The scores are those of `classify`, by the same code, so that what is measured is what users get.
+The scores come from the code of `classify`, so the metrics hold for the results that users get.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class EvaluateConfig(ClassifyConfig):
     """What to evaluate, on which labelled images.
 
     Attributes:
-        min_probability: Stays 0: evaluation looks at every threshold.
-        thresholds: Stays unset, for the same reason.
-        scores: Stays `yes`: evaluation looks at every score.
+        min_probability: Always 0, because evaluation considers every threshold.
+        thresholds: Always unset, for the same reason.
+        scores: Always `yes`, because evaluation considers every score.
         precision_at: Find the thresholds above which this fraction of the labels is right, for the
             model and for each class. They go to `thresholds.json`, for `classify --thresholds`.
         mistakes: Number of mistakes to list, the most confident first.
@@ -98,7 +98,7 @@ def evaluate(config: EvaluateConfig, observer: Observer | None = None) -> Evalua
 def _measure_results(
     config: EvaluateConfig, output: str, fingerprint: str, rejected: int
 ) -> Evaluation:
-    """Measure what `output/results` holds; write the figures and the plots."""
+    """Compute the metrics of `output/results`; write them and the plots."""
     plan = plans.read(storage.join(output, RESULTS_FOLDER))
     if plan is None:
         raise CatdogError(f"{output} holds no results")
@@ -127,7 +127,7 @@ def _measure_results(
 
 
 def read(output: str) -> Evaluation | None:
-    """What `evaluate` wrote into the folder of this URI; None where it did not finish.
+    """The evaluation in the folder at this URI; None if `evaluate` did not finish there.
 
     Raises:
         CatdogError: the file is damaged, or of another version.
@@ -154,7 +154,7 @@ def _json(evaluation: Evaluation) -> bytes:
 
 
 def _check_labelled(entries: pa.RecordBatch, metadata: folders.ModelMetadata) -> pa.RecordBatch:
-    """The entries, refused if one that can be read is not labelled with a class of the model."""
+    """The entries, unchanged; raises if a readable one has no label, or one that the model lacks."""
     labels = metadata.labels
     if metadata.multi_label:
         unknown = multi_label.unknown_label(entries["label"], labels)
@@ -177,9 +177,9 @@ class _Labelled:
 
     Attributes:
         labels: the classes in the order of the scores.
-        truth: class number, int32 (n,); where images may have several, 1 for each, (n, classes).
+        truth: class numbers, int32 (n,); for a multi-label model 0 or 1 per class, (n, classes).
         scores: float32 (n, classes).
-        places: shard and row in it, int32 (n, 2).
+        places: shard and row within it, int32 (n, 2).
     """
 
     labels: tuple[str, ...]
@@ -189,7 +189,7 @@ class _Labelled:
 
 
 def _read(plan: Plan) -> _Labelled:
-    """Arrays of all part files: a few bytes an image, however long the names are."""
+    """Read all part files into arrays that take a few bytes per image, without the names."""
     labels: tuple[str, ...] = ()
     truth, scores, places = [], [], []
     with concurrent.futures.ThreadPoolExecutor(_READ_THREADS) as pool:

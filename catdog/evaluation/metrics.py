@@ -1,4 +1,4 @@
-"""How good scores are: thresholds, intervals, calibration, curves."""
+"""Metrics of scores: thresholds, intervals, calibration, curves."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ DRAWN_CLASSES = 10  # the largest ones; more lines are a thicket
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out; the content of `metrics.json`.
+    """The result of an evaluation; the content of `metrics.json`.
 
     Attributes:
         output: URI of the folder.
-        model: fingerprint.
-        part: the part of the model's data that was evaluated, or None for all images given.
-        images: labelled images that were classified.
-        rejected: labelled images that could not be decoded, left out of the metrics.
-        accuracy: fraction of images whose label is right; where they may have several, all of them.
+        model: fingerprint of the model.
+        part: the part of the model's data that was evaluated; None for all images given.
+        images: number of labelled images that were classified.
+        rejected: number of labelled images that could not be decoded; they are not in the metrics.
+        accuracy: fraction of the images whose label is right; for a multi-label model, whose labels
+            are all right.
         accuracy_low: lower end of the accuracy's 95 % Wilson interval.
-        accuracy_high: upper end.
+        accuracy_high: upper end of that interval.
         labels: the classes, in the order of the matrix.
-        confusion: rows are true classes, columns are what the model said.
-        classes: by class, precision, recall, F1, images, area under the ROC curve, average
-            precision, and the lowest threshold of the class's score at which the wanted precision
-            is reached, with the recall there.
-        ece: expected calibration error of the winning probability, in 15 equal bins.
-        log_loss: mean negative log of the true class's probability.
-        reliability: of each of those bins that holds images: its edges, how many images, their mean
-            probability, and the fraction of them that is right.
-        precision_wanted: what the thresholds are for.
-        threshold: the lowest `--min-probability` at which so many of the remaining labels are
-            right, or None where none does.
-        kept: fraction of the images that keep their label there.
-        mistakes: URI, true label, label, probability of the most confident mistakes.
-        curves: by class, at most 100 points of the ROC curve (`false_positive_rate`,
-            `true_positive_rate`) and of precision over recall (`recall`, `precision`).
-        multi_label: where images may have several classes, `mean_average_precision` (over the
-            classes), and `micro_` and `macro_` `precision`, `recall` and `f1` at a score of 0.5,
-            of which precision, recall and F1 of the classes are then, too. `confusion`,
-            `reliability` and `mistakes` are empty, `ece`, `threshold` and `kept` None, and
-            `log_loss` is the mean over images and classes. Else None.
+        confusion: counts; rows are true classes, columns are predicted ones.
+        classes: for each class precision, recall, F1, number of images, area under the ROC curve,
+            average precision, and the lowest threshold of its score that gives the wanted
+            precision, with the recall there.
+        ece: expected calibration error of the label's probability, in 15 equal bins.
+        log_loss: mean negative logarithm of the true class's probability.
+        reliability: for each of those bins with images: its edges, the number of images, their mean
+            probability, and the fraction that is right.
+        precision_wanted: the fraction for which the thresholds were computed.
+        threshold: the lowest `--min-probability` at which this fraction of the remaining labels is
+            right; None if there is none.
+        kept: fraction of the images that keep their label at that threshold.
+        mistakes: URI, true label, label and probability of the most confident mistakes.
+        curves: for each class at most 100 points of the ROC curve (`false_positive_rate`,
+            `true_positive_rate`) and of the precision-recall curve (`recall`, `precision`).
+        multi_label: for a multi-label model `mean_average_precision` (over the classes), and
+            `micro_` and `macro_` `precision`, `recall` and `f1` at a score of 0.5; precision,
+            recall and F1 in `classes` are then at 0.5, too. `confusion`, `reliability` and
+            `mistakes` are empty, `ece`, `threshold` and `kept` are None, and `log_loss` is the mean
+            over images and classes. Else None.
     """
 
     output: str
@@ -74,9 +75,9 @@ def of_class(one: Any, scores: Any, wanted: float) -> dict[str, float | None]:
     """The areas under a class's curves, its threshold for the `wanted` precision, the recall there.
 
     Args:
-        one: whether an image is of the class, bool (n,).
-        scores: of the class, float32 (n,).
-        wanted: from 0 to 1.
+        one: whether an image belongs to the class, bool (n,).
+        scores: the images' scores for the class, float32 (n,).
+        wanted: precision, from 0 to 1.
     """
     from sklearn import metrics
 
@@ -93,7 +94,7 @@ def of_class(one: Any, scores: Any, wanted: float) -> dict[str, float | None]:
 
 
 def label_thresholds(scores: Any, truth: Any, wanted: float) -> list[float | None]:
-    """Of each class, the lowest probability at which a `wanted` share of its labels is right.
+    """For each class, the lowest probability at which a `wanted` share of its labels is right.
 
     Args:
         scores: float32 (n, classes); an image has the label with the largest one.
@@ -108,7 +109,7 @@ def label_thresholds(scores: Any, truth: Any, wanted: float) -> list[float | Non
 
 
 def lowest_threshold(scores: Any, right: Any, wanted: float) -> float | None:
-    """The lowest threshold, of four digits, at which a `wanted` share of what it keeps is right.
+    """The lowest threshold, of four digits, at which a `wanted` share of the kept scores is right.
 
     Args:
         scores: float32 (n,); those at or above the threshold are kept.

@@ -1,4 +1,4 @@
-"""How good the scores are where an image may have several classes."""
+"""Metrics of multi-label models, where an image may have several classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def unknown_label(column: pa.Array[Any], labels: Sequence[str]) -> pa.Array[Any]:
-    """Which texts are no label, or name a class that is none of `labels`; bool (n,)."""
+    """Which texts are missing, or name a class that is not among `labels`; bool (n,)."""
     known = set(labels)
     wrong = {
         text: text is None or not known.issuperset(inputs.classes_of(text))
@@ -28,7 +28,7 @@ def unknown_label(column: pa.Array[Any], labels: Sequence[str]) -> pa.Array[Any]
 
 
 def answers(column: pa.Array[Any], labels: Sequence[str]) -> NDArray[np.bool_]:
-    """Which classes each text names, (n, classes); no text names none."""
+    """Which classes each text names, bool (n, classes); a missing text names none."""
     place = {label: number for number, label in enumerate(labels)}
     has = np.zeros((len(column), len(labels)), np.bool_)
     for row, text in enumerate(column.to_pylist()):
@@ -43,7 +43,7 @@ def measure(
     wanted: float,
     **about: Any,
 ) -> Evaluation:
-    """What `Evaluation` says of several classes.
+    """The `Evaluation` of a multi-label model.
 
     Args:
         labels: the classes in the order of the scores.

@@ -1,4 +1,4 @@
-"""What is asked of models that come in and go out."""
+"""The configurations of `package` and `export`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Format = Literal["onnx", "openvino", "tflite", "saved-model"]
 
 @dataclass(frozen=True, kw_only=True)
 class PackageConfig:
-    """Which model to make a model folder of, and what its numbers mean.
+    """Which network to turn into a model folder, and what its numbers mean.
 
     Attributes:
         model_file: A `.keras`, `.onnx` or OpenVINO `.xml` file, or the folder of a TensorFlow

@@ -1,4 +1,4 @@
-"""A model folder becomes a file of another runtime, and is run there to see that it says the same."""
+"""Exports a model folder for another runtime, and compares the scores of both."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _EXTRAS = {"onnx": ("onnx", "tf2onnx", "onnxruntime"), "tflite": ("ai_edge_liter
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how near its scores are.
+    """The result of an export.
 
     Attributes:
         output: URI of the folder.
-        files: names in it.
-        pictures: that were scored by both.
-        largest_difference: of a score.
-        same_labels: pictures with the same label.
+        files: names of the files in it.
+        pictures: number of pictures that both runtimes scored.
+        largest_difference: the largest difference of a score.
+        same_labels: number of pictures with the same label in both.
     """
 
     output: str
@@ -59,7 +59,7 @@ def export(config: ExportConfig) -> Exported:
 
     Raises:
         UserInputError: there is no model; the folder is not empty; the format needs packages that
-            are not installed; or the model has no Keras file to make it of.
+            are not installed; or the model has no Keras file to convert.
     """
     for name in _EXTRAS.get(config.format, ()):
         if importlib.util.find_spec(name) is None:

@@ -1,4 +1,4 @@
-"""A network that others made becomes a model folder, with its preprocessing inside."""
+"""Turns a network from elsewhere into a model folder, with its preprocessing inside."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Packaged:
-    """What became of a model.
+    """The result of packaging a network.
 
     Attributes:
         model: URI of the model folder.
-        fingerprint: of the model.
+        fingerprint: the model's fingerprint.
         labels: the classes in the order of the scores.
-        checked: images that were compared.
-        largest_difference: of a score; None where nothing was compared.
+        checked: number of images whose scores were compared.
+        largest_difference: the largest difference of a score; None if nothing was compared.
     """
 
     model: str
@@ -45,14 +45,14 @@ class Packaged:
 
 
 def package(config: PackageConfig) -> Packaged:
-    """Make a model folder of a network, checked by pairs of image and scores where there are any.
+    """Turn a network into a model folder, and compare its scores with given ones if there are any.
 
-    The network is converted to OpenVINO's format, and what its input wants of the pixels becomes
-    part of it. No code of a model is run but what OpenVINO's operations are, or Keras' in safe mode.
+    The network is converted to OpenVINO's format, and the scaling of its input becomes part of it. A
+    model's own code is never run: its operations are OpenVINO's, or Keras' in safe mode.
 
     Raises:
-        UserInputError: the file is no model that can be read; it has another number of classes;
-            a pair of the check differs; or the folder holds something already.
+        UserInputError: the file cannot be read as a model; it has another number of classes; a score
+            differs from a given one; or the output folder holds a model.
     """
     labels = _labels(config.labels)
     output = storage.to_uri(config.output)
@@ -95,7 +95,7 @@ def _labels(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _read(config: PackageConfig) -> Any:
-    """The network as OpenVINO's model, whatever it was."""
+    """The network as a model of OpenVINO, from any of the formats."""
     import openvino
 
     place = Path(config.model_file)
@@ -208,7 +208,7 @@ def _serialized(network: Any) -> Mapping[str, bytes]:
 
 
 def _check(config: PackageConfig, model: folders.Model) -> tuple[int, float | None]:
-    """Compare with what the user says that the scores are; how many, and the largest difference."""
+    """Compare with the user's scores; returns their number and the largest difference."""
     loaded = prediction.LoadedModel(model, precision="float32")
     if config.check is None:
         return 0, None

@@ -1,4 +1,4 @@
-"""A training run in MLflow: its parameters, its epochs, its files, its model."""
+"""Logs a training run to MLflow: parameters, epochs, files and the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrackedRun(Observer):
 
     Args:
         mlflow: the module, with its server and experiment chosen.
-        flag: with its value, for messages.
+        flag: the flag with its value, for messages.
         folder: URI of the training's folder.
     """
 
@@ -67,14 +67,14 @@ class TrackedRun(Observer):
         self._mlflow.log_metrics(numbers, step=int(row["epoch"]))
 
     def finish(self, result: TrainResult, name: str | None = None) -> None:
-        """Log what the training used and made, and register the model; once for a model.
+        """Log parameters and files, and register the model; only once for each model.
 
         Args:
-            result: of the training.
-            name: of the registered model; None registers none.
+            result: the training's result.
+            name: name of the registered model; None registers none.
 
         Raises:
-            UserInputError: the server does not take it; the run's folder has everything.
+            UserInputError: the server refuses it; the run's folder is complete all the same.
         """
         metadata = folders.load(result.model).metadata
         training = metadata.training
@@ -126,15 +126,15 @@ def _files(result: TrainResult, model: list[str]) -> Iterator[tuple[str, str | N
 def tracked(
     server: str | None, output: str, name: str | None = None
 ) -> Iterator[TrackedRun | None]:
-    """A run of MLflow for the training into a folder: a new one, or the one that did not finish.
+    """The MLflow run of the training in a folder: a new one, or the unfinished one.
 
     Args:
-        server: MLflow's tracking URI; without one there is no run.
+        server: MLflow's tracking URI; if None, there is no run.
         output: the training's folder.
-        name: under which the model is going to be registered.
+        name: name under which the model will be registered.
 
     Raises:
-        UserInputError: MLflow's client is not there, or no server answers.
+        UserInputError: MLflow's client is not installed, or no server answers.
     """
     if server is None:
         if name is not None:

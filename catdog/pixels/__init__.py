@@ -1,8 +1,8 @@
 """Bytes to pixels: an entry's bytes come in, RGB uint8 of the network's size goes out.
 
-`decode` decodes in this process; `Decoder` does it in a child process with limits, so that no
-image can do harm; `ray_stage` is the same as a Ray Data stage. Neither Ray nor TensorFlow is loaded
-here, and each name is imported when it is first used: the decoding child starts often.
+`decode` decodes in this process. `Decoder` decodes in a child process with limits, so that no image
+can do harm; `ray_stage` offers that as a Ray Data stage. Neither Ray nor TensorFlow is loaded here.
+Each name is imported when it is first used, because the decoding child starts often.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The child's side: reads and decodes what the parent asks for, within limits, until it hangs up.
+"""The child process: reads and decodes what the parent asks for, within limits, until it hangs up.
 
-Started as a program (`python -m catdog.pixels.child`) by `decoder.Decoder`; the protocol stands
-there.
+`decoder.Decoder` starts it as a program (`python -m catdog.pixels.child`) and describes the protocol.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _READING_BYTES = 512 << 20
 
 
 def _serve(connection: Connection, lifeline: int, memory_fd: int) -> None:
-    """The child's side: does jobs until the parent hangs up."""
+    """Do jobs until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     _end_with_parent(lifeline)
     preprocessing, decode_limits, source_limits, batch_size = connection.recv()
@@ -131,10 +130,10 @@ def _threads(entries: pa.Table) -> int:
 
 
 def _end_with_parent(lifeline: int) -> None:
-    """Has the kernel end this process when the other end of the pipe closes.
+    """Have the kernel end this process when the other end of the pipe closes.
 
-    Not by a thread that waits for it: native code that hangs may never let it run. And not by
-    `PR_SET_PDEATHSIG`: that is tied to the thread that started the child, not to its process.
+    A waiting thread would not do, because native code that hangs may never let it run. Nor would
+    `PR_SET_PDEATHSIG`, which is tied to the thread that started the child, not to its process.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
@@ -145,14 +144,14 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def memory_bound(decode_limits: DecodeLimits, source_limits: SourceLimits) -> int:
-    """Most bytes that the process of a `Decoder` takes beyond what it has when it starts."""
+    """The most bytes that the process of a `Decoder` takes beyond those at its start."""
     # Encoded images that wait, one that is larger than all that may wait, one being decoded.
     encoded = source_limits.bytes_in_flight + 2 * source_limits.max_bytes + _READING_BYTES
     return decode_limits.memory_bytes + encoded
 
 
 def _limit_resources(decode_limits: DecodeLimits, source_limits: SourceLimits) -> None:
-    """Bounds the memory that this process can have; a crash leaves no core file."""
+    """Limit the memory of this process, and have a crash leave no core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # elsewhere address space is not limited, or not known
         pages = int(Path("/proc/self/statm").read_text().split()[0])

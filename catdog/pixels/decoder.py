@@ -1,15 +1,15 @@
 """A child process that reads and decodes images into shared memory, so that none can do harm.
 
-Native decoders crash, hang and devour memory on hostile files. Here they do it in a process that
-this module ends and starts again: the image at fault gets its row, its neighbours their pixels.
-At fault is who ends a fresh process too, alone in it: the first one may have died of a neighbour's
-damage, or at the hands of the kernel for want of memory.
+Native decoders crash, hang and exhaust memory on hostile files. Here they do so in a process that this
+module ends and restarts: the image at fault gets a row with an error, its neighbours get their pixels.
+An image is at fault if it ends a fresh process, too, alone in it. The first process may have died of
+damage by a neighbour, or because the kernel ran out of memory.
 
 The two sides share
-- a block of memory (`shared_memory.Memory`): what the child is decoding, and slots that each
-  hold one batch (a record an image, and pixels). What was finished before a crash is still there;
-- a socket: the parent sends jobs and frees slots, the child says that a slot is filled. The child
-  answers in JSON only: of a process that hostile bytes may have taken over, nothing is unpickled;
+- a block of memory (`shared_memory.Memory`): what the child is decoding, and slots with one batch each (a
+  record per image, and pixels). What was finished before a crash is still there;
+- a socket: the parent sends jobs and frees slots, the child reports filled slots. The child answers in
+  JSON only: hostile bytes may have taken it over, so nothing from it is unpickled;
 - a pipe that never carries a byte: its end tells the child that the parent is gone.
 """
 
@@ -49,9 +49,9 @@ class Decoder:
 
     Args:
         preprocessing: the geometry of the pixels.
-        decode_limits: what decoding one image may cost.
-        source_limits: what reading may cost.
-        batch_size: most entries of a batch.
+        decode_limits: limits for decoding one image.
+        source_limits: limits for reading.
+        batch_size: the largest number of entries per batch.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Decoder:
         Decoding runs ahead of the caller by two batches.
 
         Raises:
-            CatdogError: the child cannot be kept alive, or what it met concerns more than an image
-                (`storage.StorageDownError` for one).
+            CatdogError: the child cannot be kept alive, or it met a failure that concerns more than
+                one image, such as `storage.StorageDownError`.
         """
         if self._child is None or self._busy:
             raise RuntimeError("a Decoder decodes one table at a time, until it is closed")
@@ -171,7 +171,7 @@ class Decoder:
         overdue: int,
         suspect: int,
     ) -> tuple[DecodedBatch | None, int]:
-        """What a dead child had finished of a batch, and the row of the image that it died of.
+        """The finished part of a dead child's batch, with a row for the image that ended it.
 
         Args:
             slot: that it was filling.
@@ -229,7 +229,7 @@ class _Child:
         self._send(setup)
 
     def send_job(self, entries: pa.Table, position: int, slot: int, free_slots: int) -> None:
-        """Has these entries decoded, the first of which is number `position`, from `slot` on."""
+        """Send entries to decode; the first has number `position` and goes to `slot`."""
         self._send((entries, position, slot, free_slots))
 
     def free_slot(self) -> None:
@@ -259,7 +259,7 @@ class _Child:
         raise CatdogError(message["text"])
 
     def end(self, *, grace_s: float = 0.0) -> str:
-        """Ends the child, if need be by force. Returns how it ended, in words."""
+        """End the child, by force if necessary. Returns how it ended, in words."""
         if not self.connection.closed:
             self.connection.close()
             os.close(self._lifeline)

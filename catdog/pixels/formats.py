@@ -1,4 +1,4 @@
-"""Which formats are decoded, what a file is that none of them is, and what a complaint means."""
+"""The formats that are decoded, the names of other files, and the meaning of Pillow's errors."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ _UNSUPPORTED = re.compile(
 
 
 def rejected(error: Exception, format_: str, limits: DecodeLimits) -> ImageRejected:
-    """What an exception of Pillow's means. The only place that knows."""
+    """The rejection that an exception of Pillow means; the only place that interprets them."""
     if isinstance(error, Image.DecompressionBombError):
         return too_large(limits, int((re.search(r"\d+", str(error)) or [limits.max_pixels + 1])[0]))
     if isinstance(error, MemoryError):

@@ -1,4 +1,4 @@
-"""What pixels a model sees, and what making them may cost: settings, without a decoder."""
+"""Settings, without a decoder: the geometry of a model's pixels, and the limits of decoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_SIDE = 4096  # of what a model sees: a batch must fit in shared memory
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What decoding one image may cost. A job rejects an image beyond a limit, and goes on."""
+    """Limits for decoding one image. A job rejects an image beyond a limit and continues."""
 
     max_pixels: int = 120_000_000
     """Largest image in pixels (width x height in its header), checked before decoding. Common cameras
@@ -53,7 +53,7 @@ class DecodeLimits:
 
 
 def check_sides(height: int, width: int) -> None:
-    """Refuse flags that ask for no size of `Preprocessing`.
+    """Refuse flags with a size that `Preprocessing` cannot have.
 
     Raises:
         UserInputError: names the flag and the range.
@@ -65,7 +65,7 @@ def check_sides(height: int, width: int) -> None:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Geometry of the pixels that a model sees. It is part of the model, so that no job can differ."""
+    """Geometry of the pixels that a model sees. It is part of the model, so every job uses the same."""
 
     height: int
     """Rows of the result."""
@@ -116,5 +116,5 @@ class Preprocessing:
 
     @cached_property
     def canonical(self) -> str:
-        """The one text of this preprocessing, for fingerprints."""
+        """The canonical text of this preprocessing, for fingerprints."""
         return json.dumps(self.to_json_dict(), sort_keys=True, separators=(",", ":"))

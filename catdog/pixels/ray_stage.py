@@ -27,8 +27,8 @@ COST_COLUMNS = ("started_at", "read_s", "decode_s", "bytes_read")
 class DecodeEntries:
     """Decodes tables of plan entries; one row out for every row in.
 
-    The rows have the columns of the entries that `keep` names, those of `OUTCOME_SCHEMA`, `pixels`
-    (H*W*3 bytes, zero where rejected) and `COST_COLUMNS`: what the whole table cost, in each row.
+    The rows have the entries' columns named by `keep`, those of `OUTCOME_SCHEMA`, `pixels` (H*W*3
+    bytes, zeros if rejected) and `COST_COLUMNS`: the cost of the whole table, repeated in each row.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ OUTCOME_SCHEMA = pa.schema(
         pa.field("decoded", pa.float32()),
     ]
 )
-"""What became of an image: the columns that the result has of the same names."""
+"""The outcome of an image: columns that the results have under the same names."""
 
 SLOTS = 3  # one that the parent looks at, one ready for it, one being filled
 
@@ -43,14 +43,14 @@ class DecodedBatch:
     Attributes:
         start: position of the first one within the entries.
         stop: position after the last one.
-        rows: int64 (n,), positions within the entries of those that were decoded, ascending.
-        pixels: uint8 (n, H, W, 3), theirs, in that order: a view of memory that is written anew
-            when the next batch is asked for.
-        outcomes: a row for each entry from `start` to `stop`, also the rejected; OUTCOME_SCHEMA.
+        rows: int64 (n,), positions of the decoded entries within all entries, ascending.
+        pixels: uint8 (n, H, W, 3), the pixels of `rows`: a view of memory that is overwritten when
+            the next batch is requested.
+        outcomes: a row for each entry from `start` to `stop`, rejected ones included; OUTCOME_SCHEMA.
         read_s: seconds that decoding waited for bytes.
         decode_s: seconds of decoding.
-        bytes_read: of encoded images.
-        waiting: further batches that were decoded when this one was taken.
+        bytes_read: bytes of encoded images.
+        waiting: number of further batches that were ready when this one was taken.
     """
 
     start: int
@@ -78,8 +78,8 @@ class SlotState(NamedTuple):
 class Memory:
     """The block of memory that parent and child share: what is being decoded, and the slots.
 
-    Plain stores suffice: the parent reads a slot after a message about it or after the child's
-    death, and what is being decoded only as a hint of when to look again.
+    It needs no locks: the parent reads a slot after a message about it or after the child's death, and
+    uses the entry being decoded only as a hint of when to look again.
     """
 
     _DECODING = struct.Struct("<qq")
@@ -107,7 +107,7 @@ class Memory:
         return cls._LINE * (1 + SLOTS) + slot * batch_size * cls._ROW.size
 
     def clear(self) -> None:
-        """Forgets the job before. Only while no child is at work."""
+        """Forget the previous job. Only while no child is at work."""
         self.set_decoding(-1, 0)
         for slot in range(SLOTS):
             self.set_slot(slot, SlotState(-1))
@@ -132,7 +132,7 @@ class Memory:
     def write_row(
         self, slot: int, index: int, size: int, outcome: DecodedImage | ImageRejected
     ) -> None:
-        """Notes what became of a slot's image number `index`; `size` is -1 where unknown."""
+        """Record the outcome of a slot's image number `index`; `size` is -1 if unknown."""
         if isinstance(outcome, ImageRejected):
             values = (0, 0, 0.0, b"", outcome.code.value.encode(), outcome.detail.encode())
         else:
@@ -195,7 +195,7 @@ def _text(padded: bytes) -> str | None:
 
 
 def anonymous_file() -> int:
-    """The descriptor of a file in memory without a name, which ends with its last user."""
+    """The descriptor of an unnamed file in memory, which ends with its last user."""
     if hasattr(os, "memfd_create"):  # Linux; unlike /dev/shm, containers do not make it small
         return os.memfd_create("catdog-decoding")
     with tempfile.TemporaryFile() as file:

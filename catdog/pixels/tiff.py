@@ -1,4 +1,4 @@
-"""What a TIFF's tags say of its numbers that Pillow's modes do not, and what it reads wrongly."""
+"""What a TIFF's tags say about its numbers beyond Pillow's modes, and which TIFFs Pillow misreads."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _WEBP = 50001  # of compressions the one that Pillow knows and its libtiff canno
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """How the numbers of a picture with one channel are meant."""
+    """The meaning of the numbers of a picture with one channel."""
 
     bits: int = 16
-    """Of an integer that is stored in 16."""
+    """Significant bits of an integer that is stored in 16."""
 
     white_is_zero: bool = False
     """Whether the smallest number is white (and Pillow has not turned it already)."""

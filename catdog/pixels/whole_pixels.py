@@ -1,6 +1,6 @@
-"""Damage that costs no pixel: files that viewers show whole, and that Pillow complains about.
+"""Damage that costs no pixel: files that viewers show whole, but Pillow complains about.
 
-Whether a picture is whole is told by its pixels: were all of them decoded, it is.
+A picture is whole if all of its pixels were decoded.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _NOISE = bytes((0xAA, 0x35)) * 64
 
 
 def essential_png(data: bytes) -> bytes:
-    """The file without the chunks that have no part in its pixels, whatever they hold.
+    """The file without the chunks that do not affect its pixels, whatever they contain.
 
-    Pillow refuses a PNG for large or damaged text, profiles, times or gammas; viewers skip them.
-    Of an animation the picture that viewers without animations show is left.
+    Pillow refuses a PNG with large or damaged text, profiles, times or gammas; viewers skip them.
+    Of an animation, this keeps the picture that viewers without animation show.
     """
     kept = [PNG_MAGIC]
     at = len(PNG_MAGIC)
@@ -156,9 +156,9 @@ class Salvaged(NamedTuple):
 
 
 def salvaged(data: bytes, max_pixels: int) -> Salvaged | None:
-    """What is left of a JPEG or PNG that Pillow complains of; None for nothing, or another format.
+    """What is left of a JPEG or PNG that Pillow complains about; None if nothing is, or for other formats.
 
-    Nor of a PNG that claims more than `max_pixels`; of a JPEG Pillow's own limit holds.
+    Also None for a PNG that claims more than `max_pixels`; for a JPEG, Pillow's own limit applies.
     """
     if data.startswith(b"\xff\xd8"):
         # Half of the end mark, or a camera's zeros, are no pixels.

@@ -1,7 +1,7 @@
 """The model as a part of other programs: pictures come in, `Prediction`s go out.
 
-`load` gives a `LoadedModel`, which scores pictures in this process and needs no Ray. `Classifier`
-and `read_images` are for people's own Ray Data pipelines; Ray is loaded when they are used.
+`load` returns a `LoadedModel`, which scores pictures in this process without Ray. `Classifier` and
+`read_images` are for users' own Ray Data pipelines; they load Ray when they are used.
 """
 
 from catdog.prediction.config import PredictConfig

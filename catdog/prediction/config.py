@@ -1,4 +1,4 @@
-"""What `catdog predict` is asked."""
+"""The configuration of `catdog predict`."""
 
 from __future__ import annotations
 

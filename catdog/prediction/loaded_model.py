@@ -1,8 +1,7 @@
 """A model that scores pictures in this process: for notebooks, services and small scripts.
 
-The pixels are made by the same code as in `catdog classify`, and the engine is the same. What is
-missing is the child process that contains hostile files: score what strangers hand over with
-`catdog.classify`.
+Pixels and scores come from the same code as in `catdog classify`. But no child process contains
+hostile files, so score files from strangers with `catdog.classify`.
 """
 
 from __future__ import annotations
@@ -46,14 +45,16 @@ class Prediction:
     """The answer for one picture.
 
     Attributes:
-        label: the class; None where the picture was rejected.
-        probability: of that label; None where rejected.
-        scores: of every class, in the order of the model's labels; None where rejected.
-        error: why the picture was rejected, a code as in the results; None where it was not.
+        label: the class; None if the picture was rejected.
+        probability: the label's probability, 0 to 1; None if rejected.
+        scores: the probability of every class, in the order of the model's labels; None if
+            rejected.
+        error: the reason of a rejection, as a code of the results; else None.
         error_detail: the same as a sentence.
-        embedding: of length 1, where the model was loaded for it; None where rejected.
-        labels: all classes with a probability of 0.5 or more, where the model tells several of one
-            picture (`train --multi-label`); else None, and None where rejected.
+        embedding: the features before the last layer, scaled to length 1, if the model was loaded
+            with `embeddings=True`; else None, and None if rejected.
+        labels: all classes with a score of 0.5 or more, if the model is one of `train
+            --multi-label`; else None, and None if rejected.
     """
 
     label: str | None
@@ -72,10 +73,10 @@ class LoadedModel:
 
     Args:
         model: a verified model folder.
-        precision: of the arithmetic, as of `catdog classify`.
-        engine: what runs the network, as of `catdog classify`.
-        threads: of the engine; by default every CPU that this process may use.
-        embeddings: answer with embeddings too, as `catdog classify --embeddings`.
+        precision: number format of the arithmetic, as for `catdog classify`.
+        engine: library that runs the network, as for `catdog classify`.
+        threads: threads of the engine; by default one for each CPU that this process may use.
+        embeddings: also return embeddings, as `catdog classify --embeddings`.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class LoadedModel:
         return functools.partial(LoadedModel, **self._settings), (self._model,)
 
     def with_threads(self, threads: int | None) -> LoadedModel:
-        """The same model for an engine of so many threads; None for every CPU of the process."""
+        """The same model with another number of threads; None for one per CPU of the process."""
         return LoadedModel(self._model, **self._settings | {"threads": threads})
 
     @property
@@ -111,7 +112,7 @@ class LoadedModel:
 
     @property
     def metadata(self) -> folders.ModelMetadata:
-        """What the model folder says of itself."""
+        """The metadata in the model folder."""
         return self._model.metadata
 
     @property
@@ -126,18 +127,18 @@ class LoadedModel:
         decode_limits: DecodeLimits | None = None,
         source_limits: SourceLimits | None = None,
     ) -> list[Prediction]:
-        """Score pictures: one answer for each, in order.
+        """Score pictures; returns one answer per picture, in order.
 
-        A picture that cannot be read or decoded gets an answer with `error`. Memory and decoding
-        time are not limited here, pixels and bytes are.
+        A picture that cannot be read or decoded gets an answer with `error`. Pixels and bytes are
+        limited; memory and decoding time are not.
 
         Args:
             pictures: one picture or several; see `Picture`.
-            decode_limits: limits of one picture.
+            decode_limits: limits of one picture; those of time and memory do not apply.
             source_limits: limits of one file.
 
         Raises:
-            UserInputError: something is no picture at all, by its type or by its array's shape.
+            UserInputError: the type or the array's shape is not that of a picture.
             StorageDownError: a store is unreachable.
         """
         wanted = _as_list(pictures)
@@ -154,7 +155,7 @@ class LoadedModel:
         return answers
 
     def best(self, answer: Prediction, count: int) -> list[tuple[str, float]]:
-        """The most probable classes of an answer, best first; none of a rejected picture."""
+        """The most probable classes with their scores, best first; empty for a rejected picture."""
         scores = zip(self.labels, answer.scores or (), strict=False)
         return sorted(scores, key=lambda each: -each[1])[:count]
 
@@ -201,7 +202,7 @@ def load(
 ) -> LoadedModel:
     """Load a model folder, a training run's folder, or by default the model that ships.
 
-    Neither Ray nor, for models that hold OpenVINO's files, TensorFlow is imported.
+    This does not import Ray, nor TensorFlow if the model has OpenVINO files.
 
     ```python
     import catdog
@@ -212,15 +213,16 @@ def load(
     ```
 
     Args:
-        path_or_uri: local or S3.
-        precision: `auto` takes bfloat16 where the CPU has it.
-        engine: `auto` takes OpenVINO.
-        threads: of the engine; by default every CPU that this process may use.
-        embeddings: answer with embeddings too, as `catdog classify --embeddings`.
+        path_or_uri: the folder, local or S3, or the name of a model that ships.
+        precision: number format of the arithmetic; `auto` is bfloat16 if the CPU has hardware for
+            it, else float32.
+        engine: library that runs the network; `auto` is OpenVINO.
+        threads: threads of the engine; by default one for each CPU that this process may use.
+        embeddings: also return embeddings, as `catdog classify --embeddings`.
 
     Raises:
         UserInputError: there is no model there.
-        CatdogError: the folder is half-written, damaged or was tampered with.
+        CatdogError: the folder is incomplete, damaged, or was changed.
     """
     model = folders.load(os.fspath(path_or_uri))
     return LoadedModel(
@@ -248,7 +250,7 @@ def _no_picture(thing: object) -> str:
 
 
 def _one_ahead(work: Any, items: Sequence[Any]) -> Iterator[Any]:
-    """`work` of each item, the next one done in a thread meanwhile; a single item needs none."""
+    """`work` of each item; a thread works on the next one meanwhile, unless there is only one."""
     if len(items) < 2:
         yield from map(work, items)
         return
@@ -325,10 +327,10 @@ def _image_of(array: NDArray[Any]) -> Any:
 
 
 def _file_of(image: Any) -> bytes | None:
-    """The file that an image was opened from, where its pixels have not been touched.
+    """The file that an image was opened from; None if its pixels may have been changed.
 
-    A JPEG is decoded at a scale that suits the network: the same pixels as in `classify` come of
-    the same bytes only.
+    A JPEG is decoded at a scale that suits the network, so only the same bytes give the same pixels
+    as in `classify`.
     """
     file = getattr(image, "fp", None)
     if file is None or not getattr(image, "tile", None):  # made in memory, or loaded already
@@ -341,7 +343,7 @@ def _file_of(image: Any) -> bytes | None:
 
 
 def _saved(image: Any) -> bytes:
-    """An image's pixels as a file without loss; TIFF has every mode of Pillow's."""
+    """An image's pixels as a lossless file; TIFF supports every mode of Pillow."""
     buffer = io.BytesIO()
     try:
         image.save(buffer, "TIFF")

@@ -40,21 +40,20 @@ class Classifier:
     print(scored.select_columns(["uri", "label", "probability"]).take(3))
     ```
 
-    Takes batches with a column of encoded files (`bytes`) or of paths and URIs (`uri`); a relative
-    path starts from the folder that the worker runs in. A null is `missing`, and what is no URI
-    `unsupported`: no row is lost, whatever it holds. Adds the
-    columns `label` (string), `probability` (float32), `scores` (list of float32, in the order of
-    the model's labels) and `error` (string), null where there is none; for a model of `train
-    --multi-label` also `labels` (list of string), all with a probability of 0.5 or more. Rows that have an `error`
-    already keep it. A file that crashes a decoder ends its actor: what strangers hand over goes
-    through `catdog.classify`, which contains it.
+    It takes batches with a column of encoded files (`bytes`) or of paths and URIs (`uri`). Relative
+    paths start from the folder in which the worker runs. It adds the columns `label` (string),
+    `probability` (float32), `scores` (list of float32, in the order of the model's labels) and
+    `error` (string), each null if it has no value. A model of `train --multi-label` adds `labels`
+    (list of string): all classes with a score of 0.5 or more. No row is lost: a null gives the error
+    `missing`, a text that is no URI gives `unsupported`, and rows with an `error` keep it. A file
+    that crashes a decoder ends its actor, so use `catdog.classify` for files from strangers.
 
     Args:
-        model: a model or training run's folder, which each worker reads; or one that is loaded
-            already, which travels to the workers.
-        column: of the pictures; by default `bytes`, else `uri`.
-        precision: of the arithmetic, as of `catdog classify`.
-        engine: what runs the network, as of `catdog classify`.
+        model: a model folder or training run's folder, which each worker reads; or a loaded model,
+            which is sent to the workers.
+        column: the column with the pictures; by default `bytes`, else `uri`.
+        precision: number format of the arithmetic, as for `catdog classify`.
+        engine: library that runs the network, as for `catdog classify`.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Classifier:
         return pa.table({name: table[name] for name in table.column_names} | added)
 
     def _listed(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Arrays as lists, and what NumPy's batches make of a null in text or bytes a null again."""
+        """Arrays as lists; what NumPy's batches make of nulls in text or bytes becomes null again."""
         texts = {*_COLUMNS, "error", self._column}
         return {
             name: [None if each != each else each for each in column.tolist()]  # noqa: PLR0124 - NaN
@@ -128,16 +127,16 @@ def read_images(
 
     Args:
         images: one or several images, folders, globs, archives, lists or tables; local or S3.
-        limits: of one file and one archive.
-        columns: of tables.
+        limits: limits of one file and one archive.
+        columns: names of the columns of tables.
 
     Returns:
-        A dataset with the columns `uri`, `name`, `label` (string; null where there is none),
-        `bytes` (binary; null where reading failed) and `error` (string: why). Lazy: bytes are read
-        when rows are asked for.
+        A lazy dataset, which reads the bytes when its rows are consumed. Columns: `uri`, `name`,
+        `label` (string; null if there is none), `bytes` (binary; null if reading failed) and
+        `error` (string: the reason; else null).
 
     Raises:
-        UserInputError: an input does not exist, may not be read, or holds no images.
+        UserInputError: an input does not exist, may not be read, or contains no images.
     """
     import ray.data
 
@@ -164,7 +163,7 @@ def _with_bytes(entries: pa.Table, limits: SourceLimits) -> pa.Table:
 
 
 def _own_cpus() -> int | None:
-    """The share of a Ray actor; None elsewhere."""
+    """The logical CPUs of this Ray actor; None outside of one."""
     import ray
 
     if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:

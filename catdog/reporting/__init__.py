@@ -1,6 +1,6 @@
 """The page: a results folder comes in, one self-contained HTML file goes out.
 
-`reviewing` has the same page from a server: it takes its parts from here.
+`reviewing` serves the same page, made of the parts of this room.
 """
 
 from catdog.reporting.choice import read_rows

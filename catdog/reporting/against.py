@@ -1,6 +1,6 @@
 """Two results of the same images side by side: what changed, and whether one is better.
 
-Images are the same where their URIs are. The URIs of both results are held in memory for that.
+Images are matched by URI, so the URIs of both results are held in memory.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Other:
     Attributes:
         output: URI of those results.
         labels: their classes.
-        uris: of all their images.
-        label: int32 (n,): number of each one's best class, -1 of a rejected one; -2 stands for images
-            that they do not have.
+        uris: the URIs of all their images.
+        label: number of each image's best class, int32 (n,); -1 if rejected. -2 stands for images that
+            they lack.
     """
 
     output: str
@@ -56,7 +56,7 @@ class Other:
 
 
 def read_other(reader: PartReader) -> Other:
-    """What those results say of each image.
+    """Read the other results' label of each image.
 
     Raises:
         UserInputError: no image is done yet.
@@ -77,7 +77,7 @@ def read_other(reader: PartReader) -> Other:
 
 
 def compare(reader: PartReader, other: Other) -> tuple[Comparison, Candidates]:
-    """What is different, and the most certain of the images that are."""
+    """The differences, and the most certain of the changed images."""
     labels = reader.tally.labels
     names = (*labels, *(label for label in other.labels if label not in labels))
     # Numbers of the other's classes as those of these; the last two places are -2 and -1.

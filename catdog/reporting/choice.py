@@ -1,4 +1,4 @@
-"""Candidates to the rows that are shown."""
+"""Chooses the rows that the page shows from the candidates."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Chosen:
     """The rows that are shown.
 
     Attributes:
-        galleries: of each label by its index, most certain first.
-        mistakes: most certain first.
-        bars: of each bar of the plots of probabilities.
-        cells: of each cell of the confusion matrix.
-        rejected: of each reason.
-        changed: the ones that other results gave another label, most certain first.
+        galleries: rows for each label, by the label's index, most certain first.
+        mistakes: rows with a wrong label, most certain first.
+        bars: rows for each bar of the plots of probabilities.
+        cells: rows for each cell of the confusion matrix.
+        rejected: rows for each reason.
+        changed: rows with another label in the other results, most certain first.
     """
 
     galleries: dict[int, Candidates]
@@ -52,11 +52,11 @@ class Chosen:
         return _places([*self.galleries.values(), self.mistakes, self.changed])
 
     def small(self) -> list[Place]:
-        """Places of the rows that bars and cells open beside those, likewise."""
+        """Places of further rows that bars and cells open, each once, in the order of the plan."""
         return sorted({*_places([self.bars, self.cells])} - {*self.pictured()})
 
     def described(self) -> list[Place]:
-        """Places of the rows of which everything is shown, likewise."""
+        """Places of the rows that are shown in full, each once, in the order of the plan."""
         return _places(
             [*self.galleries.values(), self.mistakes, self.changed, *self.rejected.values()]
         )
@@ -123,7 +123,7 @@ def _of_labels(rows: Candidates, labels: Sequence[int], columns: Sequence[str]) 
 def _gallery(
     certain: Candidates, doubtful: Candidates, spread: Candidates, count: int
 ) -> Candidates:
-    """A third the most certain, a third the least, the rest from all between; certain first."""
+    """A third the most certain rows, a third the least, the rest from between; most certain first."""
     third = count // 3 if len(spread) else 0
     between = spread[np.unique(np.linspace(0, len(spread) - 1, third).astype(int))]
     pool = np.concatenate([certain[: count - 2 * third], doubtful[:third], between, certain])

@@ -1,4 +1,4 @@
-"""What is different between two results of the same images."""
+"""The differences between two results of the same images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class McNemar:
-    """Images whose true class is known: where one of the two results is right, the other wrong.
+    """McNemar's test, over the images of which exactly one of two results is right.
 
     Attributes:
-        known: images of a known class that both results classified.
-        only_this: this one is right.
-        only_other: the other one is.
-        p: of the exact two-sided test (McNemar 1947) that both are as good as each other.
+        known: number of images with a known class that both results classified.
+        only_this: number of images of which only this one is right.
+        only_other: number of images of which only the other one is right.
+        p: p-value of the exact two-sided test (McNemar 1947) that both are equally good.
     """
 
     known: int
@@ -24,7 +24,7 @@ class McNemar:
 
 @dataclass(frozen=True)
 class Change:
-    """So many images that had the label `before` in the other results have `after` in these."""
+    """The number of images with the label `before` in the other results and `after` in these."""
 
     before: str
     after: str
@@ -33,16 +33,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is different from the other results.
+    """The differences from other results.
 
     Attributes:
         output: URI of the other results.
-        common: images of both.
-        only_this: images that only these results have.
-        only_other: images that only the others have.
-        changed: images of both with another label, or rejected in one of them.
-        changes: the most frequent ones; `rejected` stands for no label.
-        mcnemar: where true classes are known, else None.
+        common: number of images in both.
+        only_this: number of images only in these results.
+        only_other: number of images only in the others.
+        changed: number of images in both with another label, or rejected in one of them.
+        changes: the most frequent changes; `rejected` stands for no label.
+        mcnemar: McNemar's test if true classes are known, else None.
     """
 
     output: str

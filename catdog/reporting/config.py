@@ -1,4 +1,4 @@
-"""Which results to show, and what was shown."""
+"""The configuration of the page, and its summary."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What the page shows.
+    """A summary of the page.
 
     Attributes:
         output: URI of the page.
-        images: rows that the results hold.
-        classified: the ones with a label.
-        rejected: the ones with an error.
-        accuracy: of the classified images whose folder or label column names a class, or None.
-        thumbnails: pictures in the page.
-        searchable: rows that can be searched in the page.
+        images: number of rows in the results.
+        classified: number of rows with a label.
+        rejected: number of rows with an error.
+        accuracy: accuracy over the classified images whose folder or label column names a class;
+            None if there are none.
+        thumbnails: number of pictures in the page.
+        searchable: number of rows that can be searched in the page.
         bytes: size of the page.
-        seconds: that it took to make.
-        comparison: with the results `against`, or None.
+        seconds: time that it took to make the page.
+        comparison: the comparison with the results `against`, or None.
     """
 
     output: str

@@ -1,7 +1,7 @@
-"""The sums that part files add up to, and the candidates for the galleries.
+"""Adds up part files, and keeps the candidates for the galleries.
 
-Memory grows neither with the images nor with the files: of each part only sums and the best
-candidates are kept. What the page's threshold slider needs are the histograms.
+Memory grows neither with the images nor with the files, since only sums and the best candidates of
+each part are kept. The page's threshold slider uses the histograms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STEPS = 200  # of the threshold, from 0 to 1
 
 @dataclass(frozen=True)
 class Timing:
-    """When a part file was made, in Unix time, and what it cost the worker."""
+    """When a part file was made (Unix seconds), and the worker's seconds in each stage."""
 
     images: int
     started_at: float | None
@@ -35,12 +35,12 @@ class Timing:
 
 @dataclass
 class Tally:
-    """What the part files hold.
+    """The sums over the part files.
 
     Attributes:
         labels: classes in the order of scores.
         thresholds: float32, ascending; bin `i` of a histogram starts at `thresholds[i]`.
-        min_probability: what the job asked for; below it the label is `uncertain`.
+        min_probability: the job's flag; below it the label is `uncertain`.
         several: whether an image may have several classes.
         histogram: int64 (classes, bins): classified images by their best class and probability.
         right: int64 (classes, bins): those of them whose true class is the best one.

@@ -1,4 +1,4 @@
-"""The numbers of the page, computed once: the page, and `--json`, read them from here."""
+"""The numbers of the page, computed once; the page and `--json` read them here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRUST_BINS = 10
 
 @dataclass(frozen=True)
 class TrustBin:
-    """Of the images with a probability from `low` to `high`, the share that is right."""
+    """The share of right labels among the images with a probability from `low` to `high`."""
 
     low: float
     high: float
@@ -33,14 +33,14 @@ class TrustBin:
 
 @dataclass(frozen=True)
 class Truth:
-    """How far the labels are right, of the images whose true class is known.
+    """How many labels are right, over the images whose true class is known.
 
     Attributes:
         source: where the true class comes from, `label` or `folder`.
-        confusion: int64 (classes, classes), by true and by best class.
+        confusion: counts by true and by best class, int64 (classes, classes).
         accuracy: share of right labels.
-        recall: of each class, None without an image of it.
-        precision: of each class, None where no image was given that label.
+        recall: recall of each class; None for a class without images.
+        precision: precision of each class; None for a label that no image has.
         trust: the share of right labels by probability.
     """
 
@@ -58,13 +58,13 @@ class Truth:
 
     @property
     def right(self) -> int:
-        """The ones whose label is that class."""
+        """Images whose label is their true class."""
         return int(np.trace(self.confusion))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage of the workers' work took: in all, as a share, and of one image."""
+    """The workers' time in one stage: in all, as a share, and per image."""
 
     stage: str
     seconds: float
@@ -74,7 +74,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the results say.
+    """The numbers of the results.
 
     Attributes:
         labels: classes in the order of scores.
@@ -141,7 +141,7 @@ class Figures:
 def compute(
     tally: Tally, planned: int, summary: dict[str, Any], evaluated: Evaluation | None
 ) -> Figures:
-    """The numbers of what was counted; what was measured already is taken from there."""
+    """Compute the numbers from the tally, or take them from the evaluation if there is one."""
     edges = bar_edges(len(tally.labels), several=tally.several)
     by_label = tally.histogram.sum(axis=1)
     if evaluated is not None and evaluated.images != tally.classified:
@@ -183,7 +183,7 @@ def _rebinned(
 def _truth(
     tally: Tally, edges: npt.NDArray[np.float64], evaluated: Evaluation | None
 ) -> Truth | None:
-    """Of an evaluation what that measured, else what the tally says."""
+    """The truth as an evaluation measured it, else as the tally has it."""
     if tally.truth is None or not tally.known.any():
         return None
     if evaluated is not None:

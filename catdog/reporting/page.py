@@ -1,10 +1,10 @@
-"""A results folder as one page to look at: self-contained HTML that opens from disk.
+"""Turns a results folder into one page: self-contained HTML that opens from disk.
 
     part files --count_parts--> sums, a few chosen rows --thumbnails, figures, plots--> one page
 
-File names, messages and pictures come from strangers. Names are escaped by Jinja2, control and
-direction characters are spelled out, pictures are decoded in `pixels`' child process, and the
-page's Content-Security-Policy permits no network and no script but its own.
+File names, messages and pictures come from strangers. Jinja2 escapes names, control and direction
+characters are spelled out, `pixels`' child process decodes pictures, and the page's
+Content-Security-Policy permits neither network nor foreign scripts.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ if TYPE_CHECKING:
     from catdog.results import Plan
 
 REPORT_FILE = "_report.html"
-"""With an underscore: readers that take the results folder as a dataset skip such files."""
+"""Begins with an underscore, so that dataset readers skip the file in a results folder."""
 EVALUATION_REPORT_FILE = "report.html"
-"""Of an evaluation, whose folder is no dataset but holds one."""
+"""The page's name for an evaluation, whose folder is not a dataset but contains one."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What results hold, with the rows that are shown; pictures are made of these.
+    """What was found in results, with the rows to show; their pictures are made afterwards.
 
     Attributes:
-        plan: of the results.
-        run: what was asked of the job.
-        reader: of the part files.
+        plan: the plan of the results.
+        run: the job's configuration, the content of `_run.json`.
+        reader: reads the part files.
         figures: the numbers.
-        chosen: the rows that are shown.
-        other: what the results to compare with say of the same images.
-        comparison: with them.
-        found_at: URI of the folder that was named: of the results, or of an evaluation.
-        content: what the template shows beside single images.
+        chosen: the rows to show.
+        other: labels of the same images in other results, or None.
+        comparison: the comparison with these, or None.
+        found_at: URI of the named folder: of the results, or of an evaluation.
+        content: what the template shows besides single images.
     """
 
     plan: Plan
@@ -75,7 +75,7 @@ class Findings:
 
 
 def examine(config: ReportConfig, observer: Observer) -> Findings:
-    """Read all results once. Those of an unfinished job are taken as far as they go.
+    """Read all results once; for an unfinished job, those that exist.
 
     Raises:
         UserInputError: there are no results.
@@ -129,7 +129,7 @@ def page_of(
 
 
 def write(config: ReportConfig, observer: Observer | None = None) -> ReportSummary:
-    """Read the results, write the page. Results of an unfinished job are shown as far as they go.
+    """Read the results and write the page; for an unfinished job, with the results that exist.
 
     Raises:
         UserInputError: there are no results, or the page cannot be written there.
@@ -176,7 +176,7 @@ def _uri(flag: str, text: str) -> str:
 
 
 def _other(against: str, observer: Observer) -> Other:
-    """What the results that are compared with say of each image."""
+    """The labels of the results to compare with."""
     plan, _ = _find("--against", against, _uri("--against", against))
     observer.phase("reading the results to compare with")
     run = ledger.read_json(plan.folder, ledger.RUN_FILE) or {}
@@ -184,10 +184,10 @@ def _other(against: str, observer: Observer) -> Other:
 
 
 def _find(flag: str, text: str, uri: str) -> tuple[Plan, Evaluation | None]:
-    """The plan of results, or of an evaluation's results, and what that measured.
+    """The plan of results, or of an evaluation's results with its metrics.
 
     Raises:
-        UserInputError: it is neither.
+        UserInputError: the folder is neither.
     """
     plan = plans.read(uri)
     if plan is not None:
@@ -204,7 +204,7 @@ def _find(flag: str, text: str, uri: str) -> tuple[Plan, Evaluation | None]:
 def _content(
     plan: Plan, run: dict[str, Any], summary: dict[str, Any], figures: Figures
 ) -> dict[str, Any]:
-    """What the template shows beside single images."""
+    """What the template shows besides single images."""
     parts = storage.join(plan.output, "part-*.parquet")
     parts = (storage.local_path(parts) if storage.is_local(parts) else parts).replace("'", "''")
     plot, unit = speed_plot(figures.speed, "speed") if figures.speed else (None, "")

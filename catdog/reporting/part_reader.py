@@ -1,4 +1,4 @@
-"""Reads part files, each once, into what the tally adds up."""
+"""Reads part files, each once, for the tally to add up."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def count_parts(reader: PartReader, planned: int, observer: Observer) -> Tally:
 
 
 def in_order(read: Callable[[int], _T], items: Sequence[int], threads: int) -> Iterator[_T]:
-    """`map` on a pool of threads that runs ahead only a little."""
+    """`map` on a pool of threads, which works only a little ahead of the caller."""
     waiting: deque[Future[_T]] = deque()
     with ThreadPoolExecutor(threads, "catdog-report") as pool:
         for item in items:
@@ -68,14 +68,14 @@ def in_order(read: Callable[[int], _T], items: Sequence[int], threads: int) -> I
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model said of the images of a part file.
+    """The answers for the images of a part file.
 
     Attributes:
-        table: its columns label, probability, error, and those that were asked for.
-        good: bool (n,): the ones that have a label.
-        label: int32 (n,): number of the best class, -1 of the rejected.
-        truth: int32 (n,): number of the true class, -1 where it is not known.
-        probability: float32 (n,), of the best class; 0 of the rejected.
+        table: the columns label, probability and error, and the requested ones.
+        good: whether an image has a label, bool (n,).
+        label: number of the best class, int32 (n,); -1 if rejected.
+        truth: number of the true class, int32 (n,); -1 if unknown.
+        probability: probability of the best class, float32 (n,); 0 if rejected.
     """
 
     table: pa.Table
@@ -86,7 +86,7 @@ class Answers:
 
 
 class PartReader:
-    """Reads part files into what the tally adds up."""
+    """Reads part files for the tally."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class PartReader:
         return first is not None and part_files.has_several(first.schema)
 
     def _find_truth(self, shards: Sequence[int], labels: tuple[str, ...]) -> str | None:
-        """Where most of the images' true classes stand, by a few shards from all over the plan."""
+        """Where most true classes are named, judged by a few shards from all over the plan."""
         sample = sorted({shards[i] for i in np.linspace(0, len(shards) - 1, 8).astype(int)})
         found = Counter[str]()
         entries = 0
@@ -157,7 +157,7 @@ class PartReader:
             return self.plan.read_shard(shard)
 
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table | None:
-        """Columns of a part file; None where it is not whole, and so was never written."""
+        """Columns of a part file; None if it is not whole and so counts as not written."""
         try:
             table = part_files.read_part(self.plan, shard, columns)
         except (damage.DamagedError, FileNotFoundError):
@@ -169,11 +169,11 @@ class PartReader:
         return table if table.num_rows == self.plan.shard_images[shard] else None
 
     def answers(self, shard: int, columns: Sequence[str] = ()) -> Answers | None:
-        """What the model said of the images of a part file; None where it is not whole.
+        """The answers for the images of a part file; None if the file is not whole.
 
         Args:
-            shard: its number.
-            columns: that the table is to have beside label, probability and error.
+            shard: the shard's number.
+            columns: columns to read besides label, probability and error.
         """
         table = self._table(shard, ["label", "probability", "error", *columns])
         if table is None:
@@ -192,9 +192,9 @@ class PartReader:
         return Answers(table, good, label, truth, probability)
 
     def has(self, shard: int) -> pa.ListArray | None:
-        """Numbers of all classes of each image of a part file that is there; none of the rejected.
+        """Numbers of all classes of each image of an existing part file; none for rejected images.
 
-        None where an image has one class only.
+        Returns None if an image has one class only.
         """
         if not self.tally.several:
             return None
@@ -206,11 +206,11 @@ class PartReader:
         return pa.ListArray.from_arrays(offsets, pa.array(numbers, pa.int32()))
 
     def uris(self, shard: int) -> pa.ChunkedArray:
-        """URIs of the images of a part file that is there."""
+        """URIs of the images of an existing part file."""
         return part_files.read_part(self.plan, shard, ["uri"])["uri"]
 
     def read(self, shard: int) -> Part | None:
-        """What a part file adds to the tally; None where it is not whole."""
+        """What a part file adds to the tally; None if the file is not whole."""
         answers = self.answers(shard, ["format", "size"])
         if answers is None:
             return None

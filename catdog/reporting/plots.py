@@ -36,7 +36,7 @@ def histogram_plot(
 
 
 def trust_plot(bins: Sequence[TrustBin], name: str) -> Plot:
-    """The share of right answers by probability, and where it would be were they the same."""
+    """The share of right answers by probability, beside the line of perfect calibration."""
     low, high = bins[0].low, bins[-1].high
     canvas = Canvas(420, 220, low, high)
     shown = [(each, each.share) for each in bins if each.share is not None]
@@ -61,7 +61,7 @@ def trust_plot(bins: Sequence[TrustBin], name: str) -> Plot:
 def curves_plot(
     lines: Sequence[tuple[Sequence[float], Sequence[float]]], coloured: int, name: str
 ) -> Plot:
-    """Curves from 0 to 1, quiet ones behind the coloured one; of ROC curves also that of chance."""
+    """Curves from 0 to 1, quiet ones behind the coloured one; ROC curves with the line of chance."""
     canvas = Canvas(420, 260, -0.01, 1.01)
     if name == "roc_auc":
         canvas.axes.plot((0, 1), (0, 1), color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)))

@@ -1,6 +1,6 @@
-"""Templates to pages: one file of HTML that has its styles, scripts and pictures in it.
+"""Renders templates into pages: one HTML file each, with its styles, scripts and pictures inside.
 
-A page is a template that extends `page.html.j2`, and shows pictures by the macros of
+A page is a template that extends `page.html.j2`, and shows pictures with the macros of
 `pictures.html.j2`. Its scripts share one scope, `page.js` first, so that the page's
 Content-Security-Policy can name them by one digest.
 """
@@ -28,8 +28,8 @@ def render(template: str, scripts: Sequence[str], content: dict[str, Any]) -> st
 
     Args:
         template: name of a file in `templates/`.
-        scripts: likewise, beside `page.js`.
-        content: what the template's names stand for.
+        scripts: names of files in `templates/`, besides `page.js`.
+        content: values of the template's variables.
     """
     from markupsafe import Markup
 

@@ -1,7 +1,7 @@
 """The rows of the page's section Review: up to 100,000, compressed, for its script to search.
 
-All rows where there are no more; else those of shards from all over the plan, and every row with a
-picture. Names are as they are; the script spells out what hides in them where it shows them.
+It holds all rows if there are no more than that; else the rows of shards from all over the plan, and
+every row with a picture. Names are unchanged; the script spells out hidden characters when it shows them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Review:
     """What can be searched.
 
     Attributes:
-        data: base64 of JSON that zlib compressed, columns by name; or what the page of a server
-            knows of its rows before it asks for them.
-        rows: how many rows that holds.
-        of: how many there are.
-        pictures: how many of the rows have one in the page.
+        data: columns by name, as JSON compressed with zlib, in base64; on a server's page, what it
+            knows about the rows before it requests them.
+        rows: number of rows in `data`.
+        of: number of rows in the results.
+        pictures: number of rows with a picture in the page.
         several: whether an image may have several classes.
     """
 
@@ -55,9 +55,9 @@ class Review:
 
 @dataclass
 class _Columns:
-    """The columns as the script reads them; numbers are -1 where there is none.
+    """The columns as the script reads them; -1 stands for a missing number.
 
-    `has` is empty where an image has one class only.
+    `has` is empty if an image has one class only.
     """
 
     places: list[Place]
@@ -130,7 +130,7 @@ def _packed(content: dict[str, Any]) -> str:
 
 
 def _read(reader: PartReader) -> _Columns:
-    """All rows, or those of shards that lie evenly in the plan."""
+    """All rows, or those of shards spread evenly over the plan."""
     shards = _spread(reader.shards, reader.plan.shard_images)
     columns = _Columns([], [], [], [], [], [], [])
     codes = [code.value for code in ErrorCode]
@@ -154,7 +154,7 @@ def _read(reader: PartReader) -> _Columns:
 
 
 def _spread(shards: Sequence[int], images: Sequence[int]) -> list[int]:
-    """So many shards, evenly, that together they have no more rows than are shown."""
+    """As many evenly spread shards as have no more rows together than are shown."""
     total = sum(images[shard] for shard in shards)
     if total <= MAX_ROWS:
         return list(shards)

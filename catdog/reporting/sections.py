@@ -1,4 +1,4 @@
-"""What the sections of the template show: figures in the order, and the number, that eyes can take."""
+"""The content of the template's sections: the most important figures, ordered and limited in number."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _pairs(labels: Sequence[str], confusion: npt.NDArray[np.int64]) -> list[dict
 
 
 def measured(evaluated: Evaluation) -> dict[str, Any]:
-    """What an evaluation knows beyond the counts: curves, their areas, thresholds."""
+    """What an evaluation has besides counts: curves, the areas under them, thresholds."""
     classes = evaluated.classes
     drawn = evaluation.drawn_classes(evaluated)
 
@@ -185,7 +185,7 @@ def galleries(
     rows: dict[Place, dict[str, Any]],
     pictures: dict[Place, Picture],
 ) -> dict[str, Any]:
-    """The pictures of each label, and the most confident mistakes, with what is known of each."""
+    """The pictures of each label, and the most confident mistakes, with their details."""
 
     def items(candidates: Candidates) -> list[dict[str, Any]]:
         found = []
@@ -214,7 +214,7 @@ def galleries(
 def _item(
     labels: Sequence[str], candidate: Any, row: dict[str, Any], picture: Picture
 ) -> dict[str, Any]:
-    """A picture with what is known about it: what the template's `picture` takes."""
+    """A picture with its details, as the template's macro `picture` takes it."""
     truth = int(candidate["truth"])
     if "scores" in row:
         told = zip(row["scores"] or [], labels, strict=False)

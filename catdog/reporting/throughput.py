@@ -21,8 +21,8 @@ class Speed:
 
     Attributes:
         edges_s: seconds of work at which the bins start and end.
-        images_per_s: of each bin.
-        stops_s: seconds of work at which the job stood still before it went on.
+        images_per_s: throughput in each bin.
+        stops_s: seconds of work at which the job was interrupted and later resumed.
     """
 
     edges_s: npt.NDArray[np.float64]
@@ -31,7 +31,7 @@ class Speed:
 
 
 def throughput(timings: Sequence[Timing]) -> Speed | None:
-    """Throughput from when each part file was begun and done; None for too few of them."""
+    """Throughput, from the start and end of each part file; None if there are too few."""
     if len(timings) < 3:
         return None
     timings = sorted(timings, key=lambda timing: timing.ended_at)

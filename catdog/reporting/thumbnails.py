@@ -1,4 +1,4 @@
-"""Small pictures of plan entries, read again from where they lie, decoded in child processes."""
+"""Makes thumbnails of plan entries: reads the images again, and decodes them in child processes."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Picture:
-    """Where a page has a picture from, and its size, or that of the original; or why there is none.
+    """The source of a picture on a page and its size, or the original's; or why there is no picture.
 
-    From a `data:` URI, or from a path of the page's server.
+    The source is a `data:` URI, or a path on the page's server.
     """
 
     source: str | None
@@ -68,7 +68,7 @@ class Picture:
 def fetch_thumbnails(
     plan: Plan, run: dict[str, Any], places: list[Place], observer: Observer, side: int = LARGE
 ) -> dict[Place, Picture]:
-    """Thumbnails of plan entries, read again from where they lie, decoded in child processes."""
+    """Thumbnails of plan entries, read again from their sources and decoded in child processes."""
     if not places:
         return {}
     observer.phase(f"fetching {len(places):,} thumbnails")
@@ -111,7 +111,7 @@ def lie_deep(entries: pa.Table) -> npt.NDArray[np.bool_]:
 
 
 def limits_of(run: dict[str, Any]) -> tuple[DecodeLimits, SourceLimits]:
-    """The limits that the job had: what it could decode, the report can."""
+    """The job's limits, so that the report can decode what the job could."""
     question = run.get("question", {})
     source_limits = _limits(SourceLimits, question.get("source_limits"))
     return (
@@ -151,7 +151,7 @@ def _decode_thumbnails(
 
 
 def square(side: int) -> Preprocessing:
-    """Has a `Decoder` make what `encode` takes."""
+    """The preprocessing for a `Decoder` whose output `encode` takes."""
     return Preprocessing(height=side, width=side, resize="pad")
 
 

@@ -1,4 +1,4 @@
-"""How the page says things: numbers, sizes, names of strangers."""
+"""How the page writes numbers, sizes and names from strangers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STAGES = {
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Names with dots, and values, of what is nested; lists and long names left out."""
+    """Nested values under dotted names, without lists and long names."""
     pairs: list[tuple[str, str]] = []
     for name, value in content.items():
         if isinstance(value, dict):
@@ -48,7 +48,7 @@ def first(items: Sequence[str], count: int) -> list[str]:
 
 
 def shown(text: Any) -> str:
-    """Text in which characters that hide or turn others around are spelled out, as `<U+202E>`."""
+    """Text in which characters that hide or reorder others are spelled out, as `<U+202E>`."""
     return "".join(
         c
         if c.isprintable()
@@ -58,14 +58,14 @@ def shown(text: Any) -> str:
 
 
 def file_name(uri: str) -> str:
-    """The last part of a URI's path, in an archive that of the member."""
+    """The last part of a URI's path; in an archive, of the member's name."""
     scheme, separator, rest = uri.partition("://")
     member = rest.split("::")[0] if separator and scheme not in ("file", "s3") else rest
     return (member or uri).rstrip("/").rpartition("/")[2] or uri
 
 
 def number(value: float) -> str:
-    """A whole number with its thousands set apart."""
+    """A whole number with separated thousands."""
     return f"{value:,.0f}"
 
 
@@ -75,7 +75,7 @@ def images(count: int) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in percent; what is not all or nothing is not rounded to it."""
+    """A share in percent; only exact values become 0 % or 100 %."""
     text = f"{share:.{digits}%}"
     least = 10**-digits
     if share < 1 and text == f"{1:.{digits}%}":
@@ -86,7 +86,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def size(count: float | None) -> str:
-    """A number of bytes as people write it."""
+    """A number of bytes with a unit, for people."""
     if count is None:
         return "size unknown"
     for unit in ("bytes", "KB", "MB", "GB", "TB"):
@@ -102,5 +102,5 @@ def moment(stamp: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them."""
+    """Seconds with units, for people."""
     return terminal.duration(seconds)

@@ -37,7 +37,7 @@ def possible() -> bool:
 
 
 def rounded_up(size: int) -> int:
-    """Numbers of an array with the gap behind it."""
+    """The size of an array with the gap behind it, in numbers."""
     return -(-size // _ALIGNED) * _ALIGNED
 
 
@@ -49,14 +49,14 @@ class SharedMemoryAllReduce:
     whenever workers wait for each other, so the death of a worker is noticed at once.
 
     Args:
-        worker: number of this one, from 0.
-        workers: how many there are.
-        capacity: most numbers that one `sum` takes, each array's rounded up to `_ALIGNED`.
-        broadcast: gives every worker what worker 0 passes; each calls it once.
-        timeout_s: how long a worker waits for another one.
+        worker: number of this worker, from 0.
+        workers: number of workers.
+        capacity: the most numbers that one `sum` takes, with each array rounded up to `_ALIGNED`.
+        broadcast: a function that returns to every worker what worker 0 passes; each calls it once.
+        timeout_s: the longest time that a worker waits for another one.
 
     Raises:
-        OSError: the others cannot be reached.
+        OSError: the other workers cannot be reached.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class SharedMemoryAllReduce:
         return root, descriptor
 
     def sum(self, arrays: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Each array summed over the workers; they lie in shared memory until the next `sum`.
+        """Sum each array over the workers; the results lie in shared memory until the next `sum`.
 
         Raises:
             OSError: another worker ended, or did not come within the time.

@@ -1,4 +1,4 @@
-"""`--install`: the nodes of a cluster without catdog's dependencies get them from Ray.
+"""`--install`: Ray installs catdog's dependencies on the nodes of a cluster that lacks them.
 
 The locks beside this file travel with the package. Each node installs one into an environment over
 its own Python, with hashes checked, once: later jobs with the same lock find it. Ray itself is not
@@ -24,8 +24,8 @@ def runtime_env(job: str, *, tensorflow: bool) -> dict[str, Any]:
     `uv` on the node honours the node's own settings of a registry or mirror (`UV_INDEX_URL`).
 
     Args:
-        job: its identifier.
-        tensorflow: whether the command needs it.
+        job: the job's identifier.
+        tensorflow: whether the command needs TensorFlow.
     """
     name = _ALL if tensorflow else _WITHOUT_TENSORFLOW
     content = Path(__file__).with_name(name).read_bytes()

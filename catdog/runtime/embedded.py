@@ -1,4 +1,4 @@
-"""The Ray cluster of a command without an address: starts and ends with it, closed to other users.
+"""The Ray cluster of a command without an address: it starts and ends with the command, closed to others.
 
 Ray's defaults are open to every account on the machine: ports on all interfaces, folders in mode
 0777, a token that outlives the job. Here everything lies in a folder that only this user can enter,
@@ -52,7 +52,7 @@ def expect_a_home() -> None:
 
 
 def memory_ran_out() -> str:
-    """A hint, if the kernel has killed processes of a local cluster because memory ran out; else nothing."""
+    """A hint if the kernel killed processes of a local cluster for lack of memory; else empty."""
     if not _kills_before or machine.memory_kills() <= _kills_before[-1]:
         return ""
     return (
@@ -65,7 +65,7 @@ _kills_before: list[int] = []  # one number for each cluster that runs: one, or 
 
 
 def spills_to() -> str:
-    """Words for the place where Ray writes objects that do not fit its object store."""
+    """The place, in words, where Ray writes objects that do not fit its object store."""
     return tempfile.gettempdir() if _kills_before else "the temporary folder of a node"
 
 
@@ -76,11 +76,11 @@ def cluster(minimum_cpus: int = 1, variables: dict[str, str] | None = None) -> I
     Whatever ends the block, nothing of the cluster is left: no process, folder, token or variable.
 
     Args:
-        minimum_cpus: logical CPUs that it has at least; by default what this process may use.
-        variables: of the environment of its workers, besides this process's.
+        minimum_cpus: the least number of logical CPUs; by default those that this process may use.
+        variables: environment variables for its workers, besides this process's.
 
     Raises:
-        OSError: nowhere can a private folder be made.
+        OSError: no private folder can be created.
         DiskFullError: there is too little space for temporary files.
         RuntimeError, ValueError, ConnectionError: Ray's own, when it does not start.
     """
@@ -135,7 +135,7 @@ def _refuse_full_disk(*places: Path) -> None:
 
 
 def _object_store_memory() -> int | None:
-    """Bytes of the object store where a control group limits memory; None leaves it to Ray.
+    """Bytes of the object store if a control group limits memory; None leaves the choice to Ray.
 
     Ray looks for limits where a container usually has them, and for no others.
     """
@@ -147,7 +147,7 @@ def _object_store_memory() -> int | None:
 
 @contextlib.contextmanager
 def _environment(folder: Path) -> Iterator[None]:
-    """A token of the cluster's own, for this process and those that it starts."""
+    """Set the cluster's own token, for this process and those that it starts."""
     from ray import _raylet
 
     raylet: Any = _raylet  # it comes without types
@@ -213,7 +213,7 @@ def _loopback_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping_sigterm() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM, where it has one, from Ray's, which exits without a word."""
+    """Keep this process's handler of SIGTERM, if it has one; Ray's own exits without a message."""
     from ray._private import utils
 
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -282,8 +282,8 @@ def end_abandoned() -> None:
 def end_processes(folder: Path, after_s: float) -> None:
     """End what is left of Ray's processes after so many seconds.
 
-    Some outlive a Ray that is stopped while it starts: they look for the process that they belong
-    to every now and then.
+    Some outlive a Ray that is stopped while it starts, because they only check for their parent process
+    from time to time.
     """
     ours = _processes_of(folder)
     deadline, killed = time.monotonic() + after_s, False
@@ -303,10 +303,10 @@ def end_processes(folder: Path, after_s: float) -> None:
 
 
 def _processes_of(folder: Path) -> dict[int, str]:
-    """Processes that have the folder's path among their arguments, and all that descend from them.
+    """Processes with the folder's path among their arguments, and all their descendants.
 
     Returns:
-        When each was started, by its id: ids are used again.
+        The start time of each, by process id, since ids are reused.
     """
     parents: dict[int, int] = {}
     named: set[int] = set()
@@ -326,7 +326,7 @@ def _processes_of(folder: Path) -> dict[int, str]:
 
 
 def _started(pid: int) -> str:
-    """When a process was started; empty where it has ended."""
+    """The start time of a process; empty if it has ended."""
     try:
         state, _, *rest = _status(pid)
     except (OSError, ValueError):
@@ -335,5 +335,5 @@ def _started(pid: int) -> str:
 
 
 def _status(pid: int) -> list[str]:
-    """What `/proc` says of a process, behind its name: its state, its parent and so on."""
+    """The fields of `/proc/PID/stat` behind the name: state, parent and so on."""
     return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

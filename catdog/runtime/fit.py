@@ -1,4 +1,4 @@
-"""Whether a cluster that others run fits this driver, asked before anything is computed."""
+"""Checks that an existing cluster fits this driver, before anything is computed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _RAY_AND_PYTHON = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
 def refusal(address: str, error: BaseException) -> UserInputError:
-    """What Ray's error at the connection means, in one line."""
+    """The meaning of Ray's connection error, in one line."""
     chain: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(chain) < 8:
@@ -73,29 +73,29 @@ def check(
     *,
     within_s: float = ANSWER_WITHIN_S,
 ) -> None:
-    """Have a task look around on each node that can work; its own process's start is all it costs.
+    """Inspect each node that can work with a task, which costs no more than the start of its process.
 
     Args:
-        nodes: the cluster's, as `ray.nodes` tells of them.
-        packages: what this job's workers import beyond what all do.
-        within_s: a node that has not answered by then is passed over.
+        nodes: the cluster's nodes, as `ray.nodes` returns them.
+        packages: packages that this job's workers import besides those that all workers import.
+        within_s: seconds after which a node without an answer is skipped.
 
     Raises:
         UserInputError: a node lacks packages, or has another catdog.
-        CatdogError: a node could not install what it was to.
+        CatdogError: a node could not install the dependencies.
     """
     for node, found in _look_around(nodes, (*_NEEDED_BY_WORKERS, *packages), within_s):
         _judge(node["NodeManagerAddress"], found)
 
 
 class ObjectRoom(NamedTuple):
-    """Where a cluster keeps objects.
+    """The room for objects in a cluster.
 
     Attributes:
-        nodes: that work.
-        store_bytes: what the object stores of the nodes hold together.
-        disk_bytes: what their disks take of objects beyond that.
-        notices: what makes them slow, a line each.
+        nodes: number of working nodes.
+        store_bytes: size of all nodes' object stores together.
+        disk_bytes: room for further objects on their disks.
+        notices: one line for each thing that makes the stores slow.
     """
 
     nodes: int
@@ -104,15 +104,15 @@ class ObjectRoom(NamedTuple):
     notices: tuple[str, ...]
 
     def holds(self, count: int) -> bool:
-        """Whether there is room for so many bytes, and for copies on the nodes that read others'."""
+        """Whether there is room for this many bytes, with the copies on nodes that read from others."""
         return count * min(self.nodes, 2) <= self.store_bytes + self.disk_bytes
 
 
 def object_room(nodes: Sequence[dict[str, Any]]) -> ObjectRoom:
-    """What is there for objects.
+    """The room for objects in a cluster.
 
     Args:
-        nodes: the cluster's, as `ray.nodes` tells of them.
+        nodes: the cluster's nodes, as `ray.nodes` returns them.
     """
     works = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
     held = sum(node["Resources"].get("object_store_memory", 0) for node in works)
@@ -138,7 +138,7 @@ def gigabytes(count: float) -> str:
 def _look_around(
     nodes: Sequence[dict[str, Any]], packages: Sequence[str], within_s: float = ANSWER_WITHIN_S
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The nodes that can work and answer, and what is found on each."""
+    """The nodes that can work and answer, with the findings on each."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -182,7 +182,7 @@ def _judge(node: str, found: dict[str, Any]) -> None:
 
 
 def _looker() -> Callable[[Sequence[str]], dict[str, Any]]:
-    """The function that runs on a node. As a closure it travels whole: catdog may be missing there."""
+    """The function that runs on a node. It is a closure, which Ray sends whole: catdog may be missing there."""
 
     def look(names: Sequence[str]) -> dict[str, Any]:
         missing = [name for name in names if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""The nodes of a cluster: what they hold, waiting for them, and giving up when they are gone."""
+"""The nodes of a cluster: their resources, waiting for them, and giving up when they are gone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GO_ON = "run the same command again: it continues from what is written"
 
 
 def head_answers() -> bool:
-    """Whether something listens where the head of the cluster was. Ray's own calls wait for it."""
+    """Whether something listens at the head's address. Ray's own calls would wait for the head."""
     import ray
     from ray.util.client import ray as client
 
@@ -50,31 +50,31 @@ def head_answers() -> bool:
 
 
 def knock(host: str, port: str, *, timeout_s: float) -> None:
-    """Raise the OSError of a connection that cannot be made; IPv6 addresses are in brackets."""
+    """Connect once; raises the OSError of a failure. IPv6 addresses are in brackets."""
     socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
 
 
 def heads() -> list[dict[str, Any]]:
-    """The cluster's head, as `ray.nodes` tells of it, and heads that were before it."""
+    """The cluster's head and earlier heads, as `ray.nodes` returns them."""
     import ray
 
     return [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
 
 
 def alive() -> set[str]:
-    """Ray's ids of the nodes that the head counts as alive."""
+    """Ray's ids of the nodes that the head considers alive."""
     import ray
 
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def is_shared(address: str | None) -> bool:
-    """Whether a command with this `--address` runs on a cluster that is there for other jobs, too."""
+    """Whether a command with this `--address` runs on a cluster that other jobs may use, too."""
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
 def check_placing(address: str | None, label: str | None, *, install: bool) -> None:
-    """Refuse flags about the nodes of a cluster that are wrong, or for which there is no cluster.
+    """Refuse flags about nodes that are wrong, or that are given without a cluster.
 
     Raises:
         UserInputError: names the flag.
@@ -85,10 +85,10 @@ def check_placing(address: str | None, label: str | None, *, install: bool) -> N
 
 
 def selector(label: str | None, flag: str = "--node-label") -> dict[str, str]:
-    """A label `KEY=VALUE` as Ray wants it; empty for none.
+    """A label `KEY=VALUE` as Ray's label selector; empty for none.
 
     Raises:
-        UserInputError: it is not of that form; names the flag.
+        UserInputError: the label has another form; names the flag.
     """
     if label is None:
         return {}
@@ -99,12 +99,12 @@ def selector(label: str | None, flag: str = "--node-label") -> dict[str, str]:
 
 
 def on_label(label: str | None) -> dict[str, Any]:
-    """Options of a task or an actor that runs on nodes with this label alone; none for any node."""
+    """Options for a task or actor that only runs on nodes with this label; empty for any node."""
     return {"label_selector": selector(label)} if label else {}
 
 
 def labelled(label: str | None) -> list[dict[str, Any]]:
-    """The live nodes with this label, or all, as `ray.nodes` tells of them."""
+    """The live nodes with this label, or all, as `ray.nodes` returns them."""
     import ray
 
     wanted = selector(label).items()
@@ -120,7 +120,7 @@ def cluster_resources(label: str | None = None) -> tuple[int, int]:
 
 
 def room(*, cpus: int = 0, gpus: int = 0, label: str | None = None) -> int:
-    """How many workers of so many logical CPUs and GPUs each the live nodes hold, busy or not."""
+    """The number of workers with these logical CPUs and GPUs that fit the live nodes, busy or not."""
     return sum(_holds(node["Resources"], cpus, gpus) for node in labelled(label))
 
 
@@ -130,7 +130,7 @@ def _holds(has: dict[str, float], cpus: int, gpus: int) -> int:
 
 
 def without_bfloat16(label: str | None = None) -> list[str]:
-    """Addresses of the nodes with CPUs for workers that do not multiply bfloat16 natively."""
+    """Addresses of nodes with CPUs for workers whose hardware lacks bfloat16."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -158,14 +158,14 @@ def without_bfloat16(label: str | None = None) -> list[str]:
 
 
 def autoscales(*, patience_s: float = 0.0) -> bool:
-    """Whether something starts nodes for this cluster where work waits for them.
+    """Whether an autoscaler starts nodes for this cluster when work waits for them.
 
-    Ray has no question for it. Launcher and KubeRay name the group of every node, the head's as
-    well; and an autoscaler's monitor, which KubeRay starts a moment after the head, leaves its
-    address. A head that was started by hand has a monitor too, which only looks on.
+    Ray offers no call for this. Its launcher and KubeRay name a group for every node, including the
+    head, and an autoscaler's monitor, which KubeRay starts a moment after the head, stores its address.
+    A head that was started by hand has a monitor too, which starts nothing.
 
     Args:
-        patience_s: how long to wait for the monitor, where there is a group.
+        patience_s: seconds to wait for the monitor, if the head has a group.
     """
     from ray.experimental.internal_kv import _internal_kv_get
 
@@ -188,18 +188,18 @@ def wait_for_room(
     on_wait: Callable[[str], None],
     timeout_s: float = _NODES_COME_WITHIN_S,
 ) -> None:
-    """Have the autoscaler make room for workers, and wait for it; without one there is no waiting.
+    """Have the autoscaler make room for workers, and wait for it; without autoscaler, do not wait.
 
     Args:
-        workers: that must find room at the same time.
+        workers: number of workers that need room at the same time.
         cpus: logical CPUs of a worker.
         gpus: GPUs of a worker.
-        label: of the nodes that count, `KEY=VALUE`; by default all do.
-        on_wait: is told how far it is whenever that changes.
-        timeout_s: of the waiting.
+        label: label `KEY=VALUE` of the nodes that count; by default all do.
+        on_wait: is called with the state whenever it changes.
+        timeout_s: the longest wait.
 
     Raises:
-        UserInputError: the cluster is smaller, and nothing will make it larger.
+        UserInputError: the cluster is too small, and there is no autoscaler.
         CatdogError: the autoscaler has not made it large enough in time.
     """
     found = room(cpus=cpus, gpus=gpus, label=label)
@@ -259,20 +259,20 @@ def wait_until_free(
     on_wait: Callable[[str], None],
     timeout_s: float,
 ) -> None:
-    """Wait until what other jobs leave of a cluster is enough for workers; say that it waits.
+    """Wait until other jobs leave enough of the cluster for the workers.
 
-    Where an autoscaler looks after the cluster, the job's own waiting tasks make it bring nodes.
+    If the cluster has an autoscaler, the job's own waiting tasks make it start nodes.
 
     Args:
-        workers: that must be able to start at once.
+        workers: number of workers that must be able to start at once.
         cpus: logical CPUs of a worker.
         gpus: GPUs of a worker.
-        label: of the nodes that count, `KEY=VALUE`; by default all do.
-        on_wait: is told how much is free, whenever that changes.
-        timeout_s: of the waiting.
+        label: label `KEY=VALUE` of the nodes that count; by default all do.
+        on_wait: is called with the free resources whenever they change.
+        timeout_s: the longest wait.
 
     Raises:
-        CatdogError: others have kept too much of it for too long.
+        CatdogError: other jobs used too much of the cluster for too long.
     """
     begun, told = time.monotonic(), ""
     while True:
@@ -314,13 +314,13 @@ def _free(label: str | None) -> dict[str, float]:
 class NodeWatch:
     """Gives up when a job has had no head, or no nodes to run on, for too long.
 
-    Ray waits for nodes for ever, and ends the process where the head is gone.
+    Ray itself waits for nodes for ever, and ends the process if the head is gone.
 
     Args:
-        workers: without room for so many the job cannot go on.
+        workers: the least number of workers with which the job can continue.
         cpus: logical CPUs of a worker.
         gpus: GPUs of a worker.
-        label: of the nodes that count, `KEY=VALUE`; by default all do.
+        label: label `KEY=VALUE` of the nodes that count; by default all do.
     """
 
     def __init__(
@@ -362,10 +362,10 @@ class NodeWatch:
 
 
 def watched(batches: Iterator[T], check: Callable[[], None]) -> Iterator[T]:
-    """Hand on what a Ray Data job yields, as long as `check`, which is called often, does not raise.
+    """Yield what a Ray Data job yields; call `check` often, and end when it raises.
 
     Raises:
-        CatdogError: by `check`; or whatever the job raises.
+        CatdogError: raised by `check`; or whatever the job raises.
     """
     # A job that waits for nodes ends when Ray is shut down, and no sooner: its thread likewise.
     with read_ahead(batches, 64, name="catdog-ray-data", every_s=1.0, patience_s=0.0) as ahead:
@@ -379,9 +379,9 @@ class ActorProcess(NamedTuple):
     """The process of an actor.
 
     Attributes:
-        handle: of the actor.
+        handle: the actor's handle.
         node: Ray's id of its node.
-        pid: on it.
+        pid: process id on that node.
     """
 
     handle: Any
@@ -390,14 +390,14 @@ class ActorProcess(NamedTuple):
 
     @classmethod
     def own(cls) -> ActorProcess:
-        """That of the actor that calls it."""
+        """The process of the calling actor."""
         import ray
 
         context = ray.get_runtime_context()
         return cls(context.current_actor, context.get_node_id(), os.getpid())
 
     def end(self) -> None:
-        """End it, though it hangs; the actor may be started again."""
+        """End the process even if it hangs; Ray may restart the actor."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -415,9 +415,9 @@ def _kill(pid: int) -> None:
 
 
 def beside_driver() -> dict[str, Any]:
-    """Options of an actor that ends with the driver's node and no sooner, and takes no CPU.
+    """Options for an actor on the driver's node that takes no CPU.
 
-    Ray starts an actor that wants nothing on any node, also on one that may go at any moment.
+    Ray places an actor without requirements on any node, even on one that may go at any moment.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -430,7 +430,7 @@ def beside_driver() -> dict[str, Any]:
 
 
 def worker_cpus() -> int:
-    """Logical CPUs of the calling Ray worker's own share, at least one."""
+    """Logical CPUs of the calling Ray worker, at least one."""
     import ray
 
     assigned = ray.get_runtime_context().get_assigned_resources()

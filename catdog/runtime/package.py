@@ -1,4 +1,4 @@
-"""What a job is sent: the files of this package, and nothing else that lies beside them."""
+"""The files to send with a job: those of this package, and nothing beside them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stage(folder: Path) -> tuple[int, int]:
 
 
 def _is_sent(path: Path) -> bool:
-    """Whether a file in the package's folder is the package's: whatever else lies there stays here."""
+    """Whether a file in the package's folder belongs to the package; others are not sent."""
     if path.name.startswith((".", "__pycache__")):
         return False
     if path.is_dir():

@@ -1,6 +1,6 @@
-"""What is used of Ray and Keras without their promise that it stays, because nothing public does it.
+"""Private names of Ray and Keras that catdog uses because no public one does the same.
 
-Each name with what it is needed for; a test looks for each of them in the installed version.
+Each comes with its purpose; a test looks for each of them in the installed version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one place where Ray's quirks are met and explained: start, settings, logs, data context."""
+"""The one place for Ray's quirks, with explanations: start, settings, logs, data context."""
 
 from __future__ import annotations
 
@@ -70,16 +70,17 @@ def connect(
     labels: Sequence[str | None] = (None,),
     install: bool = False,
 ) -> Iterator[None]:
-    """A connection to the cluster at `address`, or to an embedded local one that ends with it.
+    """Connect to the cluster at `address`, or to an embedded local one that ends with the block.
 
-    A process that is connected already stays so, and its cluster is used.
+    A process that is already connected stays so, and its cluster is used.
 
     Args:
-        address: a Ray address; None means `RAY_ADDRESS`, or an embedded cluster where that is unset.
-        minimum_cpus: logical CPUs that the embedded cluster has at least, so that more workers
-            than cores can be asked for on a laptop.
-        packages: what this job's workers import beyond what all do; a cluster's nodes must have it.
-        labels: the nodes that this job uses: those with any of these, `KEY=VALUE`; None for all.
+        address: a Ray address; None means `RAY_ADDRESS`, or an embedded cluster if that is unset.
+        minimum_cpus: the least number of logical CPUs of the embedded cluster, so that a laptop can
+            run more workers than it has cores.
+        packages: packages that this job's workers import besides those that all workers import; the
+            cluster's nodes must have them.
+        labels: labels `KEY=VALUE`; the job uses the nodes with any of them. None for all nodes.
         install: have the nodes install this package's dependencies, and send it along.
 
     Raises:
@@ -150,7 +151,7 @@ def _connected(
 
 
 def _check_told(variables: dict[str, str]) -> None:
-    """Refuse a connection whose workers lack variables that this job needs them to have."""
+    """Refuse an existing connection whose workers lack variables that this job needs."""
     import ray
 
     there = ray.get_runtime_context().runtime_env.get("env_vars") or {}
@@ -165,7 +166,7 @@ def _check_told(variables: dict[str, str]) -> None:
 def _runtime_env(
     variables: dict[str, str], packages: Sequence[str], *, install: bool
 ) -> Iterator[dict[str, Any] | None]:
-    """What Ray is told of this job's workers while it connects."""
+    """The runtime environment of this job's workers, for the connection."""
     if not install:
         yield {"env_vars": variables} if variables else None
         return
@@ -176,7 +177,7 @@ def _runtime_env(
 
 
 def _set_missing(settings: dict[str, str]) -> set[str]:
-    """Set those that the environment does not have; gives their names."""
+    """Set the variables that the environment lacks; returns their names."""
     missing = settings.keys() - os.environ.keys()
     os.environ.update({name: settings[name] for name in missing})
     return missing
@@ -184,9 +185,9 @@ def _set_missing(settings: dict[str, str]) -> set[str]:
 
 @contextlib.contextmanager
 def _driver_settings() -> Iterator[None]:
-    """The settings for this job; the program around it has its own again after it.
+    """Apply the settings for this job; restore the program's own afterwards.
 
-    Where it fails they stay: threads of Ray Data may go on for a moment.
+    After a failure they stay, since threads of Ray Data may run for a moment longer.
     """
     missing = _set_missing(_DRIVER_SETTINGS)
     yield
@@ -206,7 +207,7 @@ def _fault_detection() -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse an address at which nothing listens: Ray would try it for 15 minutes (measured)."""
+    """Refuse an address where nothing listens; Ray would try it for 15 minutes (measured)."""
     if "://" in address and not address.startswith("ray://"):
         raise UserInputError(
             f"--address {address}: not a Ray cluster's address, such as head:6379; "
@@ -238,12 +239,12 @@ def _quiet_data_context() -> Iterator[None]:
 
 
 def map_batches(dataset: Any, actor: type, *, node_label: str | None = None, **options: Any) -> Any:
-    """`Dataset.map_batches` with actors that are started again four times, and no more.
+    """`Dataset.map_batches` with actors that restart at most four times.
 
-    They run on the nodes with the label `KEY=VALUE`, or on any.
+    They run on the nodes with the label `KEY=VALUE`, or on any node.
 
-    Ray's default restarts a dying actor, and its task, for ever. Ray 2.60 deprecates the arguments that
-    say otherwise, wants them gone in 2.64, and has no others yet.
+    By default Ray restarts a dying actor, and its task, for ever. Ray 2.60 deprecates the arguments that
+    limit this, plans to remove them in 2.64, and has no others yet.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", DeprecationWarning)
@@ -252,10 +253,10 @@ def map_batches(dataset: Any, actor: type, *, node_label: str | None = None, **o
 
 
 def _share_on_head() -> None:
-    """Have what the Ray Data jobs of a cluster share run on its head.
+    """Have the actors that all Ray Data jobs of a cluster share run on its head.
 
-    The first driver starts three actors for good, on its own node. Where that is not the head and
-    goes, the jobs of all other drivers fail, or wait for these actors without end.
+    The first driver starts three permanent actors on its own node. If that is not the head and goes
+    away, the jobs of all other drivers fail or wait for these actors for ever.
     """
     import ray
     from ray.util.client import ray as client
@@ -286,7 +287,7 @@ def _start_shared_actors() -> None:
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:
-    """The filesystem and path that Ray Train wants, through s3fs on S3.
+    """The filesystem and path for Ray Train; on S3 through s3fs.
 
     pyarrow's own S3 filesystem does not wait out throttling (5 of 120 writes got through a store
     that answered 503; s3fs' retries brought all 120).
@@ -307,10 +308,10 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def root_cause(error: BaseException) -> str:
-    """One line that says what happened inside a worker.
+    """One line about what happened inside a worker.
 
-    Ray wraps a worker's exception, Ray Data and Ray Train wrap that once more and keep the original
-    as the text of a traceback only; its message is what follows the innermost stack.
+    Ray wraps a worker's exception; Ray Data and Ray Train wrap it again and keep the original only as the
+    text of a traceback. The original's message follows the innermost stack.
     """
     # Ray has a paragraph of possible causes for a kill by the kernel, and of settings for its own.
     if memory := embedded.memory_ran_out():
@@ -344,7 +345,7 @@ def root_cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what Ray raises into a `CatdogError` of one line, the traceback kept as its cause."""
+    """Turn Ray's exceptions into a `CatdogError` of one line, with the traceback as its cause."""
     import ray
 
     try:

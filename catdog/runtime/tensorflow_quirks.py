@@ -1,4 +1,4 @@
-"""The one place where TensorFlow's and Keras' quirks are met and explained."""
+"""The one place for the quirks of TensorFlow and Keras, with explanations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def prepare_environment() -> None:
-    """Set what must be set before TensorFlow is imported for the first time in a process."""
+    """Set the variables that TensorFlow reads when a process first imports it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up chatter of the C++ runtime
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -34,10 +34,10 @@ def import_keras(threads: int, *, lean: bool = False) -> Any:
     """Import Keras 3 on TensorFlow with a bounded number of threads.
 
     Args:
-        threads: operator threads of this process; by default TensorFlow takes all cores, also
-            where other workers have their share of them.
-        lean: leave out Keras' plots and its wrappers for scikit-learn, whose libraries are a third
-            of the time that the import takes. For processes that run nothing but this package.
+        threads: operator threads of this process; TensorFlow's own default is all cores, even if
+            other workers need their share of them.
+        lean: leave out Keras' plots and its wrappers for scikit-learn, whose libraries take a third
+            of the import's time. Only for processes that run nothing but this package.
     """
     prepare_environment()
     with _without(_EXTRAS_OF_KERAS) if lean else contextlib.nullcontext():
@@ -55,7 +55,7 @@ def import_keras(threads: int, *, lean: bool = False) -> Any:
 
 @contextlib.contextmanager
 def _without(modules: Iterable[str]) -> Iterator[None]:
-    """Have imports of these fail meanwhile, as where they are not installed."""
+    """Have imports of these modules fail within the block, as if they were not installed."""
     missing = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]  # None is what import asks for
     try:
@@ -68,9 +68,9 @@ def _without(modules: Iterable[str]) -> Iterator[None]:
 def resolve_precision(
     precision: Precision, *, gpu: bool
 ) -> Literal["float32", "bfloat16", "float16"]:
-    """What `auto` means on this machine.
+    """The precision that `auto` means on this machine.
 
-    bfloat16 where the CPU multiplies it natively (AVX512-BF16 or AMX: 1.7 times as fast in training,
+    bfloat16 if the CPU has hardware for it (AVX512-BF16 or AMX: 1.7 times as fast in training,
     3.5 times in inference, measured), float16 on GPUs, float32 elsewhere.
     """
     if precision != "auto":
@@ -81,7 +81,7 @@ def resolve_precision(
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this machine's CPU multiplies bfloat16 natively (Linux on x86; False elsewhere)."""
+    """Whether this machine's CPU has hardware for bfloat16 (Linux on x86; False elsewhere)."""
     return bool({"amx_bf16", "avx512_bf16"} & machine.cpu_flags())
 
 
@@ -91,18 +91,18 @@ def dtype_policy(precision: Literal["float32", "bfloat16", "float16"]) -> str:
 
 
 SumOverWorkers = Callable[..., list[Any]]
-"""Gives each float32 tensor of a list summed over the workers; all call it equally often, in one order.
+"""Sums each float32 tensor of a list over the workers; all call it equally often, in the same order.
 
-With `passing=True` the sums are wanted no longer than until the next call.
+With `passing=True` the sums only need to last until the next call.
 """
 
 
 def train_backend() -> Any:
-    """What has Ray Train tell each of its workers the addresses of all, as TensorFlow wants them.
+    """A backend for Ray Train that tells each worker the addresses of all, in TensorFlow's form.
 
-    Ray's own does the same, but imports TensorFlow and Keras, with all that `import_keras` can leave
-    out, in the driver, then in Ray Train's controller, then in each worker: one after the other,
-    before a worker begins.
+    Ray's own backend does the same. But it imports TensorFlow and Keras, with everything that
+    `import_keras` can leave out, in the driver, then in Ray Train's controller, then in each worker, one
+    after the other, before a worker begins.
     """
     import ray
     from ray.train.backend import Backend, BackendConfig
@@ -137,7 +137,7 @@ def _free_address() -> str:
 
 
 def _set_addresses(addresses: list[str], number: int) -> None:
-    """Say who all workers are, and who this one is."""
+    """Set `TF_CONFIG`: the addresses of all workers, and the number of this one."""
     task = {"type": "worker", "index": number}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
 
@@ -145,8 +145,8 @@ def _set_addresses(addresses: list[str], number: int) -> None:
 def multi_worker_strategy() -> Any:
     """The strategy for the workers that Ray Train started with `train_backend`.
 
-    A collective that waits for a dead worker waits for ever by default; with a timeout the
-    survivors fail, and Ray Train starts the group again.
+    By default a collective waits for a dead worker for ever. With a timeout the survivors fail, and Ray
+    Train restarts the group.
     """
     import tensorflow as tf
 
@@ -157,11 +157,11 @@ def multi_worker_strategy() -> Any:
 def traced(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`tf.function`, without rewriting Python's `if` and `for`.
 
-    The rewritten code goes to files among the temporary ones, which a killed process leaves there.
+    TensorFlow writes the rewritten code to temporary files, which a killed process leaves behind.
 
     Args:
-        function: takes and gives tensors.
-        options: of `tf.function`.
+        function: a function from tensors to tensors.
+        options: options of `tf.function`.
     """
     import tensorflow as tf
 
@@ -171,10 +171,10 @@ def traced(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def without_generated_files() -> Iterator[None]:
-    """Remove the files of code that TensorFlow has generated, at the end of the block.
+    """At the end of the block, remove the code files that TensorFlow generated.
 
-    Keras' exports rewrite functions into files among the temporary ones. TensorFlow removes them as
-    the interpreter exits, which workers and commands do not wait for.
+    Keras' exports rewrite functions into temporary files. TensorFlow removes them when the interpreter
+    exits, for which workers and commands do not wait.
     """
     try:
         yield
@@ -191,14 +191,14 @@ def without_generated_files() -> Iterator[None]:
 
 
 def compiled(function: Callable[..., Any], *, assigns: bool = False) -> Callable[..., Any]:
-    """Have XLA make one pass of a chain of elementwise operations, on CPUs.
+    """Have XLA compile a chain of elementwise operations into one pass, on CPUs.
 
-    Whole networks are slower with XLA on CPUs (measured), long chains three times as fast.
+    With XLA on CPUs, whole networks are slower, but long chains three times as fast (measured).
 
     Args:
-        function: takes and gives tensors.
-        assigns: whether it assigns to variables; XLA does not compile what a distribution strategy
-            makes of that, and the function stays as it is there.
+        function: a function from tensors to tensors.
+        assigns: whether it assigns to variables. XLA cannot compile that under a distribution
+            strategy, where the function then stays as it is.
     """
     import tensorflow as tf
 
@@ -208,7 +208,7 @@ def compiled(function: Callable[..., Any], *, assigns: bool = False) -> Callable
 
 
 def sum_by_collectives(tensors: list[Any], *, passing: bool = False) -> list[Any]:
-    """`SumOverWorkers` by TensorFlow; to be called within `run` of `multi_worker_strategy`."""
+    """`SumOverWorkers` through TensorFlow's collectives; call it within `run` of `multi_worker_strategy`."""
     import tensorflow as tf
 
     del passing  # they are TensorFlow's own
@@ -247,7 +247,7 @@ def sum_by(all_reduce: SharedMemoryAllReduce) -> SumOverWorkers:
 
 
 def expect_summed_gradients(optimizer: Any) -> None:
-    """Have an optimizer take gradients that are summed over the workers already.
+    """Have an optimizer accept gradients that are already summed over the workers.
 
     Keras' optimizer clips each worker's own gradients and sums them afterwards, which is not the
     clipping of one large batch. There is no public switch; a test of clipping with two workers
@@ -259,10 +259,10 @@ def expect_summed_gradients(optimizer: Any) -> None:
 def fuse_batch_norm(model: Any, workers: int, sum_over_workers: SumOverWorkers) -> None:
     """Have batch normalisation of images run as TensorFlow's fused operation, over all workers.
 
-    Keras 3 writes it as a dozen float32 operations; on a CPU the fused one makes the training step
-    of a small network twice as fast (2.3 to 1.2 ms an image, measured), and it takes bfloat16. And
-    Keras' `synchronized=True` sums three tensors a layer over the workers one after the other, and
-    as many on the way back, where one each way will do.
+    Keras 3 writes it as a dozen float32 operations. On a CPU the fused operation makes the training step
+    of a small network twice as fast (1.2 instead of 2.3 ms an image, measured), and it takes bfloat16.
+    Keras' `synchronized=True` sums three tensors a layer over the workers, one after the other, and as
+    many on the way back; one each way is enough.
     """
     import keras
 
@@ -286,9 +286,9 @@ def _layers(model: Any) -> Iterator[Any]:
 def pool_before_relu(model: Any) -> None:
     """Have a convolution's ReLU run after the max pooling that follows it.
 
-    The largest of positive parts is the positive part of the largest, and the gradient goes the same
-    way, both to the bit. But there are four times fewer numbers behind the pooling, and TensorFlow's
-    gradient of ReLU in bfloat16 is slow: it took 38 of 138 ms of `article`'s step (measured).
+    ReLU and max pooling commute, and so do their gradients, bit for bit. But after the pooling there are
+    four times fewer numbers, and TensorFlow's gradient of ReLU in bfloat16 is slow: it took 38 of 138 ms
+    of `article`'s step (measured).
     """
     import keras
 
@@ -330,7 +330,7 @@ def _batch_norm(
     training: bool = False,
     mask: Any = None,
 ) -> Any:
-    """What `layer.call` does, on images (n, H, W, channels)."""
+    """The computation of `layer.call`, for images (n, H, W, channels)."""
     import tensorflow as tf
 
     del mask  # images have none
@@ -357,7 +357,7 @@ def _batch_norm(
 def _normalized(
     inputs: Any, scale: Any, offset: Any, epsilon: float, statistics: tuple[Any, Any] | None = None
 ) -> Any:
-    """Normalised by given mean and variance, by default by this batch's own.
+    """Normalise by a given mean and variance, by default those of this batch.
 
     Returns:
         The operation's six outputs, the first three: normalised inputs, mean, unbiased variance.
@@ -384,7 +384,7 @@ def _globally_normalized(
     workers: int,
     sum_over_workers: SumOverWorkers,
 ) -> tuple[Any, Any, Any]:
-    """The same over the inputs of all workers, which have one size.
+    """The same over the inputs of all workers, which have equal sizes.
 
     With statistics that depend on every input, the gradient of an input x is
     `scale / deviation * (g - sum(g) / m - x^ * sum(g x^) / m)`, where g is the output's gradient,

@@ -1,4 +1,4 @@
-"""Finished results with embeddings, read as arrays: where each image's row is, and its vector."""
+"""Reads finished results with embeddings into arrays: each image's place and vector."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Collection:
     """The classified images of one or several results.
 
     Attributes:
-        names: the results as the user named them.
-        plans: of each of them.
-        runs: what `_run.json` of each says.
-        model: fingerprint, the same in all.
-        uris: of the images.
-        labels: of the images.
-        sizes: bytes of the images, int64 (n,).
-        vectors: float16 (n, size), each of length 1.
-        places: results, shard and row in it, int32 (n, 3).
-        rejected: images without an embedding, or with one that is no number, which are left out.
+        names: the results folders as the user named them.
+        plans: the plan of each folder.
+        runs: the content of `_run.json` of each folder.
+        model: the model's fingerprint, the same in all folders.
+        uris: the images' URIs.
+        labels: the images' labels.
+        sizes: the images' sizes in bytes, int64 (n,).
+        vectors: embeddings, float16 (n, size), each of length 1.
+        places: number of the folder, shard, and row within it, int32 (n, 3).
+        rejected: number of images that were left out because they have no embedding or one with NaN.
     """
 
     names: tuple[str, ...]
@@ -82,11 +82,11 @@ def read(names: Sequence[str], flag: str = "RESULTS") -> Collection:
 
     Args:
         names: folders, local or S3.
-        flag: what the folders are called in errors.
+        flag: the flag that errors name.
 
     Raises:
-        UserInputError: a folder holds no finished results, or none with embeddings; or they are not
-            of the same model; or none of their images has an embedding.
+        UserInputError: a folder has no finished results or no embeddings, two folders are of
+            different models, or no image has an embedding.
     """
     found = [_open(name, flag) for name in names]
     models = [summary["model"] for _, _, summary in found]
@@ -131,7 +131,7 @@ def read(names: Sequence[str], flag: str = "RESULTS") -> Collection:
 
 
 def _usable(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Which embeddings are there, and numbers throughout: one that is not spoils all distances."""
+    """Which embeddings exist and are finite; a single NaN would spoil all distances."""
     good: NDArray[np.bool_] = column.is_valid().to_numpy().copy()
     if good.any():
         vectors = pc.list_flatten(column).to_numpy().reshape(int(good.sum()), -1)

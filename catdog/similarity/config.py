@@ -1,4 +1,4 @@
-"""What is asked of embeddings."""
+"""The configurations of `duplicates`, `similar` and `leaks`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from catdog.errors import UserInputError
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesConfig:
-    """Where to look for pictures that are there more than once.
+    """Where to look for pictures that occur more than once.
 
     Attributes:
         results: Folders that `catdog classify --embeddings` wrote; local or S3.
@@ -35,7 +35,7 @@ class DuplicatesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarConfig:
-    """Which images' likes to look for, and where.
+    """Which images to look for, and where.
 
     Attributes:
         results: A folder that `catdog classify --embeddings` wrote; local or S3.

@@ -1,4 +1,4 @@
-"""Pairs of images that are one picture: near embeddings first, then the pictures themselves."""
+"""Finds pairs of images that show one picture: by near embeddings, then by their pixels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _AT_ONCE = 100_000  # pairs whose pictures are held
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images that are one picture.
+    """Pairs of images that show one picture.
 
     Attributes:
-        ones: numbers of images, int64 (n,).
-        others: likewise.
-        exact: whether their files are equal byte for byte, bool (n,).
-        unread: images that had to be looked at and could not be read again.
+        ones: numbers of the first images, int64 (n,).
+        others: numbers of the second images, int64 (n,).
+        exact: whether the two files are equal byte for byte, bool (n,).
+        unread: number of images that had to be compared but could not be read again.
     """
 
     ones: NDArray[np.int64]
@@ -40,9 +40,9 @@ def find(collection: Collection, observer: Observer, first: int = 0) -> Pairs:
     """The pairs of copies in a collection.
 
     Args:
-        collection: of images with embeddings.
-        observer: sees how far it is.
-        first: where it is not 0, pairs of an image before this number with one from it on only.
+        collection: images with embeddings.
+        observer: is told about progress.
+        first: if not 0, only pairs of an image below this number with one at or above it.
     """
     observer.phase(f"comparing {len(collection):,} embeddings")
     ones, others = _candidates(collection.vectors, first)

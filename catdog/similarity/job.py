@@ -1,4 +1,4 @@
-"""Duplicates, leaks and likes: results with embeddings come in, a table and a page go out."""
+"""`duplicates`, `leaks` and `similar`: results with embeddings come in, a table and a page go out."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ EXACT, ALIKE = "exact", "alike"
 
 @dataclass(frozen=True)
 class Copies:
-    """Pictures that are there more than once.
+    """Pictures that occur more than once.
 
     Attributes:
-        images: that were compared.
-        rejected: that have no embedding, or one that is no number, and were left out.
-        groups: of copies; each is a list of `uri` and `kind`: `exact` where an image's file equals
-            the one of another in the group, else `alike`. The first is the one that is listed first.
-        surplus: images beyond the first of each group.
-        exact: of those, equal byte for byte to another image of their group.
-        unread: images that could not be read again, and were left out.
+        images: number of images that were compared.
+        rejected: number of images that were left out because they have no embedding or one with NaN.
+        groups: groups of copies. Each is a list of `uri` and `kind`, in the order of the inputs;
+            `kind` is `exact` if the file equals another one of the group, else `alike`.
+        surplus: number of images beyond the first of each group.
+        exact: number of those that equal another image of their group byte for byte.
+        unread: number of images that were left out because they could not be read again.
         output: URI of the page.
         table: URI of the table: group, kind, uri, label.
         seconds: wall time.
@@ -58,11 +58,11 @@ class Copies:
 
 @dataclass(frozen=True)
 class Likes:
-    """The nearest images of each that was asked for.
+    """The nearest images of each given image.
 
     Attributes:
-        images: that were searched.
-        found: for each image, a list of `uri`, `label` and `cosine`, the nearest first.
+        images: number of images that were searched.
+        found: for each given image, a list of `uri`, `label` and `cosine`, the nearest first.
         output: URI of the page.
         table: URI of the table: image, uri, label, cosine.
         seconds: wall time.
@@ -76,7 +76,7 @@ class Likes:
 
 
 def duplicates(config: DuplicatesConfig, observer: Observer | None = None) -> Copies:
-    """Groups of images that are one picture.
+    """Find groups of images that show one picture.
 
     Raises:
         UserInputError: there are no finished results with embeddings, or they are of two models.
@@ -91,7 +91,7 @@ def duplicates(config: DuplicatesConfig, observer: Observer | None = None) -> Co
 
 
 def leaks(config: LeaksConfig, observer: Observer | None = None) -> Copies:
-    """Groups of images that are one picture, with members in both results.
+    """Find groups of images that show one picture and have members in both results.
 
     Raises:
         UserInputError, CatdogError: as `duplicates`.
@@ -106,7 +106,7 @@ def leaks(config: LeaksConfig, observer: Observer | None = None) -> Copies:
 
 
 def similar(config: SimilarConfig, observer: Observer | None = None) -> Likes:
-    """The images of results that a network sees most like others.
+    """Find the images of results that look most like given ones to the network.
 
     Raises:
         UserInputError: there are no finished results with embeddings; the model is not the one that

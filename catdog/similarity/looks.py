@@ -1,4 +1,4 @@
-"""Whether two pictures look the same: one may be smaller, cropped a little, saved again or mirrored."""
+"""Compares pictures: the same one may be smaller, slightly cropped, saved again or mirrored."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def likeness(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How alike each pair of pictures looks: the best correlation, -1 to 1.
 
-    One of them is compared with parts of the other, mirrored or not, and the other way round. Pairs
-    that differ much get a lower number than they would if anybody looked closely.
+    Each picture is compared with parts of the other one, mirrored or not. For pairs that differ much,
+    the number is a lower bound, since they are only compared coarsely.
 
     Args:
-        ones: grey, (n, SIDE, SIDE).
-        others: likewise.
+        ones: grey pictures, (n, SIDE, SIDE).
+        others: grey pictures, (n, SIDE, SIDE).
     """
     best = np.full(len(ones), -1, np.float32)
     for start in range(0, len(ones), _AT_ONCE):

@@ -1,4 +1,4 @@
-"""Which vectors are near each other: every pair up to some size, an index of faiss beyond."""
+"""Finds nearest vectors: by all pairs up to some number, by an index of faiss beyond."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _CELLS_LOOKED_AT = 12
 
 
 def spread(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
-    """The same vectors in a space in which they differ alike in every direction, of length 1.
+    """Whiten vectors, so that they vary equally in every direction, and scale them to length 1.
 
-    A classifier's embeddings lie close together along what tells its classes apart: the cosine of
-    two cats is large whatever else they show. Whitened, it is large for two pictures of one scene.
+    A classifier's embeddings vary mostly along the direction that separates its classes, so the cosine
+    of two different cats is large. After whitening, it is large for two pictures of one scene.
     """
     random = np.random.default_rng(0)
     n, size = vectors.shape
@@ -51,9 +51,9 @@ def nearest(
     """The nearest vectors of each query.
 
     Args:
-        vectors: (n, size), of length 1.
-        queries: (q, size), of length 1.
-        count: of vectors for each query; fewer if there are no more.
+        vectors: (n, size), each of length 1.
+        queries: (q, size), each of length 1.
+        count: number of vectors per query; fewer if there are no more.
 
     Returns:
         Cosines, the largest first, and numbers of vectors, both (q, count).

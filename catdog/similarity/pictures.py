@@ -1,6 +1,6 @@
-"""The pictures themselves, read again from where they lie: grey ones to compare, digests, thumbnails.
+"""Reads pictures again from their sources: as grey pictures to compare, digests, or thumbnails.
 
-They are decoded in child processes, as in classification: what strangers made stays contained.
+Child processes decode them, as in classification, so hostile files stay contained.
 """
 
 from __future__ import annotations

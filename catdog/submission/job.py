@@ -1,9 +1,9 @@
 """`catdog submit`: a command as a Ray job on a remote cluster, followed from here to its exit code.
 
-The flow: the command line has checked the command's arguments with the command's own parser, and
-that the cluster can reach what they name; `submit` sends the package as the job's working
-directory, and follows the job's log until the job ends. The job lives in the cluster: losing the
-connection, or ending this process, does not end it.
+The command line first checks the command's arguments with the command's own parser, and whether the
+cluster can reach the paths in them. `submit` then sends the package as the job's working directory
+and follows the job's log until the job ends. The job lives in the cluster: it continues if the
+connection is lost or this process ends.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ class Job:
     """What is sent to the cluster.
 
     Attributes:
-        identifier: chosen here, so that a request whose answer got lost can be repeated.
+        identifier: chosen here, so that a request can be repeated if its answer is lost.
         entrypoint: the shell command that the cluster runs in the working directory.
-        metadata: what the cluster's list of jobs shows beside it.
-        environment: variables of the job's processes; values may be secrets.
-        dependencies: what Ray installs on the nodes; empty where they have it already.
+        metadata: further entries in the cluster's list of jobs.
+        environment: environment variables of the job's processes; values may be secrets.
+        dependencies: what Ray installs on the nodes; empty if they have everything.
     """
 
     identifier: str
@@ -101,7 +101,7 @@ class Job:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The flags of `submit` itself, wherever they stand, and the command with its arguments."""
+    """Separate the flags of `submit`, which may stand anywhere, from the command with its arguments."""
     own: list[str] = []
     command: list[str] = []
     rest = iter(arguments)
@@ -122,12 +122,12 @@ def submit(config: SubmitConfig, *, tensorflow: bool = True) -> int:
     """Submit and follow, or attach; returns the exit code of the job's own process.
 
     Args:
-        config: as parsed by the command line, its command as well.
-        tensorflow: whether the command needs it: whether `install` brings it.
+        config: the configuration, with a command that was checked by its own parser.
+        tensorflow: whether the command needs TensorFlow, so that `install` installs it.
 
     Raises:
-        UserInputError: no job server answers, it refuses the token, or knows no job to attach to.
-        CatdogError: contact or the cluster was lost for good, or it could not run the job.
+        UserInputError: no job server answers, it refuses the token, or it knows no job to attach to.
+        CatdogError: contact or the cluster was lost for good, or the cluster could not run the job.
     """
     if config.attach is not None:
         if config.command or config.dry_run or config.install or config.send_aws_credentials:
@@ -150,10 +150,10 @@ def submit(config: SubmitConfig, *, tensorflow: bool = True) -> int:
 
 
 def check_reachable(flag: str, uri: str) -> None:
-    """Refuse an argument that means something here and something else, or nothing, on the cluster.
+    """Refuse a path that names something else, or nothing, on the cluster.
 
-    A plain path is a file of this machine. `file:///...` says that every node of the cluster has
-    that path, as with a shared file system, and is taken at its word.
+    A plain path names a file of this machine. `file:///...` says that every node of the cluster has
+    that path, such as a shared file system; this is not checked.
 
     Raises:
         UserInputError: names the flag and the value.
@@ -352,7 +352,7 @@ def _detach(client: Any, identifier: str, come_back: str) -> int:
 
 
 class _Follower:
-    """Hands on a job's log piece by piece, each once, over as many connections as it takes."""
+    """Passes on a job's log piece by piece, each once, over as many connections as needed."""
 
     # Longer than a dashboard or a virtual private network takes to come back.
     PATIENCE_S = 600.0
@@ -412,7 +412,7 @@ class _Follower:
                 return details
 
     async def _read(self) -> None:
-        """One connection: until the log ends, or is silent for long enough to doubt it."""
+        """Read from one connection until the log ends, or is silent for so long that it may be dead."""
         self._ended = False
         position = 0
         pieces = self._client.tail_job_logs(self._identifier)
