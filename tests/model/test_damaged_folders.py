@@ -88,3 +88,13 @@ def test_a_network_larger_than_any_is_not_read(folder, monkeypatch):
     monkeypatch.setattr(folders, "_MAX_FILE_BYTES", 1000)
     with pytest.raises(CatdogError, match="more than 1,000 bytes"):
         folders.load(str(folder))
+
+
+@pytest.mark.parametrize("parts", [(-0.1, 0.1), (0.1, -0.1), (1, 0), (0, 1), (1e300, 0), (None, 0)])
+def test_parts_of_the_data_are_shares_of_it(folder, parts):
+    """A test part of all images, or of less than none, is no record of a split."""
+    validation, test = parts
+    change(folder, training={"recipe": {"validation": validation, "test": test}})
+    metadata = folders.load(str(folder)).metadata
+    with pytest.raises(CatdogError, match="does not record how its data was split"):
+        metadata.parts  # noqa: B018 - reading it raises

@@ -7,9 +7,10 @@ import struct
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from catdog.errors import ImageRejected
+from catdog.errors import ErrorCode, ImageRejected
 from catdog.pixels import DecodeLimits, Preprocessing, decode
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 48), np.uint8)
@@ -46,3 +47,17 @@ def test_tiles_of_no_width_or_height(width, height):
     with pytest.raises(ImageRejected) as caught:
         decode(tiff(tags=tags, renamed=renamed), Preprocessing(8, 8), DecodeLimits())
     assert "division" not in caught.value.detail
+
+
+@pytest.mark.parametrize(("inks", "read"), [(1, True), (2, False), (0, False)])
+def test_inks_that_are_not_those_of_print(inks, read):
+    """Four channels are cyan, magenta, yellow and black only where the tag of inks says so."""
+    stream = io.BytesIO()
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    tifffile.imwrite(stream, picture, photometric="separated", extratags=[(332, 3, 1, inks, True)])
+    if read:
+        assert decode(stream.getvalue(), Preprocessing(8, 8), DecodeLimits()).format == "TIFF"
+        return
+    with pytest.raises(ImageRejected, match="inks other than cyan") as caught:
+        decode(stream.getvalue(), Preprocessing(8, 8), DecodeLimits())
+    assert caught.value.code == ErrorCode.UNSUPPORTED

@@ -62,6 +62,16 @@ def test_a_generation_whose_numbers_do_not_fit(plan, fields):
         plans.read(plan.output)
 
 
+def test_generations_are_of_one_job(plan):
+    """A second one of another job makes no plan of both."""
+    path = Path(plan.output.removeprefix("file://"), plans.index_name(1))
+    follows = {"number": 2, "first_shard": plan.shards, "job": "another"}
+    second = json.dumps(json.loads(path.read_text()) | follows)
+    path.with_name(Path(plans.index_name(2)).name).write_text(second)
+    with pytest.raises(CatdogError, match="belongs to two jobs"):
+        plans.read(plan.output)
+
+
 def test_shards_done_again_are_those_of_earlier_generations(plan):
     """A first generation does none again."""
     change(plan, revised=[0], images=[90, 90])

@@ -197,8 +197,6 @@ def extract_zip_member(span: bytes, size: int) -> bytes:
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             data = inflate.decompress(memoryview(span)[start:], size + 1)
-            if len(data) == size and not inflate.eof:  # the end mark alone may be left
-                data += inflate.decompress(inflate.unconsumed_tail, 1)
         except zlib.error as error:
             raise ImageRejected(ErrorCode.UNREADABLE, "Its compressed data is damaged.") from error
         if len(data) > size:
@@ -314,7 +312,7 @@ def _zip_entries(file: SizedBytes, start: int, length: int) -> Iterator[_Entry]:
             flags,
             method,
             min(compressed, file.size),
-            min(size, file.size if method == 0 else _LARGEST),
+            min(size, _LARGEST),
             attributes >> 16,
             min(offset, file.size),
             _ZIP_LOCAL_BYTES + n + e,
@@ -436,7 +434,7 @@ def _true_name(entry: _Entry, name: str) -> str | None:
 
 
 def _zip_trouble(entry: _Entry) -> tuple[ErrorCode | None, str | None]:
-    if entry.flags & 0x2041 or entry.method == 99:
+    if entry.flags & 0x2041:
         return ErrorCode.UNSUPPORTED, "It is encrypted."
     if entry.method not in {0, 8}:
         return ErrorCode.UNSUPPORTED, _unknown_method(entry.method)
