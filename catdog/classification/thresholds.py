@@ -47,8 +47,9 @@ def read(place: str, metadata: folders.ModelMetadata) -> tuple[float, ...]:
     """
     flag = f"--thresholds {place}"
     with storage.blamed_on(flag):
-        content = json.loads(storage.read_bytes(storage.to_uri(place), _MAX_BYTES))
+        text = storage.read_bytes(storage.to_uri(place), _MAX_BYTES)
     try:
+        content = json.loads(text)
         model, by_class = content["model"], content["thresholds"]
         found = {
             label: _NEVER if least is None else float(least) for label, least in by_class.items()

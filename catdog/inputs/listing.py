@@ -182,8 +182,12 @@ def _not_empty(
             met = at + 1
         yield rows
     if met < len(texts):
-        hint = f"; skipped: {skips}" if str(skips) else ""
-        raise UserInputError(f"{texts[met]}: no images in it{hint}")
+        text = texts[met]
+        if str(skips):
+            raise UserInputError(f"{text}: no images in it; skipped: {skips}")
+        if is_glob(text) and not storage.exists(storage.to_uri(text)):
+            raise UserInputError(f"{text}: matches nothing; ** stands for any number of folders")
+        raise UserInputError(f"{text}: no images in it")
 
 
 def kept_type(

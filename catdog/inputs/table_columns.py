@@ -50,7 +50,8 @@ def choose_uri(names: Sequence[str], columns: Columns, table: str) -> int:
             )
         at = others[0] if others else None
     if at is None:
-        raise UserInputError(f"{table}: there is no {wanted}; {_found(names)}")
+        ask = "" if columns.uri_column else "; name that of the paths with --uri-column"
+        raise UserInputError(f"{table}: there is no {wanted}; {_found(names)}{ask}")
     return at
 
 

@@ -1,13 +1,15 @@
-"""Checks before the start that the weights which training would download can be had."""
+"""Checks before the start that the initial weights can be had: a file, or what Keras downloads."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catdog import storage
 from catdog.errors import UserInputError
 from catdog.model import APPLICATIONS
 
@@ -24,6 +26,29 @@ _ASK = (
     "except urllib.error.HTTPError:\n"
     "    pass\n"  # it answers
 )
+
+
+def with_located_weights(config: TrainConfig) -> TrainConfig:
+    """The same, with a relative path to a file of initial weights made absolute.
+
+    Workers run in another folder. A `file://` URI is not looked for: only the nodes may have it.
+
+    Raises:
+        UserInputError: the file does not exist, or Keras has no such format.
+    """
+    weights = config.initial_weights
+    if weights is None or weights == "imagenet":
+        return config
+    flag = f"--weights {weights}"
+    if not weights.endswith((".h5", ".keras")):
+        raise UserInputError(f"{flag}: name imagenet, none, or a .weights.h5 or .keras file")
+    with storage.blamed_on(flag):
+        uri = storage.to_uri(weights)
+        if not uri.startswith("file://") or "://" not in weights:
+            storage.size_and_stamp(uri)
+    return (
+        config if "://" in weights else dataclasses.replace(config, weights=storage.local_path(uri))
+    )
 
 
 def refuse_unreachable(config: TrainConfig) -> None:

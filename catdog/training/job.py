@@ -78,6 +78,7 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
     observer = observer or Observer()
     output = storage.to_uri(config.output)
     claims.refuse_other_stores(config.output)
+    config = downloads.with_located_weights(config)
     downloads.refuse_unreachable(config)
     labelled = None
     config = choice.recorded(config, output)

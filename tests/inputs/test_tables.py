@@ -157,7 +157,11 @@ def test_columns_that_are_named(folder, kind):
 @pytest.mark.parametrize(
     ("names", "asked", "said"),
     [
-        (["a", "b"], {}, "no column uri; it has the columns a, b"),
+        (
+            ["a", "b"],
+            {},
+            "no column uri; it has the columns a, b; name that of the paths with --uri-column",
+        ),
         (["path", "url"], {}, "path and url may all name the images; choose one with --uri-column"),
         (["uri", "b"], {"uri_column": "c"}, "no --uri-column c; it has the columns uri, b"),
         (["uri", "b"], {"label_column": "c"}, "--label-column c"),
@@ -508,7 +512,7 @@ def test_names_without_a_closing_quote(folder, rows):
 
 def test_names_that_steer_a_terminal_are_spelled_out(folder):
     """A refusal lists the columns found, in one line whatever their names are."""
-    with pytest.raises(UserInputError, match=r"it has the columns a\\x1b\[2J\\nb, c$"):
+    with pytest.raises(UserInputError, match=r"it has the columns a\\x1b\[2J\\nb, c; name"):
         planned(table_as(folder, "t.csv", b'"a\x1b[2J\nb",c\n1,2\n'))
 
 

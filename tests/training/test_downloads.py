@@ -68,6 +68,26 @@ def test_weights_in_keras_cache_need_no_network(offline, architecture, file):
     downloads.refuse_unreachable(config(architecture=architecture))
 
 
+def test_a_file_of_weights_is_found_before_anything_starts(tmp_path, monkeypatch):
+    """Workers run elsewhere, so they get an absolute path; what is not there is one line."""
+    monkeypatch.chdir(tmp_path)
+    for wrong, said in (
+        ("none.keras", "--weights none.keras: No such file"),
+        (".", "--weights .: name imagenet, none, or a"),
+        ("weights.pt", "--weights weights.pt: name imagenet, none, or a"),
+        ("folder.keras", "--weights folder.keras: "),
+    ):
+        (tmp_path / "folder.keras").mkdir(exist_ok=True)
+        with pytest.raises(UserInputError, match=said):
+            downloads.with_located_weights(config(weights=wrong))
+    (tmp_path / "body.weights.h5").write_bytes(b"x")
+    found = downloads.with_located_weights(config(weights="body.weights.h5"))
+    assert found.weights == str(tmp_path / "body.weights.h5")
+    for other in ("imagenet", "none", found.weights, "file:///elsewhere/body.keras"):
+        same = config(weights=other)
+        assert downloads.with_located_weights(same) == same
+
+
 def test_what_downloads_nothing_asks_nobody(offline):
     """Random weights, and weights from a file or a package."""
     downloads.refuse_unreachable(config(weights="none"))
