@@ -2,9 +2,9 @@
 
     python -m benchmarks [--images 8000] [--rounds 1] [--photos FOLDER]
 
-Every contender runs as a whole process, one after the other, in each round; a ratio is formed
-within a round, so that a machine whose speed drifts does not favour anyone. Writes
-`benchmarks/results.json`, `docs/benchmark.png` and the estimates of `docs/scale.md`, prints the table.
+In each round, every contender runs as a whole process, one after the other. Ratios are formed within a
+round, so that a machine whose speed drifts favours nobody. The command writes `benchmarks/results.json`,
+`docs/benchmark.png` and the estimates of `docs/scale.md`, and prints the table.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def resume(results: Path, command: list[str]) -> dict[str, float]:
 
 
 def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
-    """What the goals are stated in; every ratio within one round."""
+    """The ratios of one round, in which the goals are stated."""
 
     def rate(name: str) -> float:
         return found[name]["images_per_s"]

@@ -3,18 +3,20 @@
     python -m benchmarks.bookkeeping [--images 1000000 10000000] [--shard-images 20] [--listings 1000000] [--requests]
                                      [--growth 1000000 10000000]
 
-`--images`: a whole `classify` of a table of so many URIs, with the real code but for two things: no
-image is read or decoded, and no network scores it (the rows are made up). Then the same command on
-results that lack one shard in a hundred: a resume. With `--shard-images`, shards are so small that few
-images have as many as a large job. `--listings`: planning of so many empty files in
-folders, and of a tar and a zip with so many members. `--growth`: planning of a table of so many URIs,
-and then finding what a table with one more in a hundred has besides, by processor time. `--requests`: S3 requests for a shard of
-2,048 images as objects, tar, zip and tar.gz, counted against a real server (SeaweedFS).
+- `--images` runs a whole `classify` of a table with this many URIs. The code is the real one, except
+  that no image is read, decoded or scored; the rows are made up. Then it resumes results that lack
+  one shard in a hundred.
+- `--shard-images` makes shards so small that few images have as many shards as a large job.
+- `--listings` plans this many empty files in folders, and a tar and a zip with this many members.
+- `--growth` plans a table with this many URIs, then finds the new ones of a table with one more in a
+  hundred, in processor time.
+- `--requests` counts the S3 requests for a shard of 2,048 images as objects, tar, zip and tar.gz,
+  against a real server (SeaweedFS).
 
-Every measurement runs in a process of its own. What is found goes to `benchmarks/bookkeeping.json`
-as soon as it is there, beside what was found before, and from there into the tables of
-`docs/scale.md`, with the rates of `benchmarks/results.json`; without arguments only the tables are
-written. A hundred million images take about 5 GB of disk in `--scratch`.
+Every measurement runs in its own process, and is added to `benchmarks/bookkeeping.json` as soon as it is
+known. The tables of `docs/scale.md` are then written from that file and from the rates in
+`benchmarks/results.json`; without arguments, the command only writes the tables. A hundred million
+images take about 5 GB of disk in `--scratch`.
 """
 
 # ruff: noqa: SLF001 - it measures and replaces parts of the package
@@ -84,7 +86,7 @@ def in_process(*arguments: str) -> dict[str, Any]:
 
 
 def peak_mib() -> int:
-    """Most memory that this process ever had."""
+    """The peak memory of this process, in MiB."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
@@ -94,9 +96,9 @@ def peak_mib() -> int:
 
 
 def measure_job(images: int, scratch: Path, shard_images: int | None = None) -> dict[str, Any]:
-    """A job of so many images from its first start to its end, and a resume of it.
+    """Run a job of this many images to its end, then resume it.
 
-    With `shard_images` it has as many shards as a larger one: what grows with shards is seen at once.
+    With `shard_images` it has as many shards as a larger job, which shows what grows with the shards.
     """
     from benchmarks import preparation
 
@@ -251,7 +253,7 @@ def _without_image_work() -> type:
 
 
 def measure_labelled(images: int, scratch: Path) -> dict[str, Any]:
-    """What the driver of a training keeps of so many images of 1,000 classes."""
+    """The memory of a training's driver for this many images of 1,000 classes."""
     table = scratch / "labelled.parquet"
     make_table(table, images, classes=1000)
     found = in_process("labelled", str(table))
@@ -280,7 +282,7 @@ def measure_listings(count: int, scratch: Path) -> dict[str, Any]:
 
 
 def measure_growth(images: int, scratch: Path) -> dict[str, Any]:
-    """Planning of so many URIs of a table, and of one more in a hundred when these are known."""
+    """Plan a table with this many URIs, then one with one more in a hundred."""
     table, more, output = scratch / "known.parquet", scratch / "more.parquet", scratch / "grown"
     make_table(table, images)
     make_table(more, images + images // 100)

@@ -1,10 +1,10 @@
-"""How many altered copies of real photos `catdog duplicates` finds, and which pairs it should not.
+"""Measures how many altered copies of photos `catdog duplicates` finds, and which other pairs.
 
     python -m benchmarks.duplicates ../shared/data/cats-and-dogs work
 
-classifies every archive of the first folder and altered copies of 1,000 of its photos, looks for
-duplicates, and writes benchmarks/duplicates.json. Pairs of photos that nobody altered are drawn
-side by side into work/pairs-*.png: whether they are one picture is for eyes to say.
+classifies every archive in the first folder and altered copies of 1,000 of its photos, searches for
+duplicates, and writes benchmarks/duplicates.json. It draws the pairs of unaltered photos side by side
+into work/pairs-*.png, for people to judge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where and when something was measured, what stands beside each figure; and what a process cost."""
+"""Where and when something was measured, for each file of figures; and the CPU time of a process."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def _cpu() -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used of processors, user and system."""
+    """The CPU time of a process, user and system, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

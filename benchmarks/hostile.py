@@ -1,11 +1,11 @@
-"""One job over hundreds of damaged archives, pictures and what image libraries test with, and sound ones.
+"""Runs one job over hundreds of damaged archives and pictures, with sound pictures among them.
 
     python -m benchmarks.hostile [--archives 600] [--pictures 1500] [--seed 0]
 
-Draws the cases of `benchmarks.fuzz` into one folder, sound pictures among them, and runs `catdog
-classify` on it as a user does. Prints a JSON object. Exits with 1 unless the job ended with 0, each image
-that the folder holds has one row, the sound ones are classified, no process took more memory than it
-may, and nothing that it said is a traceback.
+It draws cases of `benchmarks.fuzz` and sound pictures into one folder, runs `catdog classify` on it as a
+user would, and prints a JSON object. The exit code is 0 if the job exits with 0, each image in the
+folder has one row, the sound ones are classified, no process exceeds its memory limit, and no output
+is a traceback; else it is 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CHILD_BYTES = 128 << 20  # of the interpreter and libraries, before its limit b
 
 
 def draw(folder: Path, *, archives: int, pictures_: int, seed: int) -> int:
-    """Draw so many of both into a new folder. Returns the number of sound pictures in it."""
+    """Draw archives and pictures into a new folder. Returns the number of sound pictures in it."""
     (folder / "archives").mkdir(parents=True)
     (folder / "pictures").mkdir()
     for number in range(archives):
@@ -52,7 +52,7 @@ def draw(folder: Path, *, archives: int, pictures_: int, seed: int) -> int:
 
 
 def missing(images: list[str], results: str, sound: int) -> list[str]:
-    """What is wrong with the results of these inputs, in sentences."""
+    """The faults in the results of these inputs, in sentences."""
     rows = pq.read_table(results, columns=["uri", "label", "error"])
     found = rows["uri"].to_pylist()
     planned = [
@@ -76,7 +76,7 @@ def missing(images: list[str], results: str, sound: int) -> list[str]:
 
 
 class _Memory(threading.Thread):
-    """Sees how much memory the processes below one take at most, by what they are."""
+    """Watches the peak memory of the processes below one, by their kind."""
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)

@@ -1,13 +1,13 @@
-"""How `cats-and-dogs-large` was made, apart from `large_model_tune.py` between these two steps.
+"""Makes `cats-and-dogs-large`, with `large_model_tune.py` between its two steps.
 
     python -m benchmarks.large_model features PHOTOS WORK
-    python benchmarks/large_model_tune.py WORK MINUTES SEED   (needs PyTorch and NumPy alone)
+    python benchmarks/large_model_tune.py WORK MINUTES SEED   (only needs PyTorch and NumPy)
     python -m benchmarks.large_model ship PHOTOS WORK
 
-The first eleven blocks of EfficientNetLite0 keep ImageNet's weights and take most of the time. So
-what they make of the photos, as they are and changed at random, is computed once; the other five
-blocks and the last layer are trained on that. PyTorch does this since it trains depthwise layers on
-CPUs several times as fast as TensorFlow. What is shipped is the mean of the weights of all seeds.
+The first eleven blocks of EfficientNetLite0 keep ImageNet's weights and take most of the time. So their
+output for the photos, unchanged and augmented, is computed once, and the other five blocks and the last
+layer are trained on it. PyTorch trains them, because on CPUs it is several times as fast as TensorFlow
+for depthwise layers. The shipped weights are the mean over all seeds.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def features(photos_folder: str, work_folder: str) -> None:
 
 
 def best_temperature(logits: np.ndarray, dogs: np.ndarray) -> float:
-    """What the logits are to be divided by for the least cross-entropy."""
+    """The temperature that gives the least cross-entropy when logits are divided by it."""
 
     def loss(temperature: float) -> float:
         return float(np.logaddexp(0, (1 - 2 * dogs) * logits / temperature).mean())

@@ -2,9 +2,8 @@
 
     python benchmarks/large_model_tune.py WORK MINUTES SEED
 
-Needs PyTorch and NumPy alone, and one core. Layers have the names of the published weights. The
-learning rates fall to 0 along a cosine over the minutes given; what is written is the running
-average of the weights.
+It only needs PyTorch, NumPy and one core. Layers have the names of the published weights. The learning
+rates fall to 0 along a cosine over the given minutes. The running average of the weights is written.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How many photos each network learns from: `python -m benchmarks.learning_curves PHOTOS`.
+"""Measures accuracy by the number of training photos: `python -m benchmarks.learning_curves PHOTOS`.
 
-Trains every network on draws of 10 to 1,000 photos of each class with `catdog train`, a fifth of them
-for validation, and measures it on photos that no draw holds. PHOTOS holds archives with a folder for
-each class, such as those of docs/model-card.md. What is done stands in `benchmarks/learning_curves.json`
-after each run, and the same command goes on with what is left. At the end, and with `--draw-only`, it
-draws docs/learning-curves.png and writes the table of docs/models.md.
+It trains every network with `catdog train` on draws of 10 to 1,000 photos per class, a fifth of them for
+validation, and measures it on photos outside of all draws. PHOTOS contains archives with a folder per
+class, such as those of docs/model-card.md. Each finished run is recorded in
+`benchmarks/learning_curves.json`, and the same command does the runs that are left. At the end, or with
+`--draw-only`, it draws docs/learning-curves.png and writes the table of docs/models.md.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def extract(archives: Path, folder: Path) -> tuple[dict[str, list[Path]], list[P
 
 
 def draw(pools: dict[str, list[Path]], size: int, number: int, table: Path) -> None:
-    """A table of so many photos of each class; the same whichever network learns from it."""
+    """A table with this many photos per class, the same for every network."""
     chosen = random.Random(1000 * size + number)
     with table.open("w", newline="") as file:
         rows = csv.writer(file)

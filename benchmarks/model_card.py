@@ -1,9 +1,9 @@
 """The figures of docs/model-card.md: `python -m benchmarks.model_card PHOTOS ORIGINALS ODD [ARTICLE_RUN]`.
 
-Evaluates the models that ship, and a run of the article's recipe beside them, on the parts of the
-photos and on changed copies of the test part; looks for duplicates across the parts; and asks what
-the first model says to images that are neither. Writes docs/model-card.json; without a run of the
-article's recipe, the figures of that one stay.
+It evaluates the models that ship and a run of the article's recipe on the parts of the photos and on
+changed copies of the test part, searches for duplicates across the parts, and classifies images of
+neither class with the first model. It writes docs/model-card.json; without a run of the article's
+recipe, that run's earlier figures stay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long `catdog predict` takes from a cold shell, and a picture in a program that keeps the model.
+"""Measures `catdog predict` from a cold shell, and pictures in a program that keeps the model loaded.
 
     python -m benchmarks.predict photos/cat
 

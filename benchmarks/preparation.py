@@ -1,4 +1,4 @@
-"""What benchmarks measure with: a folder of photos, a model that has learned nothing."""
+"""Prepares benchmarks: a folder of photos, and an untrained model."""
 
 from __future__ import annotations
 

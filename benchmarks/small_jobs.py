@@ -2,9 +2,9 @@
 
     python -m benchmarks.small_jobs --photos PHOTOS.tar --output benchmarks/small_jobs.json
 
-`catdog classify` of the first so many photos of an archive, with the shipped model and without a report,
-in turns; beside them `import ray` and `ray.init`, which every job by Ray waits for. Seconds of wall time,
-the median of the rounds. docs/decisions/020 says what follows from them.
+In turns, `catdog classify` runs on the first photos of an archive, with the shipped model and without a
+report; so do `import ray` and `ray.init`, for which every job on Ray waits. The figures are seconds of
+wall time, the median of the rounds. docs/decisions/020 draws the conclusions.
 """
 
 from __future__ import annotations

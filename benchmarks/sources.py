@@ -1,11 +1,10 @@
-"""Where the images lie: the same photos as files and as objects, plain and in archives, near and far.
+"""Compares places of images: the same photos as files or objects, plain or in archives, near or far.
 
     python -m benchmarks.sources --photos FOLDER --output benchmarks/sources.json
 
-`catdog classify` with the shipped model, a whole job each, in turns. The rate is that of the job
-once it runs, start-up left out. The objects come from one SeaweedFS server on this machine, whose
-own CPU time stands beside each rate, since it shares the cores; "50 ms" is a proxy in between that
-hands each request on so much later.
+In turns, `catdog classify` runs a whole job with the shipped model on each place. The rates leave out
+start-up. The objects come from one SeaweedFS server on this machine. It shares the cores, so its own CPU
+time is given beside each rate. For "50 ms", a proxy in between delays each request by that time.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python -m benchmarks.stores --output benchmarks/stores.json
 
-All read from one SeaweedFS server on this machine, in processes of their own, in turns. The figures
-are requests a second and seconds of the client's own CPU time per 1,000 requests; the server's CPU
-time stands beside them, since it shares the machine. Then each reads objects through a proxy that
-answers 503, hangs or cuts bodies: how many come, whether they are right, and after how long.
-docs/decisions/015 says what follows from them.
+All read from one SeaweedFS server on this machine, each in its own process, in turns. The figures are
+requests per second, and seconds of the client's CPU time per 1,000 requests; the server's CPU time is
+given beside them, since it shares the machine. Then each client reads objects through a proxy that
+answers 503, hangs or cuts bodies; counted are right, wrong and failed objects, and the seconds.
+docs/decisions/015 draws the conclusions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Training speed beside the usual ways: `python -m benchmarks.training [--images 5000]`.
 
-Every contender trains on the same photos, whole processes one after the other, and its fastest
-epoch counts: the first one decodes, compiles and fills caches. "One core" is one core: the whole
-command, Ray and all, may run on no other. Prints the ratios, writes `benchmarks/training.json`.
+Every contender trains on the same photos, as a whole process, one after the other. Its fastest epoch
+counts, since the first one decodes, compiles and fills caches. "One core" limits the whole command,
+including Ray, to one core. The command prints the ratios and writes `benchmarks/training.json`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def ours(folder: Path, output: Path, cores: int, *flags: str) -> dict[str, float
 
 
 def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
-    """What the goals are stated in."""
+    """The ratios in which the goals are stated."""
 
     def rate(name: str) -> float:
         return found[name]["images_per_s"]

@@ -2,11 +2,11 @@
 
     python -m benchmarks.fuzz [KIND...] [--seconds 60] [--seed 0] [--keep FOLDER] [--case NUMBER]
 
-Whatever the bytes are, a job's code ends with one of the documented errors, or with a row or an
-error for each image; in bounded time and memory, a sound neighbour unharmed, nothing left behind.
-Anything else is a defect. A picture that is decoded is shown to a second decoder, too. Prints a JSON
-object and exits with 1 if there was a defect. A case follows from kind, seed and number; `--keep` has
-those with defects written, `--case` runs one alone.
+Whatever the bytes are, a job's code must give a row or an error for each image, or end with one of the
+documented errors. It must do so in bounded time and memory, leave a sound neighbour unharmed and leave
+nothing behind. Anything else is a defect. A second decoder reads decoded pictures, too. The command
+prints a JSON object, and exits with 1 if there was a defect. Kind, seed and number determine a case;
+`--keep` writes the cases with defects, `--case` runs a single one.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""The ledger, tried: drivers, workers and a store as one process that a seed repeats.
+"""Tests the ledger: simulates drivers, workers and a store in one process, reproducible by a seed.
 
     python -m benchmarks.simulation --seeds 100000
     python -m benchmarks.simulation --mutations
 
-The code that plans, reads, does shards, looks at them and tells that all is done is the real one
-(`classification.rounds`, `results`, `inputs.read_images`), and so is that by which a training claims
-its folder (`training.claims`). The store is a dictionary, and what happens between two operations on it
-is drawn from the seed (`world`).
+The code that plans, reads, processes and checks shards is the real one (`classification.rounds`, `results`,
+`inputs.read_images`), and so is the code by which a training claims its folder (`training.claims`). The
+store is a dictionary. The seed decides what happens between two operations on it (`world`).
 
-A violation is exit code 1 with its seed. `--mutations` breaks the code in known ways, one at a time, and
-says which seed is the first that finds each; one that is not found is exit code 1. Both use all CPUs.
+On a violation the command prints its seed and exits with 1. `--mutations` breaks the code in known ways,
+one at a time, and prints the first seed that finds each; it exits with 1 if a mutation is not found. Both
+use all CPUs.
 """
 
 from __future__ import annotations
