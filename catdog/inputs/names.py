@@ -18,28 +18,40 @@ _SOUND_AND_VIDEO = "mp3 wav flac ogg m4a mp4 mov avi mkv webm m4v mpg mpeg"
 _SOUND_AND_VIDEO += " aac aif aifc aiff amr ape caf mid midi oga opus wma wv"
 _SOUND_AND_VIDEO += " 3gp asf flv insv m2ts mts mxf ogv vob wmv"
 _CHECKSUMS = "md5 sha1 sha256 sha512 asc sig crc"
+_OTHERS = "icc icm kml kmz lnk lrcat nfo srt sub torrent vtt webloc"
 SKIPPED_EXTENSIONS = frozenset(
-    f"{_TEXT} {_DATA} {_CODE} {_MODELS} {_DOCUMENTS} {_SOUND_AND_VIDEO} {_CHECKSUMS}".split()
+    f"{_TEXT} {_DATA} {_CODE} {_MODELS} {_DOCUMENTS} {_SOUND_AND_VIDEO} {_CHECKSUMS} {_OTHERS}".split()
 )
 """Extensions of files that are skipped while walking: plainly not images."""
 
 SIDECARS = frozenset(
-    "xmp aae thm pp3 dop cos nksc lrv on1 vrd photo_edit acr arp comask ctg gpx".split()
+    "xmp aae thm pp3 dop cos cot nksc lrv mrk on1 vrd photo_edit acr arp comask ctg gpx".split()
 )
 """Extensions of what cameras and editors write beside each photo."""
 
 SYSTEM_FILES = frozenset(
     {"_success", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"}
-    | {"picasa.ini", "zbthumbnail.info", "folder.jpg.db"}
+    | {"picasa.ini", "zbthumbnail.info", "folder.jpg.db", "pspbrwse.jbf"}
 )
 """What systems and photo managers write into each folder, in lower case."""
+# What Windows and a Synology keep of a file beside it, where the disk cannot.
+_STREAMS = (":zone.identifier", "@synoeastream", "@synoresource")
+
+_TEXTS = frozenset(
+    "authors changelog checksums citation copying dockerfile licence license makefile md5sums notice "
+    "readme sha1sums sha256sums sha512sums".split()
+)
+"""Text files without an extension, in lower case."""
 
 # Folders of thumbnails, deleted files and snapshots: of Synology, QNAP, NetApp, Windows, Linux, macOS
-# and its archives, Lightroom. A photo in one is a second copy, or was thrown away.
+# and its archives, Android, Sony's cameras, Lightroom, Capture One, and what the libraries of Apple's
+# photo programs hold beside the originals. A photo in one is a second copy, or was thrown away.
 _SYSTEM_FOLDERS = (
     r"@eaDir|#recycle|#snapshot|@tmp|@Recycle|@Recently-Snapshot|@__thumb|\$RECYCLE\.BIN|RECYCLER"
     r"|System Volume Information|lost\+found|FOUND\.[0-9]{3}|__MACOSX|[^/]+\.lrdata"
-    r"|~snapshot|Network Trash Folder|Temporary Items"
+    r"|~snapshot|Network Trash Folder|Temporary Items|RECYCLED|LOST\.DIR|THMBNL|AVF_INFO"
+    r"|CaptureOne/(?:Cache|Settings[0-9]*)"
+    r"|[^/]+\.(?:photoslibrary|photolibrary|aplibrary)/(?!(?:originals|masters)/)[^/]+"
 )
 _SET_ASIDE = re.compile(
     rf"(?:^|/)(?:(?P<hidden>\.(?!\.?(?:/|$)))|(?:{_SYSTEM_FOLDERS})(?=/))", re.IGNORECASE
@@ -90,8 +102,10 @@ def skipped_as(name: str) -> str | None:
     if base.endswith(ALL_ARCHIVES):
         return None  # an archive in an archive is told of
     _, dot, extension = base.rpartition(".")
-    if base in SYSTEM_FILES:
+    if base in SYSTEM_FILES or base.endswith(_STREAMS):
         return "system files"
+    if base in _TEXTS:
+        return "texts"
     if dot and extension in SIDECARS:
         return "sidecars"
     return f".{extension}" if dot and extension in SKIPPED_EXTENSIONS else None

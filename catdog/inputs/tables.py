@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from catdog.inputs.entries import Columns, SourceLimits
 
 _CHUNK_ROWS = 10_000
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t", "|")
 _MOST_HEADER_LINES = 100  # with those before the names
 _BEFORE_HEADER = re.compile(r'\s*("?sep=."?\s*)?')  # of Excel; what it says is found anyway
 
@@ -295,6 +295,8 @@ def _json_entry(number: int, text: Any, label: Any) -> Entry:
             )
     if not isinstance(label, str | int | None):
         return wrong(f"line={number}", f"The label in line {number} of the table is not text.")
+    if isinstance(text, dict) and not text.get("bytes"):  # as the library `datasets` names images
+        text = text.get("path")
     text = text.strip(SPACE) if isinstance(text, str) else ""
     if label is not None:
         label = (label if isinstance(label, str) else json.dumps(label)).strip(SPACE) or None

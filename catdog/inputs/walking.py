@@ -123,7 +123,7 @@ def _walk_local(  # noqa: C901, PLR0912 - one stack, whose order all of it keeps
             todo: list[_Folder | tuple[str, list[str]]] = []
             run: list[str] = []
             for name in names_or_error:
-                if (kind := set_aside_as(name)) is not None:
+                if (kind := set_aside_as(item.name + name)) is not None:
                     yield [Found(item.name + name, None, passed_over=kind)]
                 elif not name.endswith("/"):
                     run.append(name)

@@ -103,7 +103,8 @@ def open_local(path: str, stamp: str | None = None) -> int:
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            sentence = "It is a folder; to read what is in it, name it with a final /."
+            raise IsADirectoryError(errno.EISDIR, said(sentence))
         if not stat.S_ISREG(mode):
             raise _no_file()
         check_unchanged(descriptor, stamp)

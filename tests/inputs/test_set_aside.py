@@ -30,6 +30,9 @@ SYSTEM_FILES = [
     "desktop.ini",
     "Picasa.ini",
     "ZbThumbnail.info",
+    "1.jpg:Zone.Identifier",
+    "1.jpg@SynoEAStream",
+    "1.jpg@SynoResource",
 ]
 SYSTEM_FOLDERS = [
     "@eaDir",
@@ -44,6 +47,12 @@ SYSTEM_FOLDERS = [
     "Temporary Items",
     "@__thumb",
     "Lightroom Previews.lrdata",
+    "RECYCLED",
+    "LOST.DIR",
+    "THMBNL",
+    "CaptureOne/Cache",
+    "My.photoslibrary/resources",
+    "Old.aplibrary/Thumbnails",
 ]
 
 
@@ -178,3 +187,26 @@ def test_members_that_links_stand_for(tmp_path):
         archive.writestr("cat/1.jpg", b"x")
     for name in ("x.tar", "x.zip"):
         assert planned(tmp_path / name)[0] == [("cat/1.jpg", "cat")]
+
+
+def test_texts_without_an_extension(tmp_path):
+    """What data sets have beside their images; a photo whose name has no extension is one."""
+    for name in ("cat/1", "cat/2.jpg", "README", "cat/LICENSE", "cat/SHA256SUMS", "readme.jpg"):
+        write(tmp_path, name)
+    assert planned(tmp_path) == (
+        [("cat/1", "cat"), ("cat/2.jpg", "cat"), ("readme.jpg", None)],
+        {"texts": 3},
+    )
+
+
+def test_the_originals_of_a_photo_library_are_photos(tmp_path):
+    """Beside them lie previews, faces and edited copies of the same photos."""
+    names = ("originals/A/1.jpg", "resources/derivatives/1.jpg", "Thumbnails/1.jpg", "2.jpg")
+    for name in names:
+        write(tmp_path, f"My.photoslibrary/{name}")
+    found, passed_over = planned(tmp_path)
+    assert [name for name, _ in found] == [
+        "My.photoslibrary/2.jpg",
+        "My.photoslibrary/originals/A/1.jpg",
+    ]
+    assert passed_over == {"system folders": 2}

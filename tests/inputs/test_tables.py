@@ -96,11 +96,11 @@ def test_encodings(folder, encoding, compressed):
     assert read(planned(table)) == RIGHT
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", ", ", " ; "])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", ", ", " ; "])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_delimiters(folder, delimiter, end, quoted):
-    """Commas, semicolons and tabs are found; spaces around values count for nothing; quotes are taken off."""
+    """Commas, semicolons, tabs and bars are found; spaces around values count for nothing; quotes are taken off."""
     text = TEXT.replace("\n", f" {end}")
     if quoted:
         text = end.join(
@@ -474,6 +474,22 @@ def test_what_stands_before_the_header(folder, start):
     assert read(planned(table_as(folder, "t.csv", text.encode()))) == RIGHT
     with pytest.raises(UserInputError, match="no column uri"):
         planned(table_as(folder, "t.csv", start.encode()))
+
+
+def test_images_in_json_as_datasets_writes_them(folder):
+    """A path in an object; bytes there are none, and no path where there are any."""
+    lines = ['{"image": {"bytes": null, "path": "cat/0.jpg"}, "label": "cat"}']
+    lines += ['{"image": {"bytes": "aGVsbG8=", "path": "cat/0.jpg"}}', '{"image": {"path": 7}}']
+    found = planned(table_as(folder, "t.jsonl", "\n".join(lines).encode()))
+    assert read(found)[:1] == [RIGHT[0]]
+    assert found["error"].to_pylist() == [None, "unreadable", "unreadable"]
+
+
+def test_a_folder_without_its_final_slash(folder):
+    """In a list it is a row that says how to name it."""
+    (folder / "l.txt").write_text("cat\n")
+    (found,) = read_images(planned(folder / "l.txt"), LIMITS, threads=1)
+    assert "name it with a final /" in found.detail
 
 
 def test_values_of_several_lines(folder):

@@ -310,8 +310,8 @@ CASES = [
         {" 0.jpg": None, "1.jpg": None},
     ),
     *(
-        Case("commas, semicolons, tabs", *two("t.csv", CSV.replace(",", each).encode()), BOTH)
-        for each in ",;\t"
+        Case("commas, semicolons, tabs, vertical bars", *two("t.csv", CSV.replace(",", each).encode()), BOTH)
+        for each in ",;\t|"
     ),
     *(
         Case(
