@@ -310,7 +310,11 @@ CASES = [
         {" 0.jpg": None, "1.jpg": None},
     ),
     *(
-        Case("commas, semicolons, tabs, vertical bars", *two("t.csv", CSV.replace(",", each).encode()), BOTH)
+        Case(
+            "commas, semicolons, tabs, vertical bars",
+            *two("t.csv", CSV.replace(",", each).encode()),
+            BOTH,
+        )
         for each in ",;\t|"
     ),
     *(
