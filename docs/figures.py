@@ -45,7 +45,7 @@ def speed(found: dict[str, Any]) -> str:
         "daft": "Daft",
     }
     table = _table(
-        ["", "seconds, whole job", "images/s, steady", "catdog's time as a fraction"],
+        ["", "seconds, whole job", "images/s, steady", "catdog's time / its time"],
         [
             row("catdog, the model that ships", "catdog, shipped model"),
             *(

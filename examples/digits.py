@@ -2,8 +2,8 @@
 
     python examples/digits.py digits
 
-writes them as PNG files, one folder for each digit, trains `compact` on them at 32x32, and measures
-it on the tenth that it never saw.
+writes them as PNG files, one folder per digit, trains `compact` on them at 32x32, and evaluates it on a
+tenth that it never saw.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import catdog
 
 
 def write_images(folder: Path) -> None:
-    """The digits as files, white on black as they come."""
+    """Write the digits as files, white on black."""
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / str(label) / f"{number}.png"

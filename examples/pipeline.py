@@ -2,7 +2,7 @@
 
     python examples/pipeline.py
 
-draws its own pictures, so that it needs no data and no network.
+draws its own pictures, so it needs no data and no network.
 """
 
 from __future__ import annotations

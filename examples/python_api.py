@@ -1,9 +1,8 @@
-"""Trains, classifies, evaluates and looks, through the Python API instead of the command line.
+"""Trains, classifies, evaluates and reports, with the Python API instead of the command line.
 
     python examples/python_api.py
 
-draws its own pictures, so that it needs no data and no network; everything goes into the folder
-`--output`. Keywords have the names and defaults of the command line's flags.
+draws its own pictures, so it needs no data and no network. Everything goes into the folder `--output`. Keywords have the names and defaults of the command line's flags.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from catdog.runtime import ray_quirks
 
 
 class Printer(catdog.Observer):
-    """What a program sees while a job runs: override what you want."""
+    """What a program is told while a job runs; override the methods that you need."""
 
     def phase(self, text: str) -> None:
         """A new phase begins."""

@@ -1,4 +1,4 @@
-"""Reads the results of `catdog classify` with DuckDB, pandas, pyarrow and, if it is there, Spark.
+"""Reads the results of `catdog classify` with DuckDB, pandas, pyarrow and, if installed, Spark.
 
     python examples/read_results.py results
 
@@ -17,7 +17,7 @@ import pyarrow.dataset
 
 from catdog import storage
 
-# What Spark makes of an Arrow type. Spark has no unsigned, no large and no view types.
+# The Spark type of each Arrow type. Spark has no unsigned, no large and no view types.
 SPARK_TYPES = {
     pa.string(): "string",
     pa.int32(): "int",
