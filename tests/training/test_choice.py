@@ -51,7 +51,7 @@ def test_few_images_take_what_knows_imagenet(installed, images, architecture):
     assert config == auto(architecture=architecture)
     assert line.startswith("auto: ")
     assert architecture in line
-    assert f"{images:,} images a class" in line
+    assert f"{images:,} training images per class" in line
 
 
 def test_without_the_extra_it_is_compact_and_says_how_to_get_it(missing):
