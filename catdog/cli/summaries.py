@@ -145,14 +145,14 @@ def print_reported(summary: ReportSummary) -> None:
         rows.append(("right", f"{summary.accuracy:.1%}"))
     rows += [
         ("pictures", f"{summary.thumbnails:,}"),
-        ("searchable", f"{summary.searchable:,} images"),
+        ("searchable", f"{summary.searchable:,} image{'s' * (summary.searchable != 1)}"),
     ]
     if (comparison := summary.comparison) is not None:
         rows.append(("changed", f"{comparison.changed:,} of {comparison.common:,} images"))
         if comparison.mcnemar is not None:
             test = comparison.mcnemar
             said = f"{test.only_this:,} only here, {test.only_other:,} only there, p = {test.p:.2g}"
-            rows.append(("right", said))
+            rows.append(("right, McNemar", said))
     rows += [
         ("time", terminal.duration(summary.seconds)),
         ("open", summary.output),
@@ -192,7 +192,7 @@ def print_copies(found: Copies) -> None:
         ("copies", f"{found.surplus:,} in {len(found.groups):,} groups, {found.exact:,} exact"),
     ]
     if found.unread:
-        rows.append(("not there any more", f"{found.unread:,} images"))
+        rows.append(("no longer readable", f"{found.unread:,} images"))
     terminal.table("copies", [*rows, ("table", found.table), ("open", found.output)])
 
 
@@ -210,7 +210,7 @@ def print_likes(found: Likes) -> None:
 def print_packaged(made: Packaged) -> None:
     """The table of a model that was packaged."""
     rows: list[tuple[str, Any]] = [("classes", ", ".join(made.labels[:_SHOWN_CLASSES]))]
-    checked = "nothing; --check compares with scores that are known"
+    checked = "nothing; --check compares with known scores"
     if made.largest_difference is not None:
         checked = f"{made.checked:,} images, scores at most {made.largest_difference:.2g} apart"
     rows += [("checked", checked), ("fingerprint", made.fingerprint), ("model", made.model)]
