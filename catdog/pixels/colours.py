@@ -88,7 +88,8 @@ def _from_wide(image: Image.Image, samples: tiff.Samples) -> Image.Image:
         values = values.view(np.int8)
     if samples.unsigned_32:
         values = values.view(np.uint32)
-    if image.mode == "I" and values.min() >= 0 and values.max() <= 0xFFFF:
+    plain = image.mode == "I" and not samples.signed_16
+    if plain and values.min() >= 0 and values.max() <= 0xFFFF:
         grey = (values >> 8).astype(np.uint8)
     else:
         grey = _stretched(values)

@@ -37,6 +37,9 @@ class Samples:
     signed: bool = False
     """Whether integers of 8 bits are from -128 on."""
 
+    signed_16: bool = False
+    """Whether integers of 16 bits are from -32,768 on, so that half of their range is 32,767."""
+
     unsigned_32: bool = False
     """Whether 32-bit integers are from 0 on."""
 
@@ -85,6 +88,7 @@ def samples(image: Image.Image) -> Samples:
         bits=depth if depth in (10, 12, 14) else 16,
         white_is_zero=_first(tags, _PHOTOMETRIC, 0) == 0 and image.mode[0] in "IF",
         signed=format_ == 2 and image.mode == "L",
+        signed_16=format_ == 2 and depth == 16,
         unsigned_32=format_ == 1 and image.mode == "I" and depth == 32,
         swapped_bytes=depth // 8 if turned_twice else 0,
         undeclared_alpha=_first(tags, _EXTRA, 0) not in (1, 2),

@@ -126,6 +126,16 @@ def test_tiff_of_other_compressions_is_refused(compression):
     assert rejected.value.code == ErrorCode.UNSUPPORTED
 
 
+@pytest.mark.parametrize("most", [1000, 30_000, 32_767])
+@pytest.mark.parametrize("order", "<>")
+def test_tiff_of_signed_numbers_that_are_positive(most, order):
+    """They have no standard range: the largest one is white, and not half as bright."""
+    values = np.rint(odd_images.truth()[:, :, 0] / 255 * most).astype("i2")
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, photometric="minisblack", byteorder=order)
+    close(stream.getvalue(), meant(stream.getvalue(), "minisblack"))
+
+
 @pytest.mark.parametrize("most", [255, 0xFFFF])
 def test_tiff_of_a_palette_of_8_bits_is_refused(most):
     """Old writers leave the colours' low byte alone, which reads as black."""
