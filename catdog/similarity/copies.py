@@ -46,22 +46,14 @@ def find(collection: Collection, observer: Observer, first: int = 0) -> Pairs:
     """
     observer.phase(f"comparing {len(collection):,} embeddings")
     ones, others = _candidates(collection.vectors, first)
-    kept_ones, kept_others, exact = [], [], []
-    unread = 0
-    for start in range(0, len(ones), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        observer.phase(f"looking at {min(start + _AT_ONCE, len(ones)):,} of {len(ones):,} pairs")
-        same, alike, missing = _look(collection, ones[part], others[part])
-        kept_ones.append(ones[part][alike])
-        kept_others.append(others[part][alike])
-        exact.append(same[alike])
-        unread += missing
-    if not kept_ones:
-        none = np.zeros(0, np.int64)
-        return Pairs(none, none, np.zeros(0, np.bool_), 0)
-    return Pairs(
-        np.concatenate(kept_ones), np.concatenate(kept_others), np.concatenate(exact), unread
-    )
+    observer.phase(f"comparing the pictures of {len(ones):,} pairs")
+    same = _equal(collection, ones, others)
+    rest, unread = _worth_a_look(collection, ones, others, np.flatnonzero(~same), observer)
+    alike = same.copy()
+    for start in range(0, len(rest), _AT_ONCE):
+        part = rest[start : start + _AT_ONCE]
+        alike[part] = _look(collection, ones[part], others[part])
+    return Pairs(ones[alike], others[alike], same[alike], unread)
 
 
 def _candidates(
@@ -86,26 +78,50 @@ def _candidates(
         _, numbers = neighbours.nearest(space[firsts], space[firsts], NEIGHBOURS + 1)
         found = np.stack([np.repeat(firsts, numbers.shape[1]), firsts[numbers.ravel()]])
         pairs.append(np.sort(found, axis=0)[:, found[0] != found[1]])
-    ones, others = np.unique(np.concatenate(pairs, axis=1), axis=1)
-    return ones, others
+    ones, others = np.concatenate(pairs, axis=1)
+    codes = np.unique(ones * len(vectors) + others)
+    return codes // len(vectors), codes % len(vectors)
+
+
+def _equal(
+    collection: Collection, ones: NDArray[np.int64], others: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which pairs are equal byte for byte."""
+    same: NDArray[np.bool_] = collection.sizes[ones] == collection.sizes[others]
+    found = pictures.digests(collection, np.unique(np.concatenate([ones[same], others[same]])))
+    for pair in np.flatnonzero(same).tolist():
+        one = found.get(int(ones[pair]))
+        same[pair] = one is not None and one == found.get(int(others[pair]))
+    return same
+
+
+def _worth_a_look(
+    collection: Collection,
+    ones: NDArray[np.int64],
+    others: NDArray[np.int64],
+    pairs: NDArray[np.int64],
+    observer: Observer,
+) -> tuple[NDArray[np.int64], int]:
+    """The pairs whose sketches are alike, and how many images could not be read.
+
+    Each image is decoded once, although it may be in many pairs, and only its sketch is kept.
+    """
+    images = np.unique(np.concatenate([ones[pairs], others[pairs]]))
+    found, good = pictures.sketches(collection, images, observer)
+    kept = []
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = pairs[start : start + _AT_ONCE]
+        places = [np.searchsorted(images, each[part]) for each in (ones, others)]
+        both = good[places[0]] & good[places[1]]
+        kept.append(part[both & looks.may_be_alike(found[places[0]], found[places[1]])])
+    return np.concatenate([*kept, np.zeros(0, np.int64)]), int((~good).sum())
 
 
 def _look(
     collection: Collection, ones: NDArray[np.int64], others: NDArray[np.int64]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], int]:
-    """Which pairs are equal byte for byte, which look alike, and how many images are unreadable."""
-    equal_sizes = collection.sizes[ones] == collection.sizes[others]
-    images = np.unique(np.concatenate([ones[equal_sizes], others[equal_sizes]]))
-    found = pictures.digests(collection, images)
-    same = equal_sizes.copy()
-    for pair in np.flatnonzero(equal_sizes).tolist():
-        one = found.get(int(ones[pair]))
-        same[pair] = one is not None and one == found.get(int(others[pair]))
-    alike = same.copy()
-    rest = np.flatnonzero(~same)
-    images = np.unique(np.concatenate([ones[rest], others[rest]]))
-    grey, good = pictures.grey(collection, images)
-    places = [np.searchsorted(images, each[rest]) for each in (ones, others)]
-    close = looks.likeness(grey[places[0]], grey[places[1]]) >= looks.ALIKE
-    alike[rest] = close & good[places[0]] & good[places[1]]
-    return same, alike, int((~good).sum())
+) -> NDArray[np.bool_]:
+    """Which pairs look alike."""
+    images = np.unique(np.concatenate([ones, others]))
+    grey = pictures.grey(collection, images)
+    places = [np.searchsorted(images, each) for each in (ones, others)]
+    return looks.likeness(grey[places[0]], grey[places[1]]) >= looks.ALIKE

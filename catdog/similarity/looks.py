@@ -15,8 +15,8 @@ SIDE = 48  # of the grey pictures that are compared
 ALIKE = 0.95
 """Likeness of two pictures that count as one. Of photos that were made smaller, saved again, mirrored
 or cropped by 5 %, none had less than 0.98; of random pairs none more than 0.77 (docs/duplicates.md)."""
-_COARSE = 6  # pixels, at which most pairs that differ are told apart
-_MAYBE = 0.7  # the coarse correlation below which nobody looks closer
+_SKETCH_SIDE = 6  # of a sketch, by which most pairs that differ are told apart
+_MAYBE = 0.7  # the correlation of two sketches below which nobody looks closer
 _FINE = 24
 _FLAT_LEVELS = 3.0  # standard deviation, of 255; empty pictures look alike and are none the same
 _AT_ONCE = 128
@@ -30,39 +30,46 @@ def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.rint(levels).astype(np.uint8)
 
 
+def sketches(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Sketches (n, 6, 6) of grey pictures (n, SIDE, SIDE), for `may_be_alike`.
+
+    The sketch of an empty picture is like no other.
+    """
+    step = SIDE // _SKETCH_SIDE
+    blocks = pictures.reshape(len(pictures), _SKETCH_SIDE, step, _SKETCH_SIDE, step)
+    found = _normalised(blocks.mean(axis=(2, 4), dtype=np.float32))
+    found[pictures.std(axis=(1, 2)) < _FLAT_LEVELS] = 0
+    return found
+
+
+def may_be_alike(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether a closer look is worth it, from the sketches (n, 6, 6) of each pair's pictures."""
+    return _of_sketches(ones, others) >= _MAYBE
+
+
 def likeness(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How alike each pair of pictures looks: the best correlation, -1 to 1.
 
     Each picture is compared with parts of the other one, mirrored or not. For pairs that differ much,
-    the number is a lower bound, since they are only compared coarsely.
+    the number is a lower bound, since only their sketches are compared.
 
     Args:
         ones: grey pictures, (n, SIDE, SIDE).
         others: grey pictures, (n, SIDE, SIDE).
     """
-    best = np.full(len(ones), -1, np.float32)
+    best = np.empty(len(ones), np.float32)
     for start in range(0, len(ones), _AT_ONCE):
         one, other = (each[start : start + _AT_ONCE] for each in (ones, others))
-        best[start : start + _AT_ONCE] = _of_wholes(one, other)
+        best[start : start + _AT_ONCE] = _of_sketches(sketches(one), sketches(other))
         close = np.flatnonzero(best[start : start + _AT_ONCE] >= _MAYBE)
         if len(close):
             best[start + close] = _of_parts(one[close], other[close])
     return best
 
 
-def _of_wholes(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
-    step = SIDE // _COARSE
-    coarse = [
-        _normalised(
-            each.reshape(-1, _COARSE, step, _COARSE, step).mean(axis=(2, 4), dtype=np.float32)
-        )
-        for each in (ones, others)
-    ]
-    mirrored = coarse[0][:, :, ::-1]
-    best = np.maximum((coarse[0] * coarse[1]).sum((1, 2)), (mirrored * coarse[1]).sum((1, 2)))
-    for each in (ones, others):
-        best[each.reshape(len(each), -1).std(axis=1) < _FLAT_LEVELS] = -1
-    return np.asarray(best, np.float32)
+def _of_sketches(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    direct, mirrored = (np.einsum("nyx,nyx->n", each, others) for each in (ones, ones[:, :, ::-1]))
+    return np.asarray(np.maximum(direct, mirrored), np.float32)
 
 
 def _of_parts(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,23 +9,25 @@ import base64
 import contextlib
 import hashlib
 import io
-import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from catdog import inputs
+from catdog import inputs, machine
 from catdog.inputs import SourceLimits
 from catdog.pixels import DecodeLimits, Decoder, Preprocessing
 from catdog.similarity import looks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from catdog.observer import Observer
     from catdog.similarity.collection import Collection
 
 _BATCH = 32
@@ -46,30 +48,74 @@ def limits(run: Mapping[str, Any]) -> tuple[DecodeLimits, SourceLimits]:
     return tuple(found)  # type: ignore[return-value]
 
 
-def grey(
-    collection: Collection, images: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Grey pictures (n, SIDE, SIDE) of images, and which of them could be read."""
+def grey(collection: Collection, images: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Grey pictures (n, SIDE, SIDE) of images; black for those that cannot be read."""
+    found = np.zeros((len(images), looks.SIDE, looks.SIDE), np.uint8)
+
+    def take(places: NDArray[np.int64], pictures: NDArray[np.uint8]) -> None:
+        found[places] = pictures
+
+    _read_again(collection, images, take)
+    return found
+
+
+def sketches(
+    collection: Collection, images: NDArray[np.int64], observer: Observer
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Sketches of images, as `looks.sketches`, and which of the images could be read, bool (n,)."""
+    found = looks.sketches(np.zeros((len(images), looks.SIDE, looks.SIDE), np.uint8))
+    good = np.zeros(len(images), np.bool_)
+    started = time.monotonic()
+
+    def take(places: NDArray[np.int64], pictures: NDArray[np.uint8]) -> None:
+        found[places] = looks.sketches(pictures)
+        good[places] = True
+
+    def show(done: int, rejected: int) -> None:
+        observer.progress(done, len(images), rejected, done / (time.monotonic() - started))
+
+    _read_again(collection, images, take, show)
+    return found, good
+
+
+def _read_again(
+    collection: Collection,
+    images: NDArray[np.int64],
+    take: Callable[[NDArray[np.int64], NDArray[np.uint8]], None],
+    show: Callable[[int, int], None] | None = None,
+) -> None:
+    """Decode images as grey pictures, in a child process for each CPU.
+
+    Args:
+        collection: has the images.
+        images: their numbers.
+        take: is called with places within `images`, and the pictures of these, from several threads.
+        show: is called with how many images were tried and how many of them could not be read.
+    """
     order = np.argsort(images, kind="stable")
     numbers, entries = _entries(collection, images)
-    pictures = np.zeros((len(images), looks.SIDE, looks.SIDE), np.uint8)
-    good = np.zeros(len(images), np.bool_)
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(numbers) // _BATCH))
+    workers = max(1, min(machine.usable_cpus(), len(numbers) // _BATCH))
     bounds = np.linspace(0, len(numbers), workers + 1).astype(int).tolist()
     decode_limits, source_limits = limits(collection.runs[0])
+    tried = rejected = 0
+    counting = threading.Lock()
 
     def fetch(worker: int) -> None:
+        nonlocal tried, rejected
         start, stop = bounds[worker : worker + 2]
         places = order[np.searchsorted(images[order], numbers[start:stop])]
         with contextlib.closing(Decoder(_GREY, decode_limits, source_limits, _BATCH)) as decoder:
             for batch in decoder.decode(entries.slice(start, stop - start)):
                 if len(batch.rows):
-                    pictures[places[batch.rows]] = looks.grey(batch.pixels)
-                    good[places[batch.rows]] = True
+                    take(places[batch.rows], looks.grey(batch.pixels))
+                with counting:
+                    tried += batch.stop - batch.start
+                    rejected += batch.stop - batch.start - len(batch.rows)
+                    if show is not None:
+                        show(tried, rejected)
 
     with ThreadPoolExecutor(workers, "catdog-compare") as pool:
         list(pool.map(fetch, range(workers)))
-    return pictures, good
 
 
 def digests(collection: Collection, images: NDArray[np.int64]) -> dict[int, bytes]:
