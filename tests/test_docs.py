@@ -467,7 +467,9 @@ _FLAGS: dict[str, set[str]] = {}
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, *DECISIONS], ids=lambda page: page.relative_to(ROOT).as_posix()
+    "page",
+    [*PAGES, *DECISIONS, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_links_lead_somewhere(page):
     """Files that a page links to exist, and so do the headings."""
