@@ -14,11 +14,17 @@ Part = Literal["train", "validation", "test"]
 PART_FOLDERS: dict[str, Part] = {
     "train": "train",
     "training": "train",
+    "train_set": "train",
+    "training_set": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "val_set": "validation",
+    "validation_set": "validation",
+    "dev": "validation",
     "test": "test",
     "testing": "test",
+    "test_set": "test",
 }
 """Names of folders, in small letters, that say of which part their images are."""
 

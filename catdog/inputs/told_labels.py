@@ -16,7 +16,6 @@ import pyarrow as pa
 from catdog.errors import ErrorCode, ImageRejected, UserInputError, printable
 from catdog.inputs import parquet_rows, tables, walking
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, is_text
-from catdog.inputs.splits import PART_FOLDERS
 from catdog.inputs.unique import hashes
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ T = TypeVar("T")
 _LONGEST_LABEL = 200  # letters; what is longer is a text about the image
 _CHUNK = 10_000
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# Not all of `splits.PART_FOLDERS`: each costs a store three requests.
+_PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
 class Told(NamedTuple):
@@ -177,7 +178,7 @@ def folder_tables(base: str) -> list[str]:
         base: URI of the folder, with a final `/`.
     """
     names = [
-        f"{part}{name}" for part in ("", *(f"{p}/" for p in PART_FOLDERS)) for name in _METADATA
+        f"{part}{name}" for part in ("", *(f"{p}/" for p in _PARTS)) for name in _METADATA
     ]
     with ThreadPoolExecutor(len(names)) as pool:
         there = list(pool.map(walking.is_file, [base + name for name in names]))

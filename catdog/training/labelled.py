@@ -98,6 +98,8 @@ def list_labelled(
         present = {int(part) for part in np.unique(folder_parts)}
         validation = 0.0 if VALIDATION in present else validation
         test = 0.0 if TEST in present else test
+    elif split_by_folder:
+        notices += _parts_among_classes(found)
     if given_labels is not None:
         found, line = _corrected(entries, found, given_labels, limits)
         notices.append(line)
@@ -302,6 +304,20 @@ def _parts_of_folders(entries: Entries, shown: str) -> tuple[_Labels, NDArray[np
     told = ", ".join(f"{name}/ {count:,}" for name, count in sorted(counts) if count)
     line = f"the folders are the parts: {told} images (--split-by-folder no: they are classes)"
     return labels, parts, line
+
+
+def _parts_among_classes(found: _Labels) -> list[str]:
+    """A line where some classes have the names of parts: most of the time others lie there by mistake."""
+    names = sorted(filter(None, found.names))
+    parts = {name: _FOLDERS[name.lower()] for name in names if name.lower() in _FOLDERS}
+    others = [name for name in names if name not in parts]
+    if not others or not {TRAIN} < set(parts.values()):
+        return []
+    told = ", ".join(f"{name}/" for name in parts)
+    return [
+        f"the folders {told} are classes, not the parts, since {others[0]}/ lies beside them; if they "
+        "are the parts, move it away"
+    ]
 
 
 def _parts_of_names(entries: Entries, *, validation: float, test: float) -> NDArray[np.int8]:

@@ -65,6 +65,8 @@ def test_folders_of_parts_are_the_parts(tmp_path, train, validation):
         ("TRAIN", "VAL", "TEST"),
         ("Training", "Valid", "Testing"),
         ("Train", "validation", "testing"),
+        ("training_set", "validation_set", "test_set"),
+        ("train", "dev", "test"),
     ],
 )
 def test_folders_of_parts_in_other_case_are_the_parts(tmp_path, train, validation, test):
@@ -93,7 +95,9 @@ def test_folders_of_parts_can_be_classes(tmp_path):
         put(tmp_path, *photos(f"train/{label}"), *photos(f"val/{label}"))
     assert listed(tmp_path, split_by_folder=False).labels == ("train", "val")
     put(tmp_path, *photos("bus"))
-    assert listed(tmp_path).labels == ("bus", "train", "val")
+    mixed = listed(tmp_path)
+    assert mixed.labels == ("bus", "train", "val")
+    assert "train/, val/ are classes, not the parts, since bus/ lies beside them" in mixed.notices[0]
     table = tmp_path / "list.csv"
     uris = [str(tmp_path / name) for part in ("train", "val") for name in photos(f"{part}/cat")]
     said = ["val" if "train" in uri else "train" for uri in uris]
