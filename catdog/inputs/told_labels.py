@@ -177,9 +177,7 @@ def folder_tables(base: str) -> list[str]:
     Args:
         base: URI of the folder, with a final `/`.
     """
-    names = [
-        f"{part}{name}" for part in ("", *(f"{p}/" for p in _PARTS)) for name in _METADATA
-    ]
+    names = [f"{part}{name}" for part in ("", *(f"{p}/" for p in _PARTS)) for name in _METADATA]
     with ThreadPoolExecutor(len(names)) as pool:
         there = list(pool.map(walking.is_file, [base + name for name in names]))
     return [name for name, is_there in zip(names, there, strict=True) if is_there]

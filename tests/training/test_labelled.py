@@ -97,7 +97,9 @@ def test_folders_of_parts_can_be_classes(tmp_path):
     put(tmp_path, *photos("bus"))
     mixed = listed(tmp_path)
     assert mixed.labels == ("bus", "train", "val")
-    assert "train/, val/ are classes, not the parts, since bus/ lies beside them" in mixed.notices[0]
+    assert (
+        "train/, val/ are classes, not the parts, since bus/ lies beside them" in mixed.notices[0]
+    )
     table = tmp_path / "list.csv"
     uris = [str(tmp_path / name) for part in ("train", "val") for name in photos(f"{part}/cat")]
     said = ["val" if "train" in uri else "train" for uri in uris]
