@@ -314,10 +314,8 @@ def _parts_among_classes(found: _Labels) -> list[str]:
     if not others or not {TRAIN} < set(parts.values()):
         return []
     told = ", ".join(f"{name}/" for name in parts)
-    return [
-        f"the folders {told} are classes, not the parts, since {others[0]}/ lies beside them; if they "
-        "are the parts, move it away"
-    ]
+    beside = f"since {others[0]}/ lies beside them; if they are the parts, move it away"
+    return [f"the folders {told} are classes, not the parts, {beside}"]
 
 
 def _parts_of_names(entries: Entries, *, validation: float, test: float) -> NDArray[np.int8]:
