@@ -108,6 +108,17 @@ _SIGNATURES = (
     (0, b"\x1a\x45\xdf\xa3", "video"),
     (4, b"ftyp", "video"),
 )
+# Other files that people have among images, by their first bytes.
+_OTHERS = (
+    (0, b"PK\3\4", "a ZIP archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"\x1f\x8b", "compressed with gzip"),
+    (0, b"PAR1", "a Parquet table"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x89HDF", "an HDF5 file"),
+)
 
 _CONVERT = "convert them to JPEG or PNG"
 _TEXT = re.compile(rb"[\t\n\v\f\r\x20-\x7e\x80-\xff]*")
@@ -201,8 +212,9 @@ def unidentified(data: bytes, reasons: list[str]) -> ImageRejected:
             )
         kind = "an HTML page" if b"<html" in start.lower() else "markup"
         return ImageRejected(ErrorCode.NOT_AN_IMAGE, f"The file is {kind}, not an image.")
-    if _TEXT.fullmatch(start):
-        return ImageRejected(ErrorCode.NOT_AN_IMAGE, "The file is text, not an image.")
+    kind = next((name for at, magic, name in _OTHERS if data.startswith(magic, at)), "")
+    if kind or _TEXT.fullmatch(start):
+        return ImageRejected(ErrorCode.NOT_AN_IMAGE, f"The file is {kind or 'text'}, not an image.")
     return ImageRejected(
         ErrorCode.NOT_AN_IMAGE, f"No known image format starts with bytes {data[:8].hex(' ')}."
     )

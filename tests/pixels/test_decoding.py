@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -300,6 +303,22 @@ def test_what_is_no_image_says_so(data, code, words):
     rejected = rejection(data)
     assert rejected.code == code
     assert words in rejected.detail
+
+
+def test_an_archive_or_table_in_place_of_an_image_is_named(tmp_path):
+    """What their own libraries write is recognised."""
+    files = {"ZIP archive": "zip", "tar archive": "tar", "gzip": "tgz", "Parquet": "parquet"}
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.txt").write_bytes(b"x" * 1000)
+    for archive in ("zip", "tar", "gztar"):
+        shutil.make_archive(str(tmp_path / "a"), archive, tmp_path, "photos")
+    (tmp_path / "a.tar.gz").rename(tmp_path / "a.tgz")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    for words, extension in {**files, "NumPy": "npy"}.items():
+        rejected = rejection((tmp_path / f"a.{extension}").read_bytes())
+        assert rejected.code == ErrorCode.NOT_AN_IMAGE
+        assert words in rejected.detail
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
