@@ -12,10 +12,11 @@ import zipfile
 import zlib
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from catdog import storage
-from catdog.errors import ErrorCode, ImageRejected
+from catdog.errors import ErrorCode, ImageRejected, UserInputError
 from catdog.inputs import (
     PLAN_SCHEMA,
     SourceLimits,
@@ -212,3 +213,47 @@ def test_a_checksum_that_stands_before_and_behind(tmp_path):
     data[14] ^= 1  # a checksum beside no size
     (tmp_path / "a.zip").write_bytes(data)
     assert became(tmp_path / "a.zip") == {"a.jpg": b"abcdef"}
+
+
+def test_a_row_that_ends_before_its_label(tmp_path):
+    """It has none, and the next row has its own."""
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "t.csv").write_text("uri,note,label\n1.jpg\n2.jpg,a,cat\n")
+    batches = list_images([f"{tmp_path}/t.csv"], LIMITS)
+    found = pa.Table.from_batches(batches, PLAN_SCHEMA)
+    assert found["label"].to_pylist() == [None, "cat"]
+
+
+@pytest.mark.parametrize(("floor", "ratio", "read"), [(1 << 30, 1, 1), (10, 500, 1), (10, 1, 0)])
+@pytest.mark.parametrize("named", ["table", "beside"])
+def test_a_table_may_expand_to_a_floor_or_many_times(
+    tmp_path, monkeypatch, floor, ratio, read, named
+):
+    """Little harms nobody, whatever the ratio; much is a bomb only where the file is small."""
+    monkeypatch.setattr(archives, "BOMB_FLOOR_BYTES", floor)
+    names = pa.array(["./" * 100 + "0.jpg"] * 200)
+    labels = pa.array(["cat"] * 200)
+    (tmp_path / "0.jpg").write_bytes(b"x")
+    limits = SourceLimits(max_expansion=ratio)
+    column, path = ("uri", "t.parquet") if named == "table" else ("file_name", "metadata.parquet")
+    pq.write_table(pa.table({column: names, "label": labels}), tmp_path / path)
+    given = tmp_path / path if named == "table" else tmp_path
+    with (
+        contextlib.nullcontext()
+        if read
+        else pytest.raises(UserInputError, match="expand to many times")
+    ):
+        found = pa.Table.from_batches(list_images([str(given)], limits), PLAN_SCHEMA)
+        assert found["label"].to_pylist() == ["cat"]
+
+
+def test_a_large_local_file_waits_on_the_disk(tmp_path, monkeypatch):
+    """One whose size was not known, or another one, is read when its turn comes, and then whole."""
+    monkeypatch.setattr(reading, "_UNKNOWN_BYTES", 10)
+    for size, waits in ((10, False), (11, True)):
+        path = tmp_path / f"{size}.jpg"
+        path.write_bytes(b"x" * size)
+        found = reading._read_local_file(reading._Span(path.as_uri(), 0, 0, None, None), LIMITS)
+        assert callable(found) == waits
+        assert (found() if callable(found) else found) == b"x" * size

@@ -98,3 +98,12 @@ def test_parts_of_the_data_are_shares_of_it(folder, parts):
     metadata = folders.load(str(folder)).metadata
     with pytest.raises(CatdogError, match="does not record how its data was split"):
         metadata.parts  # noqa: B018 - reading it raises
+
+
+@pytest.mark.parametrize("name", folders.OPENVINO_FILES)
+def test_files_have_the_digests_that_are_recorded(folder, name):
+    """One byte more, and the file is named."""
+    with (folder / name).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(CatdogError, match=f"{name} is not the file that metadata.json names"):
+        folders.load(str(folder))

@@ -61,3 +61,63 @@ def test_inks_that_are_not_those_of_print(inks, read):
     with pytest.raises(ImageRejected, match="inks other than cyan") as caught:
         decode(stream.getvalue(), Preprocessing(8, 8), DecodeLimits())
     assert caught.value.code == ErrorCode.UNSUPPORTED
+
+
+def written(values, **options) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, **options)
+    return stream.getvalue()
+
+
+def reversed_order() -> bytes:
+    """Compressed 16-bit grey whose bytes begin with their last bit."""
+    data = written(GREY, compression="lzw", extratags=[(65000, 3, 1, 2, True)])
+    data = bytearray(data.replace(struct.pack("<HH", 65000, 3), struct.pack("<HH", 266, 3), 1))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        for at, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+            strip = np.frombuffer(data[at : at + size], np.uint8)
+            data[at : at + size] = np.packbits(np.unpackbits(strip), bitorder="little").tobytes()
+    return bytes(data)
+
+
+def subsampled() -> bytes:
+    """Uncompressed YCbCr that says that four pixels share a colour."""
+    whole, shared = (struct.pack("<HHLHH", 530, 3, 2, each, each) for each in (1, 2))
+    data = written(COLOURS, photometric="ycbcr")
+    assert whole in data
+    return data.replace(whole, shared)
+
+
+COLOURS = np.zeros((32, 48, 3), np.uint8)
+GREY = np.random.default_rng(0).integers(0, 256, (32, 48), np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (reversed_order, "reversed order"),
+        (lambda: written(GREY, bitspersample=12, compression="lzw"), "compressed 12-bit"),
+        (subsampled, "YCbCr"),
+    ],
+    ids=["reversed", "12 bits", "subsampled"],
+)
+def test_kinds_that_pillow_takes_for_others(draw, said):
+    """They would be other pictures, without a word."""
+    with pytest.raises(ImageRejected, match=said) as caught:
+        decode(draw(), Preprocessing(8, 8), DecodeLimits())
+    assert caught.value.code == ErrorCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("missing", [1, 3])
+def test_tiles_that_are_missing(missing):
+    """As with strips: what they cover would be black."""
+    data = bytearray(written(PICTURE, tile=(16, 16), photometric="minisblack"))
+    decode(bytes(data), Preprocessing(8, 8), DecodeLimits())
+    (at,) = struct.unpack_from("<L", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, entry)[0] in (324, 325):
+            struct.pack_into("<L", data, entry + 4, 6 - missing)
+    with pytest.raises(ImageRejected, match=f"{6 - missing} of 6 pieces"):
+        decode(bytes(data), Preprocessing(8, 8), DecodeLimits())

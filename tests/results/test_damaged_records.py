@@ -62,13 +62,27 @@ def test_a_generation_whose_numbers_do_not_fit(plan, fields):
         plans.read(plan.output)
 
 
-def test_generations_are_of_one_job(plan):
-    """A second one of another job makes no plan of both."""
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"job": "another"}, "belongs to two jobs"),
+        ({"revised": [0, 0], "images": [64, 64]}, "it does shards again that are none"),
+        ({"revised": [2], "images": [64]}, "it does shards again that are none"),
+        ({"revised": [0, 1], "images": [64]}, "its shards or their files are none"),
+        ({}, ""),
+        ({"revised": [1], "images": [64]}, ""),
+    ],
+)
+def test_a_second_generation_fits_the_first(plan, fields, said):
+    """It is of the same job, and does each of its shards again once at most."""
+    assert plan.shards == 2
     path = Path(plan.output.removeprefix("file://"), plans.index_name(1))
-    follows = {"number": 2, "first_shard": plan.shards, "job": "another"}
-    second = json.dumps(json.loads(path.read_text()) | follows)
-    path.with_name(Path(plans.index_name(2)).name).write_text(second)
-    with pytest.raises(CatdogError, match="belongs to two jobs"):
+    second = json.loads(path.read_text()) | {"number": 2, "first_shard": 2} | fields
+    path.with_name(Path(plans.index_name(2)).name).write_text(json.dumps(second))
+    if not said:
+        assert plans.read(plan.output).generation == 2
+        return
+    with pytest.raises(CatdogError, match=said):
         plans.read(plan.output)
 
 
