@@ -81,6 +81,16 @@ def reversed_order() -> bytes:
     return bytes(data)
 
 
+def twelve_bits() -> bytes:
+    """Compressed 12-bit grey, 48 pixels in the 72 bytes of a row."""
+    data = written(np.zeros((32, 72), np.uint8), photometric="minisblack", compression="lzw")
+    for tag, kind, stored, meant in ((256, 4, 72, 48), (258, 3, 8, 12)):
+        field = struct.pack("<HHL", tag, kind, 1)
+        assert data.count(field + struct.pack("<L", stored)) == 1
+        data = data.replace(field + struct.pack("<L", stored), field + struct.pack("<L", meant))
+    return data
+
+
 def subsampled() -> bytes:
     """Uncompressed YCbCr that says that four pixels share a colour."""
     whole, shared = (struct.pack("<HHLHH", 530, 3, 2, each, each) for each in (1, 2))
@@ -97,7 +107,7 @@ GREY = np.random.default_rng(0).integers(0, 256, (32, 48), np.uint16)
     ("draw", "said"),
     [
         (reversed_order, "reversed order"),
-        (lambda: written(GREY, bitspersample=12, compression="lzw"), "compressed 12-bit"),
+        (twelve_bits, "compressed 12-bit"),
         (subsampled, "YCbCr"),
     ],
     ids=["reversed", "12 bits", "subsampled"],
