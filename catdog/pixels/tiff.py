@@ -116,13 +116,14 @@ def _refuse_misread(tags: Mapping[int, Any], channels: int) -> None:
 
 def _refuse_cut(tags: Mapping[int, Any]) -> None:
     """Refuses a file that names fewer strips or tiles than cover it: Pillow leaves the rest black."""
+    # Of strips and tiles without a width or height Pillow has decoded none.
     width, height = _first(tags, _WIDTH, 1), _first(tags, _HEIGHT, 1)
     if _TILE_OFFSETS in tags:
-        across = -(-width // max(1, _first(tags, _TILE_WIDTH, width)))
-        wanted = across * -(-height // max(1, _first(tags, _TILE_HEIGHT, height)))
+        across = -(-width // _first(tags, _TILE_WIDTH, width))
+        wanted = across * -(-height // _first(tags, _TILE_HEIGHT, height))
         found = len(_numbers(tags, _TILE_OFFSETS, 0))
     else:
-        wanted = -(-height // max(1, _first(tags, _STRIP_ROWS, height)))
+        wanted = -(-height // _first(tags, _STRIP_ROWS, height))
         found = len(_numbers(tags, _STRIP_OFFSETS, 0))
     if found < wanted:
         raise ImageRejected(

@@ -303,7 +303,7 @@ def test_a_page_of_images_that_expands_without_end_costs_its_rows(tmp_path):
     path = tmp_path / "a.parquet"
     images = [b"a", b"b", bytes(3 << 20), b"c", b"d"]
     pq.write_table(
-        pa.table({"bytes": images}),
+        pa.table({"bytes": images, "label": list("abcde")}),
         path,
         row_group_size=2,
         compression="zstd",

