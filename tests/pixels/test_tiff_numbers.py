@@ -135,12 +135,9 @@ def test_tiles_that_are_missing(missing):
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
 @pytest.mark.parametrize("field", [256, 257, 278], ids=["width", "height", "rows"])
-def test_numbers_that_libtiff_passes_over(field, compression):
-    """Where it takes a number of its own in place of 0, that divides nothing here."""
+def test_numbers_of_compressed_pictures(field, compression):
+    """Of no width, height or rows there is no picture, whoever decompresses it."""
     data = tiff(tags={field: 0}, renamed={}, compression=compression)
-    try:
-        decoded = decode(data, Preprocessing(8, 8), DecodeLimits())
-    except ImageRejected as rejected:
-        assert "division" not in rejected.detail
-    else:
-        assert (decoded.width, decoded.height) == (48, 32)
+    with pytest.raises(ImageRejected) as rejected:
+        decode(data, Preprocessing(8, 8), DecodeLimits())
+    assert "division" not in rejected.value.detail
