@@ -44,12 +44,12 @@ _TEXTS = frozenset(
 """Text files without an extension, in lower case."""
 
 # Folders of thumbnails, deleted files and snapshots: of Synology, QNAP, NetApp, Windows, Linux, macOS
-# and its archives, Android, Sony's cameras, Lightroom, Capture One, and what the libraries of Apple's
+# and its archives, Hadoop, Android, Sony's cameras, Lightroom, Capture One, and what the libraries of Apple's
 # photo programs hold beside the originals. A photo in one is a second copy, or was thrown away.
 _SYSTEM_FOLDERS = (
     r"@eaDir|#recycle|#snapshot|@tmp|@Recycle|@Recently-Snapshot|@__thumb|\$RECYCLE\.BIN|RECYCLER"
     r"|System Volume Information|lost\+found|FOUND\.[0-9]{3}|__MACOSX|[^/]+\.lrdata"
-    r"|~snapshot|Network Trash Folder|Temporary Items|RECYCLED|LOST\.DIR|THMBNL|AVF_INFO"
+    r"|~snapshot|_temporary|Network Trash Folder|Temporary Items|RECYCLED|LOST\.DIR|THMBNL|AVF_INFO"
     r"|CaptureOne/(?:Cache|Settings[0-9]*)"
     r"|[^/]+\.(?:photoslibrary|photolibrary|aplibrary)/(?!(?:originals|masters)/)[^/]+"
 )

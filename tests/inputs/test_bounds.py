@@ -257,3 +257,39 @@ def test_a_large_local_file_waits_on_the_disk(tmp_path, monkeypatch):
         found = reading._read_local_file(reading._Span(path.as_uri(), 0, 0, None, None), LIMITS)
         assert callable(found) == waits
         assert (found() if callable(found) else found) == b"x" * size
+
+
+def in_store(*members: tuple[int, int]) -> pa.Table:
+    """Entries of a tar in a store that nobody asks: offset and length of each."""
+    rows = [
+        {"uri": f"tar://{at}::s3://b/a.tar", "name": f"{at}", "container": "s3://b/a.tar"}
+        | {"offset": at, "length": length, "size": length, "stamp": "1", "codec": "tar"}
+        for at, length in members
+    ]
+    return pa.Table.from_pylist(rows, PLAN_SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("members", "requests"),
+    [
+        ([(at * 512, 100) for at in range(512)], 1),
+        ([(at * 512, 100) for at in range(513)], 2),
+        ([(0, 4 << 20), (4 << 20, 4 << 20)], 1),
+        ([(0, 4 << 20), (4 << 20, (4 << 20) + 1)], 2),
+        ([(0, 100), (100 + (256 << 10), 100)], 1),
+        ([(0, 100), (101 + (256 << 10), 100)], 2),
+        ([(512, 100), (0, 100)], 2),
+    ],
+    ids=["512", "513", "8 MiB", "more", "gap", "wider", "back"],
+)
+def test_a_request_to_a_store_is_bounded(members, requests):
+    """Neighbours are read together: so many, so many bytes, over so wide a gap."""
+    assert sum(1 for _ in reading._units(in_store(*members), LIMITS)) == requests
+
+
+def test_many_small_images_may_share_a_large_page(tmp_path):
+    """What a page expands to is held against its bytes, and not against the largest image alone."""
+    images = [os.urandom(1000) for _ in range(100)]
+    pq.write_table(pa.table({"bytes": images}), tmp_path / "t.parquet", use_dictionary=False)
+    found = became(tmp_path / "t.parquet", SourceLimits(max_bytes=1000))
+    assert list(found.values()) == images

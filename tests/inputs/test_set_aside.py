@@ -48,6 +48,7 @@ SYSTEM_FOLDERS = [
     "@__thumb",
     "Lightroom Previews.lrdata",
     "RECYCLED",
+    "_temporary",
     "LOST.DIR",
     "THMBNL",
     "CaptureOne/Cache",

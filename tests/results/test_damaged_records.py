@@ -134,6 +134,32 @@ def test_row_groups_have_the_rows_of_their_file(plan):
     assert told == 2
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"labels": {"cat": -1}},
+        {"errors": {"empty": -1}},
+        {"errors": {"empty": 1.5}},
+        {"labels": {"cat": True}},
+        {"labels": 7},
+        {"models": [7]},
+        {"fresh": "x"},
+        {"revision": None},
+    ],
+    ids=str,
+)
+def test_counts_in_a_footer_are_numbers_of_images(tmp_path, fields):
+    """A part file with others is no whole one: it is made again."""
+    sound = {"revision": 1, "run": "a", "fresh": 2, "uris": "", "models": ["m"]}
+    sound |= {"labels": {"cat": 2}, "errors": {}}
+    for content, whole in ((sound, True), (sound | fields, False)):
+        table = pa.table({"uri": ["a", "b"]}).replace_schema_metadata(
+            {"catdog": json.dumps(content)}
+        )
+        pq.write_table(table, tmp_path / "part.parquet")
+        assert (part_files.read_footer(tmp_path / "part.parquet") is not None) == whole
+
+
 def test_entries_claim_as_many_as_there_are(plan):
     """Likewise for the plan's own files."""
     name, _ = plan.generations[0].file_of(0)
