@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RANGE = 1 << 19  # positions of a bucket of what is ordered by position
-_HASHED = 256  # buckets of hashes: 400,000 images each where there are a hundred million
+_HASHED = 1024  # buckets of hashes: 200,000 each of two listings of a hundred million images
 _MEMORY_BYTES = 32 << 20  # of one kind of record, before they go to files
-_WAITING_BYTES = 1 << 20  # before records are put into buckets: few large pieces
+_WAITING_BYTES = 4 << 20  # before records are put into buckets: few large pieces
 
 
 def of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
