@@ -114,14 +114,19 @@ class Scorer:
         return told
 
 
-def _scorer_of_actor(model: Any, assignment: Assignment) -> Scorer:
-    """A scorer with the CPUs of the calling actor; `model` may lie in the object store."""
+def _loaded(model: Any, assignment: Assignment) -> folders.Model:
+    """The model, on a node that can compute as the job began; `model` may be in the object store."""
     import ray
 
     if not arithmetic_is_possible(assignment.arithmetic):
         node = f"node {ray.util.get_node_ip_address()}"
         raise CatdogError(cannot_compute(node, "take it out of the cluster"))
-    loaded = ray.get(model) if isinstance(model, ray.ObjectRef) else model
+    found: folders.Model = ray.get(model) if isinstance(model, ray.ObjectRef) else model
+    return found
+
+
+def _scorer_of_actor(loaded: folders.Model, assignment: Assignment) -> Scorer:
+    """A scorer with the CPUs of the calling actor."""
     return Scorer(loaded, assignment, nodes.worker_cpus(), Metrics())
 
 
@@ -233,8 +238,9 @@ class ClassifyShards:
     """A lane on one CPU."""
 
     def __init__(self, model: Any, assignment: Assignment, board: Any) -> None:
-        scorer = _scorer_of_actor(model, assignment)
-        decoder = decoder_for(scorer.metadata, assignment)
+        loaded = _loaded(model, assignment)
+        decoder = decoder_for(loaded.metadata, assignment)  # its process starts meanwhile
+        scorer = _scorer_of_actor(loaded, assignment)
         self._plan, self._pulse = assignment.plan, Pulse(board)
         self._lane = Lane(scorer, decoder, assignment, self._pulse)
 
@@ -294,7 +300,7 @@ class ScoreShard:
 
     def __init__(self, model: Any, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._scorer = _scorer_of_actor(model, assignment)
+        self._scorer = _scorer_of_actor(_loaded(model, assignment), assignment)
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Score and write the one shard of a table that `DecodeShards` made; a row of `Told`."""

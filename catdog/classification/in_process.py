@@ -1,10 +1,16 @@
-"""Small jobs, classified in the driver's own process: Ray's start would take longer."""
+"""Small jobs, classified in the driver's own process: Ray's start would take longer.
+
+Each CPU has a lane, as a worker of Ray has one: a child process that decodes, and a thread that scores
+and writes. The driver's thread follows them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import sys
-import time
+import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
@@ -14,24 +20,28 @@ from catdog.classification import actors, pulse
 from catdog.classification.pipeline import Progress
 from catdog.classification.telling import cannot_compute
 from catdog.errors import UserInputError
+from catdog.pixels import AbandonedError
 from catdog.runtime import nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
 
     from catdog.classification.config import ClassifyConfig
     from catdog.classification.pipeline import Tally
-    from catdog.classification.telling import Assignment
+    from catdog.classification.telling import Assignment, Told
     from catdog.model import Arithmetic, folders
     from catdog.observer import Observer
+    from catdog.pixels import Decoder
     from catdog.results import Survey
 
-# What one process can do in about the time that Ray and its workers take to start.
-MAX_IMAGES = 2000
-MAX_BYTES = 64 << 20
+# About half a minute of two cores. What takes longer gets Ray's workers, whose death costs a shard.
+MAX_IMAGES = 50_000
+MAX_BYTES = 1 << 30
 _BYTES_WHERE_UNKNOWN = 128 << 10  # of an image whose list does not say
+_LANE_IMAGES = 1000  # of fewer a further lane takes longer to start than it saves
+_MAX_LANES = 16  # all run Python in one interpreter
 
 
 def size_of(entries: pa.Table | pa.RecordBatch) -> int:
@@ -60,7 +70,7 @@ def run(
     observer: Observer,
     tally: Tally,
 ) -> None:
-    """Classify shards, one after the other.
+    """Classify shards.
 
     Args:
         assignment: what to do with each shard.
@@ -76,11 +86,12 @@ def run(
     refuse_unable(assignment.arithmetic)
     observer.phase("classifying in this process")
     progress = Progress(observer, assignment.plan, found, tally)
-    scorer = actors.Scorer(model, assignment, machine.usable_cpus(), None)
-    with contextlib.closing(actors.decoder_for(model.metadata, assignment)) as decoder:
-        lane = actors.Lane(scorer, decoder, assignment, _Signs(progress))
-        for shard in todo:
-            progress.finished(lane.classify(shard, present=bool(found.present[shard])))
+    lanes = _Lanes(assignment, model, found, todo)
+    try:
+        for told in lanes.each(progress):
+            progress.finished(told)
+    finally:
+        lanes.end()
 
 
 def refuse_unable(arithmetic: Arithmetic) -> None:
@@ -89,20 +100,109 @@ def refuse_unable(arithmetic: Arithmetic) -> None:
         raise UserInputError(cannot_compute("this machine", "continue it where it began"))
 
 
-class _Signs:
-    """Shows every ten seconds how far the lane is within a shard."""
+class _Lanes:
+    """The lanes of a job, each with a thread of its own; they begin at once.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._images, self._told = progress, 0, time.monotonic()
+    Args:
+        assignment, model, found, todo: as of `run`.
+    """
+
+    def __init__(
+        self, assignment: Assignment, model: folders.Model, found: Survey, todo: Sequence[int]
+    ) -> None:
+        self._assignment, self._model, self._found = assignment, model, found
+        images = sum(assignment.plan.shard_images[shard] for shard in todo)
+        count = max(1, min(machine.usable_cpus(), _MAX_LANES, images // _LANE_IMAGES))
+        if assignment.arithmetic.engine != "openvino":
+            count = 1  # Keras' settings are the process's
+        self._threads = max(1, machine.usable_cpus() // count)  # of each engine
+        self._tasks = deque(assignment.plan.tasks(todo, count))
+        self._told: queue.SimpleQueue[Told | BaseException | None] = queue.SimpleQueue()
+        self._signs = [_Signs() for _ in range(count)]
+        self._lanes = [
+            threading.Thread(target=self._work, args=(signs,), name="catdog-lane", daemon=True)
+            for signs in self._signs
+        ]
+        for lane in self._lanes:
+            lane.start()
+
+    def each(self, progress: Progress) -> Iterator[Told]:
+        """The finished shards, as they come; now and then `progress` is told of the unfinished ones."""
+        working = len(self._lanes)
+        while working:
+            try:
+                told = self._told.get(timeout=pulse.SHOW_EVERY_S)
+            except queue.Empty:
+                progress.unfinished(sum(signs.images for signs in self._signs))
+                continue
+            if isinstance(told, BaseException):
+                raise told
+            if told is None:
+                working -= 1
+            else:
+                yield told
+
+    def end(self) -> None:
+        """Have all lanes stop, whatever they are at; returns when they have."""
+        self._tasks.clear()
+        for signs in self._signs:
+            signs.stop()
+        for lane in self._lanes:
+            lane.join()
+
+    def _work(self, signs: _Signs) -> None:
+        try:
+            decoder = actors.decoder_for(self._model.metadata, self._assignment)
+            with contextlib.closing(decoder):
+                signs.watch(decoder)
+                scorer = actors.Scorer(self._model, self._assignment, self._threads, None)
+                lane = actors.Lane(scorer, decoder, self._assignment, signs)
+                while task := self._next():
+                    for shard in task:
+                        present = bool(self._found.present[shard])
+                        self._told.put(lane.classify(shard, present=present))
+        except AbandonedError:
+            pass
+        except BaseException as error:
+            self._told.put(error)
+        self._told.put(None)
+
+    def _next(self) -> list[int] | None:
+        with contextlib.suppress(IndexError):
+            return self._tasks.popleft()
+        return None
+
+
+class _Signs:
+    """How far a lane is within a shard; and the way to stop it.
+
+    Attributes:
+        images: done of the shard.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._decoder: Decoder | None = None
+        self._stopped = False
+
+    def watch(self, decoder: Decoder) -> None:
+        """The lane's decoder, which `stop` abandons."""
+        self._decoder = decoder
+        if self._stopped:
+            decoder.abandon()
+
+    def stop(self) -> None:
+        """Have the lane stop where it is."""
+        self._stopped = True
+        if self._decoder is not None:
+            self._decoder.abandon()
 
     def begin(self, shard: int) -> None:
         del shard
+        self.images = 0
 
     def add(self, images: int) -> None:
-        self._images += images
-        if time.monotonic() - self._told > pulse.SHOW_EVERY_S:
-            self._told = time.monotonic()
-            self._progress.unfinished(self._images)
+        self.images += images
 
     def end(self) -> None:
-        self._images, self._told = 0, time.monotonic()
+        self.images = 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from catdog.pixels.child import memory_bound
-    from catdog.pixels.decoder import Decoder
+    from catdog.pixels.decoder import AbandonedError, Decoder
     from catdog.pixels.decoding import decode
     from catdog.pixels.preprocessing import DecodeLimits, Preprocessing, check_sides
     from catdog.pixels.ray_stage import COST_COLUMNS, DecodeEntries, as_binary, as_pixels
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COST_COLUMNS",
     "OUTCOME_SCHEMA",
+    "AbandonedError",
     "DecodeEntries",
     "DecodeLimits",
     "DecodedBatch",
@@ -35,7 +36,7 @@ __all__ = [
 
 _HOMES = {
     "child": ("memory_bound",),
-    "decoder": ("Decoder",),
+    "decoder": ("AbandonedError", "Decoder"),
     "decoding": ("decode",),
     "preprocessing": ("DecodeLimits", "Preprocessing", "check_sides"),
     "ray_stage": ("COST_COLUMNS", "DecodeEntries", "as_binary", "as_pixels"),

@@ -41,6 +41,10 @@ _LOOK_S = 0.5  # between two looks at what is being decoded
 _MAX_TRIES = 3  # children that end at the same place without an image to blame
 
 
+class AbandonedError(Exception):
+    """Raised by `Decoder.decode` after `Decoder.abandon`."""
+
+
 class Decoder:
     """Decodes entries of a plan, whatever they hold, in a child process.
 
@@ -68,7 +72,7 @@ class Decoder:
         os.ftruncate(self._memory_fd, length)
         self._memory = Memory(self._memory_fd, preprocessing, batch_size)
         self._memory.clear()
-        self._busy = False
+        self._busy = self._abandoned = False
         self._child: _Child | None = _Child(self._memory_fd, self._setup)
 
     def close(self) -> None:
@@ -77,6 +81,10 @@ class Decoder:
             self._child.end()
             self._child = None
             os.close(self._memory_fd)
+
+    def abandon(self) -> None:
+        """Have `decode`, in another thread, raise `AbandonedError` within half a second."""
+        self._abandoned = True
 
     @property
     def child_pid(self) -> int | None:
@@ -92,6 +100,7 @@ class Decoder:
         Raises:
             CatdogError: the child cannot be kept alive, or it met a failure that concerns more than
                 one image, such as `storage.StorageDownError`.
+            AbandonedError: somebody called `abandon`.
         """
         if self._child is None or self._busy:
             raise RuntimeError("a Decoder decodes one table at a time, until it is closed")
@@ -134,7 +143,7 @@ class Decoder:
                         stop = len(entries)
                         self._child.send_job(entries[position:stop], position, slot, SLOTS)
         finally:
-            if position < len(entries) and self._child:
+            if position < len(entries) and self._child and not self._abandoned:
                 # Left half-way: the child is at work for nobody.
                 self._child.end()
                 self._child = _Child(self._memory_fd, self._setup)
@@ -149,6 +158,8 @@ class Decoder:
         """
         watched, waited = -1, 0.0
         while True:
+            if self._abandoned:
+                raise AbandonedError
             entry, _ = self._memory.decoding()
             waited = waited if entry == watched else 0.0
             watched = entry

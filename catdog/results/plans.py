@@ -21,6 +21,7 @@ import functools
 import hashlib
 import json
 import re
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -201,7 +202,8 @@ class Plan:
             claimed = file.metadata.row_group(row_group).num_rows  # Arrow takes memory for those
             if claimed != images:
                 raise ValueError("its entries are not those of the plan")
-            entries = file.read_row_group(row_group, use_threads=False)
+            with _READING:
+                entries = file.read_row_group(row_group, use_threads=False)
             kept = entries.schema.get_field_index(KEPT)  # the user's own columns
             schema = entries.schema if kept < 0 else entries.schema.remove(kept)
             if schema != ENTRIES_SCHEMA or entries.num_rows != images:
@@ -244,6 +246,9 @@ class Plan:
                 tasks.append([shard])
                 room = min(largest, (len(todo) - at) // (2 * workers))
         return tasks
+
+
+_READING = threading.Lock()  # a file's reader is for one thread at a time
 
 
 # A worker reads shards one after the other, mostly of the same file.

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog import api, machine
-from catdog.classification import ClassifyConfig, classify, in_process
-from catdog.errors import UserInputError
+from catdog.classification import ClassifyConfig, actors, classify, in_process
+from catdog.errors import CatdogError, UserInputError
 from catdog.observer import Observer
 from catdog.reporting import ReportConfig, examine
+from catdog.results import drafts
 from catdog.storage import Stores
 from tests.jobs import catdog, decoders
 from tests.storage.servers import Answering, serving
@@ -124,6 +127,93 @@ def test_what_asks_for_ray(config, monkeypatch):
     monkeypatch.setattr(machine, "has_gpu", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert not in_process.may_run(config)
+
+
+@pytest.fixture
+def lanes(monkeypatch):
+    """Three lanes for few images, whose shards have two each."""
+    monkeypatch.setattr(in_process, "_LANE_IMAGES", 2)
+    monkeypatch.setattr(machine, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(drafts, "MAX_SHARD_IMAGES", 2)
+
+
+def lane_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "catdog-lane"]
+
+
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+def test_several_lanes_are_as_one(config, lanes, monkeypatch):
+    """The same rows, each once; of the lanes nothing is left."""
+    del lanes
+    seen = []
+    lane = actors.Lane.classify
+
+    def classified(self, shard, *, present):
+        seen.append((threading.get_ident(), shard))
+        return lane(self, shard, present=present)
+
+    monkeypatch.setattr(actors.Lane, "classify", classified)
+    several = classify(config)
+    assert (several.executor, several.images_this_run) == ("process", 8)
+    assert sorted(shard for _, shard in seen) == [0, 1, 2, 3]
+    assert len({thread for thread, _ in seen}) > 1
+    assert not lane_threads()
+    assert not list(decoders())
+    monkeypatch.setattr(machine, "usable_cpus", lambda: 1)
+    alone = dataclasses.replace(config, output=config.output + "-alone")
+    classify(alone)
+    assert table(alone).equals(table(config))
+
+
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+def test_a_lane_that_fails_ends_the_job(config, lanes, monkeypatch):
+    """The others stop, nothing runs on, and the same command does what is left."""
+    del lanes
+    finish = actors.Scorer.finish
+
+    def fails_once(self, work, *rest):
+        if work.shard == 1:
+            monkeypatch.setattr(actors.Scorer, "finish", finish)
+            raise CatdogError("no room for this shard")
+        return finish(self, work, *rest)
+
+    monkeypatch.setattr(actors.Scorer, "finish", fails_once)
+    with pytest.raises(CatdogError, match="no room for this shard"):
+        classify(config)
+    assert not lane_threads()
+    assert not list(decoders())
+    assert not (Path(config.output) / "_summary.json").exists()
+    assert classify(config).images_this_run <= 8
+    assert len(table(config)) == 8
+
+
+class Silent(Answering):
+    """Takes requests and never answers."""
+
+    def do_GET(self):  # noqa: N802 - http.server's
+        """Nothing."""
+        self.server.asked.set()
+        time.sleep(60)
+
+    do_HEAD = do_GET  # noqa: N815 - likewise
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_it_waits_for_a_server(config, tmp_path, sent):
+    """A lane that waits for bytes does not hold up the end."""
+    with serving(Silent, asked=threading.Event()) as server:
+        urls = tmp_path / "urls.txt"
+        urls.write_text(f"{server.url}/0.jpg\n{server.url}/1.jpg")
+        flags = ("--model", config.model, "--allow-hosts", "127.0.0.1")
+        job = catdog("classify", urls, "--output", config.output, *flags)
+        assert server.asked.wait(120)
+        job.send_signal(sent)
+        _, told = job.communicate(timeout=20)
+    assert job.returncode == 128 + sent
+    assert "run the same command again" in told.splitlines()[-1], told
+    assert not list(decoders())
 
 
 @pytest.mark.slow
