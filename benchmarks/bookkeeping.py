@@ -63,8 +63,8 @@ CORE_HOUR_DOLLARS = 0.045
 REQUEST_DOLLARS = 0.40e-6
 # What the contenders are called, in the order of the table.
 CONTENDERS = {
-    "catdog, shipped model": "catdog, the model that ships, bfloat16",
-    "catdog": "catdog, article, bfloat16",
+    "catdog by Ray, shipped model": "catdog by Ray, the model that ships, bfloat16",
+    "catdog by Ray": "catdog by Ray, article, bfloat16",
     "catdog float32": "catdog, article, float32",
     "tf.data + predict": "tf.data + `model.predict`, article, float32",
     "tf.data, shipped model": "tf.data + `model.predict`, the model that ships, float32",
@@ -598,7 +598,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
             [
                 ["", *columns],
                 *(
-                    _estimate(name, rates["catdog"], per_image["objects"], per_image["tar"])
+                    _estimate(name, rates["catdog by Ray"], per_image["objects"], per_image["tar"])
                     for name in COLLECTIONS
                 ),
             ]

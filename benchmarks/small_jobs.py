@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.here import circumstances
 
-IMAGES = (30, 300, 1000, 2000)
+IMAGES = (30, 300, 2000, 10_000)
 _RAY = "import ray; ray.init(include_dashboard=False, logging_level='ERROR')"
 _WITHOUT_LIMITS = (
     "import sys; from catdog.classification import in_process as here; from catdog.cli.commands import main; "

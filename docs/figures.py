@@ -48,6 +48,7 @@ def speed(found: dict[str, Any]) -> str:
         ["", "seconds, whole job", "images/s, steady", "catdog's time / its time"],
         [
             row("catdog, the model that ships", "catdog, shipped model"),
+            row("catdog by Ray (`--workers 2`), that model", "catdog by Ray, shipped model"),
             *(
                 row(
                     f"{title}, that model",
@@ -57,6 +58,7 @@ def speed(found: dict[str, Any]) -> str:
                 for peer, title in titles.items()
             ),
             row("catdog, the article's CNN (bfloat16, chosen for the CPU)", "catdog"),
+            row("catdog by Ray, that CNN", "catdog by Ray"),
             row("catdog, that CNN in float32", "catdog float32"),
             row(f"{titles['tf.data']}, that CNN", "tf.data + predict", "whole: catdog / tf.data"),
             row(
@@ -69,28 +71,34 @@ def speed(found: dict[str, Any]) -> str:
     )
     limits = " and ".join(f"{told['bare']['images_per_s']:,.0f}" for told in rounds)
     shipped = " and ".join(f"{told['bare, shipped model']['images_per_s']:,.0f}" for told in rounds)
-    own, same, full, first = (
+    own, by_ray, same, full, first = (
         " and ".join(f"{told[name]:.{digits}f}" for told in ratios)
         for name, digits in (
             ("steady: catdog / bare limit, shipped model", 2),
+            ("steady: catdog by Ray / bare limit, shipped model", 2),
             ("steady: catdog / bare limit, same precision", 2),
             ("steady: catdog / bare limit, float32", 2),
-            ("first image: catdog / (ray.init + import tensorflow)", 1),
+            ("first image: catdog by Ray / (ray.init + import tensorflow)", 1),
         )
     )
-    theirs, ours = (
+    theirs, ours, rays = (
         " and ".join(f"{told[name]['first_image_s']:.1f}" for told in rounds)
-        for name in ("tf.data, shipped model", "catdog, shipped model")
+        for name in (
+            "tf.data, shipped model",
+            "catdog, shipped model",
+            "catdog by Ray, shipped model",
+        )
     )
     resumes = " and ".join(f"{told['resume of 99 %']['seconds']:.1f}" for told in rounds)
     return f"""{found["images"]:,} photos, every contender as a whole process, side by side ({_where(found)}; `make bench`):
 
 {table}
-The bare limit is the throughput of two processes that only read, decode and score, and share no code with catdog. With the model
-that ships it is {shipped} images/s, and catdog reaches {own} of it. With the article's CNN it is {limits} images/s, and
-catdog reaches {same}; in float32, {full}. With the model that ships, tf.data classifies its first image after {theirs} s and
-catdog after {ours} s, since it first starts Ray and a child process for decoding; the longer the job, the less this matters. The first
-image takes {first} times as long as `ray.init` and `import tensorflow`. To resume a job that is 99 % done took {resumes} s, most of it to start Ray.
+Without `--workers` or an address, a job of this size runs in the command's own process ([why](docs/decisions/020-small-jobs.md)); larger
+ones and clusters use Ray. The bare limit is the throughput of two processes that only read, decode and score, and share no code with
+catdog. With the model that ships it is {shipped} images/s; catdog reaches {own} of it, and {by_ray} by Ray. With the article's CNN it
+is {limits} images/s, and catdog reaches {same}; in float32, {full}. With the model that ships, tf.data classifies its first image after
+{theirs} s, catdog after {ours} s, and by Ray after {rays} s: {first} times as long as `ray.init` and `import tensorflow`. To resume a job
+that is 99 % done took {resumes} s.
 """
 
 
@@ -187,6 +195,24 @@ def small_jobs(found: dict[str, Any]) -> str:
 {_table(["images", "in this process", "by Ray", "`import ray` and `ray.init` alone"], rows)}"""
 
 
+def predict(found: dict[str, Any]) -> str:
+    """Of `python -m benchmarks.predict`: catdog beside Keras."""
+    titles = {
+        "cold_s": ("a picture from a cold shell, s", ".1f"),
+        "import_s": ("imports in a program, s", ".2f"),
+        "first_s": ("its first answer, s", ".2f"),
+        "images_per_s": ("pictures/s after that, files to scores", ",.0f"),
+        "engine_images_per_s": ("scores/s of decoded pixels", ",.0f"),
+    }
+    rows = [
+        [title, *(format(found[name][key], form) for name in ("catdog", "Keras"))]
+        for key, (title, form) in titles.items()
+    ]
+    return f"""The model that ships, medians of {found["rounds"]} rounds ({_where(found)}; `python -m benchmarks.predict`):
+
+{_table(["", "catdog", "Keras: `load_img`, `model.predict`"], rows)}"""
+
+
 def stores(found: dict[str, Any]) -> str:
     """Of `python -m benchmarks.stores`: clients of S3."""
     clients = ("s3fs", "catdog.storage", "obstore")
@@ -248,6 +274,7 @@ _WRITTEN = {
     ("duplicates", None): duplicates,
     ("small_jobs", None): small_jobs,
     ("stores", None): stores,
+    ("predict", None): predict,
 }
 
 
