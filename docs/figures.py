@@ -45,7 +45,12 @@ def speed(found: dict[str, Any]) -> str:
         "daft": "Daft",
     }
     table = _table(
-        ["", "seconds, whole job", "images/s, steady", "catdog's time / its time"],
+        [
+            "",
+            f"seconds, whole job, {len(rounds)} rounds",
+            "images/s, steady",
+            "catdog needs this share of its time",
+        ],
         [
             row("catdog, the model that ships", "catdog, shipped model"),
             row("catdog by Ray (`--workers 2`), that model", "catdog by Ray, shipped model"),
