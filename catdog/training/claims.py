@@ -37,6 +37,8 @@ _BEAT_S = 10.0
 _SILENCE_S = 30.0  # three beats: a command that is silent for so long has ended
 # Fields that came after the first release, with what their absence in a record means.
 _LATER_FIELDS = {"split_by_folder": "auto", "labels": None, "teacher": None, "multi_label": False}
+# Fields that name places, each of which has many names.
+_PLACES = {"images", "labels", "teacher", "weights"}
 
 
 class Claim:
@@ -83,13 +85,13 @@ def claimed(config: TrainConfig, output: str, versions: dict[str, str]) -> Itera
             )
         made = storage.write_new(config_uri, (json.dumps(record, indent=2) + "\n").encode())
     if not made:
-        _refuse_another(config, config_uri)
+        _refuse_another(config, output)
         if is_finished(output):
             yield Claim(finished=True)
             return
     with _owned(config, output) as claim:
         # The previous holder may have failed and removed its claim, or started over.
-        _refuse_another(config, config_uri)
+        _refuse_another(config, output)
         try:
             yield claim
         except BaseException:
@@ -153,20 +155,53 @@ def _given_up(config: TrainConfig) -> CatdogError:
     )
 
 
-def _refuse_another(config: TrainConfig, config_uri: str) -> None:
-    recorded = _recorded(config, config_uri)
+def _refuse_another(config: TrainConfig, output: str) -> None:
+    """Raise UserInputError if the run in the folder has another recipe."""
+    recorded = _LATER_FIELDS | _recorded(config, storage.join(output, CONFIG_FILE))
     current: dict[str, Any] = json.loads(json.dumps(config.recipe()))
-    recorded = _LATER_FIELDS | recorded
-    changed = sorted(k for k in current | recorded if current.get(k) != recorded.get(k))
-    if changed:
-        flags = ", ".join(
-            f"--{name.replace('_', '-')} was {recorded.get(name)!r}, is {current.get(name)!r}"
-            for name in changed
-        )
-        raise UserInputError(
-            f"--output {config.output}: holds another run: {flags}; name another folder, "
-            "or add --restart to start over"
-        )
+    changed = sorted(
+        name
+        for name in current | recorded
+        if not _alike(name, recorded.get(name), current.get(name))
+    )
+    if not changed:
+        return
+    flags = ", ".join(
+        f"{_flag(name)} was {_shown(recorded.get(name))}, is {_shown(current.get(name))}"
+        for name in changed
+    )
+    holds, remedy = "another run", "add --restart to delete it and start over"
+    if is_finished(output):
+        holds = "another run, which is finished"
+        remedy = f"add --restart --discard {config.output} to delete its model and start over"
+    raise UserInputError(
+        f"--output {config.output}: holds {holds}: {flags}; name another folder, or {remedy}"
+    )
+
+
+def _alike(name: str, before: Any, now: Any) -> bool:
+    """Whether two values of a field mean the same."""
+    return before == now or (name in _PLACES and _located(before) == _located(now))
+
+
+def _located(named: Any) -> Any:
+    """The URI of a named place, or of each; names of other things stay."""
+    if isinstance(named, list):
+        return [_located(each) for each in named]
+    try:
+        return named and storage.to_uri(named).rstrip("/")
+    except ValueError:
+        return named
+
+
+def _flag(field: str) -> str:
+    return "IMAGES" if field == "images" else f"--{field.replace('_', '-')}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "not given" if value is None else str(value)
 
 
 def _discard(config: TrainConfig, output: str) -> None:
@@ -175,7 +210,7 @@ def _discard(config: TrainConfig, output: str) -> None:
     Raises:
         UserInputError: it is finished, and its folder was not named again; or it is at work.
     """
-    named_again = (config.discard or "").rstrip("/") == config.output.rstrip("/")
+    named_again = _located(config.discard) == _located(config.output)
     if is_finished(output) and not named_again:
         raise UserInputError(
             f"--restart: {config.output} holds a finished model; to delete it, name the folder "

@@ -18,7 +18,7 @@ from catdog.pixels import Preprocessing, check_sides
 from catdog.runtime import Precision, nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 AUTO = "auto"
 _LEAST_SIDE = 64  # that `auto` gives EfficientNetLite0, which leaves a 32nd of it
@@ -515,3 +515,11 @@ def best_row(history: Sequence[dict[str, float]], monitor: str) -> dict[str, flo
     if monitor == "val_loss":
         return min(history, key=lambda row: row["val_loss"])
     return max(history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+
+
+def marked(
+    history: Sequence[dict[str, float]], monitor: str
+) -> Iterator[tuple[dict[str, float], bool]]:
+    """Each epoch, and whether it was the best one when it ended."""
+    for end, row in enumerate(history, start=1):
+        yield row, best_row(history[:end], monitor) is row

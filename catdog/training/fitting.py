@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from catdog.errors import CatdogError, UserInputError
 from catdog.model import folders
 from catdog.runtime import nodes, ray_quirks, tensorflow_quirks
 from catdog.training import records
-from catdog.training.config import best_row
+from catdog.training.config import marked
 from catdog.training.features import FeatureStore
 from catdog.training.worker import TEMPERATURE_FILE, train_worker
 
@@ -110,8 +111,11 @@ def fit(
             check()
             watch.check()  # Ray Train waits for nodes without end
             state = ray.get(board.state.remote())
-            for row in state.history[shown:]:
-                observer.epoch(row, best=row is best_row(state.history, config.monitor))
+            # Short epochs come several at a time.
+            for row, best in itertools.islice(
+                marked(state.history, config.monitor), shown, None
+            ):
+                observer.epoch(row, best=best)
             if len(state.history) > shown:
                 shown = len(state.history)
                 records.write_metrics(output, state.history)

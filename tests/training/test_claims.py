@@ -33,6 +33,11 @@ except UserInputError as error:
 """
 
 
+def interrupt(config):
+    """A command that is stopped after its first epoch."""
+    fail(config, ["metrics.csv"])
+
+
 def fail(config, names):
     """A command that claims its folder, writes something and fails."""
     with claimed(config):
@@ -160,6 +165,36 @@ def test_restart_asks_before_it_deletes_finished_work(tmp_path):
     with claimed(config(run, restart=True, discard=str(run))) as claim:
         assert not claim.finished
         assert not (run / "model").exists()
+
+
+def test_a_folder_of_images_is_the_same_under_each_of_its_names(tmp_path, monkeypatch):
+    """A slash that the shell's completion adds, a relative path, a URI: all continue the run."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no images"):
+        interrupt(config("run", images=("photos/",), labels="new.csv"))
+    for images in ("photos", "./photos", f"{tmp_path}/photos/", f"file://{tmp_path}/photos"):
+        again = config("run", images=(images,), labels=f"{tmp_path}/new.csv")
+        with claimed(again) as claim:
+            assert not claim.finished
+    with (
+        pytest.raises(UserInputError, match="IMAGES was photos/, is others;"),
+        claimed(config("run", images=("others",), labels="new.csv")),
+    ):
+        pass
+
+
+def test_another_run_says_at_once_what_deletes_it(tmp_path):
+    """A finished one needs both flags: the message has them, and following it works."""
+    run = tmp_path / "run"
+    finished_run(run)
+    other = config(run, seed=9)
+    with (
+        pytest.raises(UserInputError, match=f"finished: .*add --restart --discard {run} to"),
+        claimed(other),
+    ):
+        pass
+    with claimed(dataclasses.replace(other, restart=True, discard=f"{run}/")) as claim:
+        assert not claim.finished
 
 
 def test_a_record_of_an_older_release_is_understood(tmp_path):

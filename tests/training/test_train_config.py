@@ -12,7 +12,7 @@ import pytest
 from catdog.errors import UserInputError
 from catdog.runtime import fit
 from catdog.training import config as train_config
-from catdog.training.config import TrainConfig, best_row, learning_rate
+from catdog.training.config import TrainConfig, best_row, learning_rate, marked
 from catdog.training.job import train
 
 
@@ -140,6 +140,14 @@ def test_the_monitor_decides_what_is_best():
     ]
     assert best_row(history, "val_accuracy")["epoch"] == 3
     assert best_row(history, "val_loss")["epoch"] == 1
+
+
+def test_each_epoch_that_was_the_best_so_far_is_marked():
+    """Whatever comes later, and also where accuracy stays at its highest and only the loss falls."""
+    losses = [0.5, 0.4, 0.6, 0.3, 0.3]
+    history = [{"val_accuracy": 1.0, "val_loss": loss} for loss in losses]
+    for monitor in ("val_accuracy", "val_loss"):
+        assert [best for _, best in marked(history, monitor)] == [True, True, False, True, False]
 
 
 @pytest.mark.parametrize(
