@@ -40,6 +40,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """How many there are of something: `1 image`, `2,000 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def has_user(text: str) -> bool:
     """Whether a URI, wherever in a text it stands, has credentials before its host or bucket."""
     return ":/" in text and (_USER.search(text) or _CUT_KEY.search(text)) is not None

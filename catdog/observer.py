@@ -29,6 +29,9 @@ class Observer:
     def retried(self, shards: int, cause: str) -> None:
         """This many shards were lost so far and run again; `cause` is that of the latest."""
 
+    def rows_read(self, done: int, total: int) -> None:
+        """This many rows of finished results have been read, for their page."""
+
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
     ) -> None:
@@ -68,6 +71,9 @@ class _Several(Observer):
 
     def retried(self, shards: int, cause: str) -> None:
         self._tell("retried", shards, cause)
+
+    def rows_read(self, done: int, total: int) -> None:
+        self._tell("rows_read", done, total)
 
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int

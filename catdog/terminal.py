@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog import scratch
-from catdog.errors import UserInputError, printable, without_secrets
+from catdog.errors import UserInputError, counted, printable, without_secrets
 from catdog.observer import Observer
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _PLAIN_LINE_EVERY_S = 10.0
+_LEAST_RATED_S = 1.0
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 
@@ -58,7 +59,7 @@ class Progress(Observer):
         self._share: float | None = None
         self._first_steps: tuple[float, int] | None = None  # when the first steps were seen
         self._epochs_shown = False
-        self._retried = ""
+        self._retried, self._retried_shards = "", 0
         self._spinner = Spinner("dots", style="cyan")
         self._console = Console(file=terminal or sys.stderr, highlight=False, soft_wrap=True)
 
@@ -129,20 +130,26 @@ class Progress(Observer):
 
     def planned(self, images: int) -> None:
         """The listing has found this many images so far."""
-        self._status(f"found {images:,} images")
+        self._status(f"found {counted(images, 'image')}")
 
     def progress(self, done: int, total: int, rejected: int, images_per_s: float) -> None:
         """This many of all images are done."""
         left = f", {duration((total - done) / images_per_s)} left" if images_per_s else ""
         self._status(
-            f"{done:,} of {total:,} images ({done / max(total, 1):.0%}), {rejected:,} rejected, "
+            f"{done:,} of {counted(total, 'image')} ({done / max(total, 1):.0%}), {rejected:,} rejected, "
             f"{images_per_s:,.0f} images/s{left}{self._retried}",
             done / max(total, 1),
         )
 
     def retried(self, shards: int, cause: str) -> None:
-        """This many shards were lost; the progress line says so from here on."""
-        self._retried = f", {shards:,} shard{'s' if shards > 1 else ''} tried again ({cause})"
+        """This many shards were lost: a line for the new ones, and the progress line from here on."""
+        self.line(f"{counted(shards - self._retried_shards, 'shard')} tried again: {cause}")
+        self._retried_shards = shards
+        self._retried = f", {counted(shards, 'shard')} tried again ({cause})"
+
+    def rows_read(self, done: int, total: int) -> None:
+        """This many rows of finished results have been read."""
+        self._status(f"read {done:,} of {counted(total, 'row')}", done / max(total, 1))
 
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
@@ -168,9 +175,11 @@ class Progress(Observer):
         if not self._epochs_shown:
             self.line("epoch    loss  accuracy  val_loss   val_acc  images/s     time")
         self._epochs_shown = True
+        # Of so short an epoch most is not training.
+        rate = f"{row['images_per_s']:,.0f}" if row["seconds"] >= _LEAST_RATED_S else ""
         self.line(
             f"{row['epoch']:>5}  {row['loss']:>6.4f}  {row['accuracy']:>8.2%}  {row['val_loss']:>8.4f}  "
-            f"{row['val_accuracy']:>8.2%}  {row['images_per_s']:>8,.0f}  {duration(row['seconds']):>7}"
+            f"{row['val_accuracy']:>8.2%}  {rate:>8}  {duration(row['seconds']):>7}"
             f"{'  best' if best else ''}"
         )
 
@@ -243,7 +252,9 @@ def keep_traceback(error: BaseException, log: Path) -> Path:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the form that people write: `9.5s`, `3m 20s`, `2h 05m`."""
+    """Seconds in the form that people write: `<0.1s`, `9.5s`, `3m 20s`, `2h 05m`."""
+    if 0 < seconds < 0.05:
+        return "<0.1s"
     if seconds < 10:
         return f"{seconds:.1f}s"
     whole = round(seconds)

@@ -27,7 +27,7 @@ import pyarrow as pa
 from catdog import inputs, storage
 from catdog.classification import in_process, pipeline, rounds
 from catdog.classification.telling import Assignment, cannot_compute
-from catdog.errors import CatdogError, UserInputError
+from catdog.errors import CatdogError, UserInputError, counted
 from catdog.inputs import Part, Skips, splits
 from catdog.model import Arithmetic, folders, inference
 from catdog.observer import Observer
@@ -165,6 +165,7 @@ class _Driver:
         self._connected = False
         self._listed_bytes, self._size_known = 0, threading.Event()
         self._executor: str | None = None
+        self._planned = False  # whether this run has made or looked for a plan of its own
 
     def look_at(self, folder: Folder) -> None:
         """Refuse a folder that belongs to something else, before any work.
@@ -203,6 +204,7 @@ class _Driver:
 
     def draft(self, plan: Plan | None) -> Draft | None:
         """Write the next generation with all changes; None if there is nothing to do."""
+        self._planned = True
         if plan is not None:
             return self._next_draft(plan)
         # Images are listed while Ray starts, since start-up is most of a small job. The listing gets
@@ -265,6 +267,10 @@ class _Driver:
     def work(self, plan: Plan, found: Survey, todo: Sequence[int]) -> None:
         """Classify shards, with Ray's workers if they are many."""
         arithmetic, config = self._arithmetic, self._config
+        if not self._planned:
+            done = f"{found.counts.images:,} of {counted(plan.images, 'image')}"
+            left = f"{len(todo):,} of {counted(plan.shards, 'shard')}"
+            self._observer.phase(f"resuming: {done} are done, {left} are left")
         assert arithmetic is not None  # noqa: S101 - the record was looked at before
         assignment = Assignment(
             plan=plan,
@@ -416,9 +422,15 @@ class _Driver:
             told["retried"] = retried
             dropped = counts.gone if config.drop_gone else 0
             self._observer.phase(
-                f"{counts.known:,} images known, {counts.new:,} new, {counts.changed:,} changed, "
-                f"{counts.gone:,} gone" + (f", {retried:,} to try again" if retried else "")
+                f"{counted(counts.known, 'image')} known, {counts.new:,} new, "
+                f"{counts.changed:,} changed, {counts.gone:,} gone"
+                + (f", {retried:,} to try again" if retried else "")
             )
+            if counts.gone > dropped:
+                self._observer.phase(
+                    f"the rows of {counted(counts.gone, 'image')} that the inputs named now do "
+                    "not hold stay; --drop-gone removes them"
+                )
             if not counts.new + counts.changed + retried + dropped:
                 return None
             return self._write(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from catdog.classification import actors, pulse
 from catdog.classification.telling import Told
+from catdog.errors import counted
 from catdog.results import part_files
 from catdog.runtime import nodes, ray_quirks
 
@@ -71,8 +72,13 @@ class Progress:
 
     def __init__(self, observer: Observer, plan: Plan, found: Survey, tally: Tally) -> None:
         self._observer, self._total, self._tally = observer, plan.images, tally
-        self.done, self._rejected = found.counts.images, int(found.rejected.sum())
+        self._shown = 0  # the unfinished images of a lost worker are no more
         self._started = time.monotonic()
+        self.begin(found)
+
+    def begin(self, found: Survey) -> None:
+        """Workers begin with what the folder holds."""
+        self.done, self._rejected = found.counts.images, int(found.rejected.sum())
 
     def finished(self, told: Told) -> None:
         """A shard is."""
@@ -89,7 +95,8 @@ class Progress:
         self._show(min(self.done + images, self._total), rate)
 
     def _show(self, done: int, images_per_s: float) -> None:
-        self._observer.progress(done, self._total, self._rejected, images_per_s)
+        self._shown = max(self._shown, done)
+        self._observer.progress(self._shown, self._total, self._rejected, images_per_s)
 
 
 def run(
@@ -118,11 +125,12 @@ def run(
     from ray.exceptions import ActorUnavailableError
 
     plan = assignment.plan
+    progress = Progress(observer, plan, found, tally)
     with ray_quirks.plain_errors():
         for tries_left in reversed(range(_TRIES)):
             try:
                 if todo:
-                    _work(assignment, config, model, found, todo, observer, tally)
+                    _work(assignment, config, model, found, todo, observer, tally, progress)
                 break
             except ActorUnavailableError:
                 # Its process exists but does not answer: Ray continues neither with nor without it.
@@ -132,6 +140,7 @@ def run(
                 observer.phase("a worker does not answer; continuing with new ones")
                 found = part_files.survey(plan)
                 todo = found.todo(plan.shard_images)
+                progress.begin(found)
 
 
 def _work(
@@ -142,14 +151,20 @@ def _work(
     todo: Sequence[int],
     observer: Observer,
     tally: Tally,
+    progress: Progress,
 ) -> None:
     """One Ray Data job over the shards of `todo`."""
     nodes.wait_for_room(1, cpus=1, label=config.node_label, on_wait=observer.phase)
     gpu = assignment.arithmetic.device == "gpu"
-    progress = Progress(observer, assignment.plan, found, tally)
     board = pulse.start_board()
     batches = _stages(assignment, config, model, found, todo, board, observer, gpu=gpu)
-    over_nodes = nodes.NodeWatch(1, cpus=int(not gpu), gpus=int(gpu), label=config.node_label)
+    over_nodes = nodes.NodeWatch(
+        1,
+        cpus=int(not gpu),
+        gpus=int(gpu),
+        label=config.node_label,
+        on_lost=observer.phase,
+    )
     watch = pulse.Watch(board, over_nodes, progress.unfinished, observer.retried)
     board.show.remote(assignment.plan.images, progress.done)
     try:
@@ -190,7 +205,7 @@ def _stages(
         nodes.wait_for_room(needed, **shape, on_wait=observer.phase)
     nodes.wait_until_free(1, **shape, on_wait=observer.phase, timeout_s=config.wait_s)
     workers = min(config.workers or max(1, nodes.room(**shape)), len(todo))
-    observer.phase(f"starting {workers} workers")
+    observer.phase(f"starting {counted(workers, 'worker')}")
     stage = functools.partial(ray_quirks.map_batches, node_label=label, batch_format="pyarrow")
     # Unlike `from_arrow`, it starts no tasks, which would take more CPUs than the workers asked for.
     shards = ray.data.from_blocks(

@@ -94,6 +94,11 @@ class EventLog(Observer):
         """So many shards were lost."""
         self.event("retried", shards=shards, cause=cause)
 
+    def rows_read(self, done: int, total: int) -> None:
+        """So many rows of finished results are read."""
+        if self._due():
+            self.event("rows_read", done=done, total=total)
+
     def steps(
         self, epoch: int, epochs: int, step: int, steps: int, images_per_s: float, workers: int
     ) -> None:

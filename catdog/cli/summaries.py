@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from catdog import terminal
-from catdog.errors import printable
+from catdog.errors import counted, printable
 
 _TO_LOOK_AT = ("drawings/cat/cat.0.jpg", "drawings")  # of what a demo makes
 
@@ -71,19 +71,32 @@ def print_classified(summary: ClassifySummary) -> None:
             f"{stage} {terminal.duration(seconds)}" for stage, seconds in summary.stages_s.items()
         )
         rows += [
+            ("this run", _this_run(summary)),
             (
-                "this run",
-                f"{summary.images_this_run:,} images in {terminal.duration(summary.seconds)}",
+                "throughput",
+                f"{summary.images_per_s:,.0f} images/s while workers were busy, "
+                f"in {summary.precision}",
             ),
-            ("throughput", f"{summary.images_per_s:,.0f} images/s in {summary.precision}"),
             ("workers' time", stages),
+            *(
+                ("tried again", f"{counted(shards, 'shard')}: {cause}")
+                for cause, shards in summary.retried_shards.items()
+            ),
         ]
     rows.append(("results", summary.output))
     terminal.table("classified", rows)
     if summary.output.startswith("file://"):
         path = summary.output.removeprefix("file://")
         look = f"import pyarrow.dataset as ds; print(ds.dataset({path!r}).head(3).to_pylist())"
+        sys.stdout.write("\n  the first three rows\n")
         terminal.command_line(f'{sys.executable} -c "{look}"')
+
+
+def _this_run(summary: ClassifySummary) -> str:
+    said = f"{counted(summary.images_this_run, 'image')} in {terminal.duration(summary.seconds)}"
+    if summary.first_image_s is not None:
+        said += f", the first after {terminal.duration(summary.first_image_s)}"
+    return said
 
 
 _SHOWN_CLASSES = 20
@@ -145,10 +158,10 @@ def print_reported(summary: ReportSummary) -> None:
         rows.append(("right", f"{summary.accuracy:.1%}"))
     rows += [
         ("pictures", f"{summary.thumbnails:,}"),
-        ("searchable", f"{summary.searchable:,} image{'s' * (summary.searchable != 1)}"),
+        ("searchable", counted(summary.searchable, "image")),
     ]
     if (comparison := summary.comparison) is not None:
-        rows.append(("changed", f"{comparison.changed:,} of {comparison.common:,} images"))
+        rows.append(("changed", f"{comparison.changed:,} of {counted(comparison.common, 'image')}"))
         if comparison.mcnemar is not None:
             test = comparison.mcnemar
             said = f"{test.only_this:,} only here, {test.only_other:,} only there, p = {test.p:.2g}"
@@ -189,10 +202,10 @@ def print_copies(found: Copies) -> None:
         rows.append((f"{more:,} more groups", f"in {found.table}"))
     rows += [
         ("images", f"{found.images:,}, and {found.rejected:,} rejected"),
-        ("copies", f"{found.surplus:,} in {len(found.groups):,} groups, {found.exact:,} exact"),
+        ("copies", f"{found.surplus:,} in {counted(len(found.groups), 'group')}, {found.exact:,} exact"),
     ]
     if found.unread:
-        rows.append(("no longer readable", f"{found.unread:,} images"))
+        rows.append(("no longer readable", counted(found.unread, "image")))
     terminal.table("copies", [*rows, ("table", found.table), ("open", found.output)])
 
 
@@ -212,7 +225,7 @@ def print_packaged(made: Packaged) -> None:
     rows: list[tuple[str, Any]] = [("classes", ", ".join(made.labels[:_SHOWN_CLASSES]))]
     checked = "nothing; --check compares with known scores"
     if made.largest_difference is not None:
-        checked = f"{made.checked:,} images, scores at most {made.largest_difference:.2g} apart"
+        checked = f"{counted(made.checked, 'image')}, scores at most {made.largest_difference:.2g} apart"
     rows += [("checked", checked), ("fingerprint", made.fingerprint), ("model", made.model)]
     terminal.table("packaged", rows)
 

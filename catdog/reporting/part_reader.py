@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,15 +39,11 @@ _T = TypeVar("_T")
 
 def count_parts(reader: PartReader, planned: int, observer: Observer) -> Tally:
     """Read all part files, each once, several at a time."""
-    started = time.monotonic()
     tally = reader.tally
     for part in in_order(reader.read, reader.shards, READ_THREADS):
         if part is not None:
             tally.add(part)
-            elapsed = time.monotonic() - started
-            observer.progress(
-                tally.images, planned, tally.rejected, tally.images / max(elapsed, 1e-3)
-            )
+            observer.rows_read(tally.images, planned)
     if not tally.images:
         raise UserInputError(f"RESULTS {reader.plan.output}: no image is done yet")
     return tally

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from catdog import storage
-from catdog.errors import CatdogError
+from catdog.errors import CatdogError, counted
 from catdog.model import folders
 from catdog.reporting.wording import first, moment
 
@@ -34,7 +34,7 @@ def provenance(
         ("Precision", [summary.get("precision")]),
         ("Least probability", [f"{minimum:g}: below it the label is “uncertain”"] * (minimum > 0)),
         ("Versions", [f"catdog {run.get('catdog', '?')}, Python {run.get('python', '?')}"]),
-        ("Plan", [f"{plan.images:,} images in {plan.shards:,} shards", plan.identifier]),
+        ("Plan", [f"{counted(plan.images, 'image')} in {counted(plan.shards, 'shard')}", plan.identifier]),
     ]
     return [
         (name, [str(value) for value in values if value not in (None, "")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from catdog import terminal
-from catdog.errors import ErrorCode
+from catdog.errors import ErrorCode, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def number(value: float) -> str:
 
 def images(count: int) -> str:
     """So many images."""
-    return f"{count:,} image" if count == 1 else f"{count:,} images"
+    return counted(count, "image")
 
 
 def percent(share: float, digits: int = 1) -> str:

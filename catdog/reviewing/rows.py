@@ -152,7 +152,7 @@ class Rows:
             held.append(table)
             if sum(each.num_rows for each in held) >= _INSERTED_TOGETHER:
                 self._insert(held)
-                observer.planned(self.count)
+                observer.rows_read(self.count, found.figures.images)
         self._insert(held)
         codes = self._database.execute(
             "select distinct error from rows where error >= 0 order by 1"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from catdog.ahead import NothingYet, read_ahead
-from catdog.errors import CatdogError, UserInputError
+from catdog.errors import CatdogError, UserInputError, counted
 from catdog.runtime.tensorflow_quirks import cpu_has_bfloat16
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _SETTLED_AFTER_S = 5.0
 _ANSWER_WITHIN_S = 60.0
 # Ray aborts a process whose head has been away for 60 s, without a word to anybody: say it sooner.
 _HEAD_RETURNS_WITHIN_S = 45.0
+_NAMED_NODES = 3  # in a line about many
 
 GO_ON = "run the same command again: it continues from what is written"
 
@@ -206,18 +207,19 @@ def wait_for_room(
     if found >= workers:
         return
     shape = " and ".join(
-        f"{count} {name}{'s' if count > 1 else ''}"
+        counted(count, name)
         for count, name in ((cpus, "CPU"), (gpus, "GPU"))
         if count
     )
     where = f" on nodes with the label {label}" if label else ""
-    missing = "the cluster has room for {found} of {workers} workers of {shape} each" + where
+    missing = f"the cluster has room for {{found}} of {counted(workers, 'worker')} of {shape} each"
+    missing += where
     if not autoscales(patience_s=10):
         advice = "start nodes, or ask for fewer --workers"
         if gpus and not cluster_resources(label)[1]:
             advice = "the cluster has no GPU: start nodes with GPUs, or do not ask for GPUs"
         raise UserInputError(
-            missing.format(found=found, workers=workers, shape=shape)
+            missing.format(found=found)
             + f", and no autoscaler; {advice}"
         )
     from ray.autoscaler.sdk import request_resources
@@ -230,13 +232,13 @@ def wait_for_room(
             now = time.monotonic()
             if now > deadline:
                 raise CatdogError(
-                    missing.format(found=found, workers=workers, shape=shape)
+                    missing.format(found=found)
                     + f" after {timeout_s:.0f} s of waiting for its autoscaler; look at `ray status` "
                     "and at the largest size of its pools, or ask for fewer --workers"
                 )
             if found != told:
                 told = found
-                on_wait(f"waiting for nodes: room for {found} of {workers} workers")
+                on_wait(f"waiting for nodes: room for {found} of {counted(workers, 'worker')}")
             if now - asked > 5:  # other jobs of the cluster overwrite the wish
                 asked = now
                 request_resources(bundles=[bundle] * workers, **_on_labels(label, workers))
@@ -321,12 +323,21 @@ class NodeWatch:
         cpus: logical CPUs of a worker.
         gpus: GPUs of a worker.
         label: label `KEY=VALUE` of the nodes that count; by default all do.
+        on_lost: is called with a sentence when nodes have gone.
     """
 
     def __init__(
-        self, workers: int, *, cpus: int = 0, gpus: int = 0, label: str | None = None
+        self,
+        workers: int,
+        *,
+        cpus: int = 0,
+        gpus: int = 0,
+        label: str | None = None,
+        on_lost: Callable[[str], None] | None = None,
     ) -> None:
         self._workers, self._cpus, self._gpus, self._label = workers, cpus, gpus, label
+        self._on_lost = on_lost
+        self._addresses: dict[str, str] = {}  # of the nodes, by their ids
         self._patience_s = _NODES_COME_WITHIN_S if autoscales() else _NODES_RETURN_WITHIN_S
         self._last_look = self._last_seen = self._head_seen = time.monotonic()
 
@@ -348,7 +359,9 @@ class NodeWatch:
                 )
             return
         self._head_seen = now
-        found = room(cpus=self._cpus, gpus=self._gpus, label=self._label)
+        there = labelled(self._label)
+        self._tell_lost({node["NodeID"]: node["NodeManagerAddress"] for node in there})
+        found = sum(_holds(node["Resources"], self._cpus, self._gpus) for node in there)
         if found >= self._workers:
             self._last_seen = now
         elif now - self._last_seen > self._patience_s:
@@ -356,9 +369,19 @@ class NodeWatch:
             lack = (
                 f"no node with {kind} has been left"
                 if found == 0
-                else f"the nodes have had room for {found} of {self._workers} workers only"
+                else f"the nodes have had room for {found} of {counted(self._workers, 'worker')} only"
             )
             raise CatdogError(f"{lack} for {self._patience_s:.0f} s; start nodes and {GO_ON}")
+
+
+    def _tell_lost(self, there: dict[str, str]) -> None:
+        lost = sorted(self._addresses[node] for node in self._addresses.keys() - there.keys())
+        self._addresses = there
+        if lost and self._on_lost is not None:
+            named = ", ".join(lost[:_NAMED_NODES])
+            more = f" and {len(lost) - _NAMED_NODES:,} more" if len(lost) > _NAMED_NODES else ""
+            left = counted(len(there), "node")
+            self._on_lost(f"{counted(len(lost), 'node')} lost ({named}{more}); {left} left")
 
 
 def watched(batches: Iterator[T], check: Callable[[], None]) -> Iterator[T]:

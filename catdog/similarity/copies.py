@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from catdog.errors import counted
 from catdog.similarity import looks, neighbours, pictures
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def find(collection: Collection, observer: Observer, first: int = 0) -> Pairs:
         observer: is told about progress.
         first: if not 0, only pairs of an image below this number with one at or above it.
     """
-    observer.phase(f"comparing {len(collection):,} embeddings")
+    observer.phase(f"comparing {counted(len(collection), 'embedding')}")
     ones, others = _candidates(collection.vectors, first)
-    observer.phase(f"comparing the pictures of {len(ones):,} pairs")
+    observer.phase(f"comparing the pictures of {counted(len(ones), 'pair')}")
     same = _equal(collection, ones, others)
     rest, unread = _worth_a_look(collection, ones, others, np.flatnonzero(~same), observer)
     alike = same.copy()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog import prediction, storage
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, counted
 from catdog.observer import Observer
 from catdog.similarity import collection as collections
 from catdog.similarity import copies, neighbours, page, pictures
@@ -160,7 +160,7 @@ def similar(config: SimilarConfig, observer: Observer | None = None) -> Likes:
         )
         for image, theirs in zip(config.images, numbers, strict=True)
     ]
-    lead = f"The nearest of {len(whole):,} images, with the cosine of their whitened embeddings."
+    lead = f"The nearest of {counted(len(whole), 'image')}, with the cosine of their whitened embeddings."
     page.write(output, "Similar pictures", lead, groups)
     rows = [
         (image, each["uri"], each["label"], each["cosine"])
@@ -198,7 +198,7 @@ def _grouped(
     small = pictures.thumbnails(whole, np.unique(np.array(numbers, np.int64)))
     sections = [
         page.Group(
-            f"{len(group):,} pictures",
+            counted(len(group), "picture"),
             [
                 page.Picture(each["uri"], each["kind"], small.get(number))
                 for number, each in list(zip(group, theirs, strict=True))[:_SHOWN_OF_GROUP]
@@ -206,7 +206,7 @@ def _grouped(
         )
         for group, theirs in zip(shown, listed, strict=False)
     ]
-    lead = f"{len(groups):,} groups of one picture each, among {len(whole):,} images."
+    lead = f"{counted(len(groups), 'group')} of one picture each, among {counted(len(whole), 'image')}."
     if len(groups) > len(shown):
         lead += f" The first {len(shown)} are shown; the table beside this page has all."
     page.write(output, title, lead, sections)

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import tyro.conf
 
 from catdog import scratch
-from catdog.errors import CatdogError, UserInputError, printable
+from catdog.errors import CatdogError, UserInputError, counted, printable
 from catdog.runtime import dependencies, embedded, package
 from catdog.version import __version__
 
@@ -143,7 +143,7 @@ def submit(config: SubmitConfig, *, tensorflow: bool = True) -> int:
             return 0
         address = _address(config)
         client = _connect(address)
-        _say(f"sending {files} files ({size / 1000:,.0f} kB) as job {job.identifier}")
+        _say(f"sending {counted(files, 'file')} ({size / 1000:,.0f} kB) as job {job.identifier}")
         _send(client, job, str(folder))
     as_json = "--json" in config.command
     return _follow_to_end(client, job.identifier, address, as_json=as_json, submitted=True)
@@ -481,7 +481,7 @@ def _print_dry_run(config: SubmitConfig, job: Job, folder: Path, files: int, siz
     rows = [
         ("address", config.address or os.environ.get(ADDRESS_VARIABLE) or "not named yet"),
         ("entrypoint", job.entrypoint),
-        ("sends", f"the package catdog {__version__}: {files} files, {size / 1000:,.0f} kB"),
+        ("sends", f"the package catdog {__version__}: {counted(files, 'file')}, {size / 1000:,.0f} kB"),
         *(("", f"  {line}") for line in package.listing(folder)),
         # Names only: values are secrets.
         ("environment", ", ".join(sorted(job.environment)) or "nothing of this machine's"),

@@ -215,7 +215,7 @@ def _run(
     started = time.monotonic()
     result: Any = None
     with ray_quirks.plain_errors():
-        watch = nodes.NodeWatch(1, cpus=1, label=label)
+        watch = nodes.NodeWatch(1, cpus=1, label=label, on_lost=observer.phase)
         # All requests to the cluster happen within, so that they are watched.
         for state in nodes.watched(_told(decode, tally), watch.check):
             if isinstance(state, Count):
@@ -385,17 +385,17 @@ def notices(decoded: Decoded, *, parts_given: bool, cached: bool) -> list[str]:
     lines = []
     if cached:
         fetched, kept = decoded.counted.fetched, decoded.counted.kept
-        lines.append(f"{fetched:,} images came from the cache, {kept:,} were put into it")
+        lines.append(f"images from the cache: {fetched:,}; put into it: {kept:,}")
     if not found:
         return lines
-    said = f"{found:,} images have a copy on the other side of the split ({copies.exact:,} equal, "
+    said = f"images with a copy on the other side of the split: {found:,} ({copies.exact:,} equal, "
     said += f"{copies.alike:,} alike)"
     if parts_given:
         return [
             *lines,
-            f"warning: {said}: accuracy on them says little; the folders' parts stay as they are",
+            f"warning: {said}; accuracy on them says little, and the folders' parts stay as they are",
         ]
     return [
         *lines,
-        f"{said}: each group was brought to one side, {copies.moved:,} images changed theirs",
+        f"{said}; each group was brought to one side, for which {copies.moved:,} changed theirs",
     ]

@@ -97,7 +97,11 @@ def fit(
     }
     trainer = _trainer(config, output, loop, workers, use_gpu=use_gpu)
     watch = nodes.NodeWatch(
-        workers, cpus=config.cpus_per_worker, gpus=int(use_gpu), label=config.node_label
+        workers,
+        cpus=config.cpus_per_worker,
+        gpus=int(use_gpu),
+        label=config.node_label,
+        on_lost=observer.phase,
     )
     shown = 0
     with (

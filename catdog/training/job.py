@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catdog import storage
+from catdog.errors import counted
 from catdog.inputs import SourceLimits
 from catdog.model import folders
 from catdog.observer import Observer
@@ -24,7 +25,7 @@ from catdog.pixels import DecodeLimits
 from catdog.runtime import fit, nodes, ray_quirks
 from catdog.training import choice, claims, decoding, downloads, fitting, records, teacher
 from catdog.training.config import AUTO, TrainConfig, best_row
-from catdog.training.labelled import TRAIN, list_labelled
+from catdog.training.labelled import TEST, TRAIN, list_labelled
 from catdog.training.records import METRICS_COLUMNS
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METRICS_COLUMNS", "TrainConfig", "TrainResult", "train"]
 
+_COUNTED = ("train", "validation", "rejected")  # images of a run, in the order of its summary
 _WINDOW_SHARE = 4  # of a node's object store: one window is read, the next comes, results pass
 
 
@@ -92,6 +94,9 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
             return _finished_result(output)
         labelled = labelled or _listed(config, observer)
         of_teacher = config.teacher and teacher.load(config.teacher, labelled.labels)
+        if done := records.epochs_done(output):
+            epochs = counted(config.hyperparameters.epochs, "epoch")
+            observer.phase(f"resuming: {done} of {epochs} are done")
         observer.phase("starting Ray")
         with ray_quirks.connect(
             config.address,
@@ -153,7 +158,7 @@ def _on_cluster(
     decoded, images = _prepared(config, output, labelled, of_teacher, decoders, observer)
     total = len(decoded.images.train) + len(decoded.images.validation) + len(images.rejected)
     observer.phase(
-        f"starting {workers} workers"
+        f"starting {counted(workers, 'worker')}"
         + (", which compute features first" if config.trains_head_only else "")
     )
     fitted = fitting.fit(
@@ -167,11 +172,8 @@ def _on_cluster(
         use_gpu=use_gpu,
     )
     observer.phase("saving the model")
-    counts = {
-        "train": len(images.train),
-        "validation": len(images.validation),
-        "rejected": len(images.rejected),
-    }
+    counted_images = (images.train, images.validation, images.rejected)
+    counts = {name: len(each) for name, each in zip(_COUNTED, counted_images, strict=True)}
     return _saved(
         config.on_workers(workers),
         output,
@@ -199,7 +201,8 @@ def _prepared(
 
     decoders = max(1, decoders)
     each_epoch = _decodes_each_epoch(config, labelled.entries.num_rows, observer)
-    observer.phase(f"decoding {labelled.entries.num_rows:,} images")
+    wanted = int((labelled.parts != TEST).sum())
+    observer.phase(f"decoding {counted(wanted, 'image')}")
     decoded = decoding.decode_all(
         labelled,
         config,
@@ -302,7 +305,7 @@ def _finished_result(output: str) -> TrainResult:
         best=dict(training["best"]),
         history=tuple(training["history"]),
         labels=metadata.labels,
-        images=dict(training["images"]),
+        images={name: training["images"][name] for name in _COUNTED},
         seconds=0.0,
         decoding_s=0.0,
         decoded_images_per_s=0.0,

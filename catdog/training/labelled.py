@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog import inputs
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, counted
 from catdog.inputs import splits
 from catdog.training.entries import Entries
 
@@ -210,9 +210,9 @@ def _corrected(
         used += len(at) - at.null_count
     if not used:
         raise UserInputError(f"--labels {table}: none of its labels belongs to a given image")
-    line = f"{used:,} labels from {table}"
+    line = f"{counted(used, 'label')} from {table}"
     if used < given.num_rows:
-        line += f"; {given.num_rows - used:,} others in it are of no image given"
+        line += f"; {given.num_rows - used:,} more in it are of no image given"
     return corrected, line
 
 
@@ -229,7 +229,7 @@ def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str, *, some: bo
         return
     first = entries.values(np.flatnonzero(unlabelled)[:1], "name")[0]
     raise UserInputError(
-        f"{shown}: {unlabelled.sum()} images have no label, among them {first!r}; "
+        f"{shown}: {counted(int(unlabelled.sum()), 'image')} without a label, such as {first!r}; "
         "only a --teacher can label them"
     )
 
@@ -343,7 +343,7 @@ def _rare(labels: tuple[str, ...], counts: NDArray[np.int64]) -> list[str]:
             + "; add images, or leave the class out"
         )
     return [
-        f"warning: class {label!r} has {count} image{'s' if count > 1 else ''} to train on"
+        f"warning: class {label!r} has {counted(count, 'image')} to train on"
         for label, count in zip(labels, counts, strict=True)
         if count < FEW_IMAGES
     ]

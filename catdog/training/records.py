@@ -7,12 +7,13 @@ import io
 from typing import Any
 
 from catdog import scratch, storage
-from catdog.errors import CatdogError
+from catdog.errors import CatdogError, counted
 
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
 TENSORBOARD_FILE = "tensorboard/events.out.tfevents.catdog"
 REJECTED_FILE = "rejected.csv"
+_MAX_METRICS_BYTES = 1 << 26
 METRICS_COLUMNS = (
     "epoch",
     "loss",
@@ -33,6 +34,15 @@ def write_metrics(output: str, history: Any) -> None:
     table.writerows(history)
     storage.write_atomic(storage.join(output, METRICS_FILE), text.getvalue().encode())
     storage.write_atomic(storage.join(output, TENSORBOARD_FILE), _events(history))
+
+
+def epochs_done(output: str) -> int:
+    """How many epochs the run in this folder has finished, as far as its metrics say."""
+    try:
+        text = storage.read_bytes(storage.join(output, METRICS_FILE), _MAX_METRICS_BYTES)
+    except FileNotFoundError:
+        return 0
+    return max(0, len(text.splitlines()) - 1)
 
 
 def _events(history: Any) -> bytes:
@@ -85,6 +95,6 @@ def write_rejected(
     if len(rejected) > limit * total:
         uri, error, detail = rejected[0]
         raise CatdogError(
-            f"{len(rejected)} of {total} images were rejected, more than --max-rejected "
+            f"{len(rejected)} of {counted(total, 'image')} were rejected, more than --max-rejected "
             f"{limit}; the first is {uri}: {error}, {detail}"
         )

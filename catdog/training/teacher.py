@@ -129,7 +129,7 @@ def scores_of(
     found = np.full((count, len(model.metadata.labels)), np.nan, np.float32)
     total, started, done, rejected = int((labelled.parts != TEST).sum()), time.monotonic(), 0, 0
     with ray_quirks.plain_errors():
-        watch = nodes.NodeWatch(1, cpus=1, label=label)
+        watch = nodes.NodeWatch(1, cpus=1, label=label, on_lost=observer.phase)
         computed = _computed(model, labelled, actors, label)
         for index, scores in nodes.watched(computed, watch.check):
             seen = ~np.isnan(scores[:, 0])

@@ -703,7 +703,7 @@ def test_a_pool_grows_from_zero(whole_lab, growing, classified):
     output = whole_lab.new_output()
     job = whole_lab.classify(output, "--workers", "3", cluster=growing)
     check(job, output, classified, timeout_s=BOUND_S + 60)
-    assert "waiting for nodes: room for 0 of 1 workers" in job.log
+    assert "waiting for nodes: room for 0 of 1 worker" in job.log
     assert len(alive(growing)) == 2
 
 

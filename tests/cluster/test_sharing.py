@@ -143,4 +143,4 @@ def test_no_node_with_the_label(cluster, drawings, tiny_model, tmp_path):
     process = begun(cluster, *arguments)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "room for 0 of 1 workers of 1 CPU each on nodes with the label pool=none" in errors
+    assert "room for 0 of 1 worker of 1 CPU each on nodes with the label pool=none" in errors

@@ -208,7 +208,7 @@ def test_gpus_where_there_are_none(cluster, drawings, tmp_path):
     """Said in one line, before an image is decoded."""
     arguments = ["train", drawings, "--output", tmp_path / "run", "--gpus-per-worker", 1]
     line = complaint(run(cluster, *arguments), 2)
-    assert "room for 0 of 1 workers of 1 CPU and 1 GPU each" in line
+    assert "room for 0 of 1 worker of 1 CPU and 1 GPU each" in line
     assert "the cluster has no GPU: start nodes with GPUs, or do not ask for GPUs" in line
 
 

@@ -272,7 +272,7 @@ def test_classifying_on_one_cpu_of_many(tmp_path, drawings, start):
         prefix=("taskset", "-c", one),
         environment={"TMPDIR": str(place)},
     )
-    job.wait_for("starting 1 workers")
+    job.wait_for("starting 1 worker")
     processes = descendants(job.process.pid)
     check_closed(processes)
     line = job.terminate()

@@ -82,7 +82,7 @@ def test_nobody_waits_without_an_autoscaler(ray_cluster):
     nodes.wait_for_room(cpus, cpus=1, on_wait=waits.append)
     with pytest.raises(UserInputError, match=rf"room for {cpus} of {cpus + 1} workers of 1 CPU"):
         nodes.wait_for_room(cpus + 1, cpus=1, on_wait=waits.append)
-    with pytest.raises(UserInputError, match="room for 0 of 1 workers of 2 CPUs and 1 GPU each"):
+    with pytest.raises(UserInputError, match="room for 0 of 1 worker of 2 CPUs and 1 GPU each"):
         nodes.wait_for_room(1, cpus=2, gpus=1, on_wait=waits.append)
     assert time.monotonic() - started < 2
     assert waits == []
