@@ -402,7 +402,8 @@ _NAMES = {
 
 def _places(command: Any) -> Iterator[tuple[str, str, str]]:
     """Every path or URI among a command's arguments: its field, flag and text."""
-    for field in ("images", "places", *_RESULTS, "output", "model", "teacher", "weights"):
+    tables = () if isinstance(command, asked.Package) else ("labels", "thresholds")
+    for field in ("images", "places", *_RESULTS, "output", "model", "teacher", "weights", *tables):
         value = getattr(command, field, None)
         flag = parsing.written(field)
         for text in value if isinstance(value, tuple) else (value,):

@@ -1,6 +1,6 @@
 """Evaluation: labelled images and a model come in, an `Evaluation` and result rows go out."""
 
-from catdog.evaluation.job import RESULTS_FOLDER, EvaluateConfig, evaluate, read
+from catdog.evaluation.job import RESULTS_FOLDER, EvaluateConfig, evaluate, given_labels, read
 from catdog.evaluation.metrics import Evaluation, drawn_classes, wilson_interval
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Evaluation",
     "drawn_classes",
     "evaluate",
+    "given_labels",
     "read",
     "wilson_interval",
 ]

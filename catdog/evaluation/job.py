@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import tyro.conf
 
-from catdog import classification, storage
+from catdog import classification, inputs, storage
 from catdog.classification import ClassifyConfig, thresholds
-from catdog.errors import CatdogError, UserInputError
+from catdog.errors import CatdogError, UserInputError, counted
 from catdog.evaluation import multi_label, plots
 from catdog.evaluation.metrics import (
     Evaluation,
@@ -32,7 +35,7 @@ from catdog.evaluation.metrics import (
     wilson_interval,
 )
 from catdog.observer import Observer
-from catdog.results import Folder, ledger, part_files, plans
+from catdog.results import Folder, damage, ledger, part_files, plans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.json"
 PLOTS_FILE = "plots.png"
+LABELS_FILE = "labels.parquet"
 RESULTS_FOLDER = "results"
 _READ_THREADS = 8
 
@@ -57,6 +61,8 @@ class EvaluateConfig(ClassifyConfig):
         precision_at: Find the thresholds above which this fraction of the labels is right, for the
             model and for each class. They go to `thresholds.json`, for `classify --thresholds`.
         mistakes: Number of mistakes to list, the most confident first.
+        labels: Table with columns `uri` and `label`, such as one saved from a report. Its labels
+            replace the images' own.
     """
 
     min_probability: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
@@ -65,6 +71,7 @@ class EvaluateConfig(ClassifyConfig):
     scores: tyro.conf.Suppress[tyro.conf.Fixed[Literal["yes", "no"]]] = "yes"
     precision_at: float = 0.99
     mistakes: int = 50
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,19 +97,31 @@ def evaluate(config: EvaluateConfig, observer: Observer | None = None) -> Evalua
     fields = {field.name for field in dataclasses.fields(ClassifyConfig)}
     job = ClassifyConfig(**{name: getattr(config, name) for name in fields})
     job = dataclasses.replace(job, output=storage.join(output, RESULTS_FOLDER))
-    summary = classification.classify(job, observer, check=_check_labelled)
+    given = None
+    if config.labels is not None:
+        given = inputs.GivenLabels.read(config.labels, config.source_limits)
+    check = functools.partial(_check_labelled, given=given)
+    summary = classification.classify(job, observer, check=check)
     observer.phase("measuring")
-    return _measure_results(config, output, summary.model, summary.rejected)
+    return _measure_results(config, output, summary.model, summary.rejected, given, observer)
 
 
 def _measure_results(
-    config: EvaluateConfig, output: str, fingerprint: str, rejected: int
+    config: EvaluateConfig,
+    output: str,
+    fingerprint: str,
+    rejected: int,
+    given: inputs.GivenLabels | None,
+    observer: Observer,
 ) -> Evaluation:
     """Compute the metrics of `output/results`; write them and the plots."""
     plan = plans.read(storage.join(output, RESULTS_FOLDER))
     if plan is None:
         raise CatdogError(f"{output} holds no results")
-    labelled = _read(plan)
+    labelled = _read(plan, given)
+    if given is not None:
+        observer.phase(_of_table(config.labels, labelled.given, given))
+    _keep(output, given)
     by_class: dict[str, float | None]
     if labelled.truth.ndim == 2:
         evaluation = multi_label.measure(
@@ -143,6 +162,44 @@ def read(output: str) -> Evaluation | None:
         ) from error
 
 
+def given_labels(output: str) -> inputs.GivenLabels | None:
+    """The labels that the evaluation in the folder at this URI was given, or None.
+
+    Raises:
+        CatdogError: the file is damaged.
+    """
+    content = Folder(output).read(LABELS_FILE)
+    if content is None:
+        return None
+    with damage.named(storage.join(output, LABELS_FILE)):
+        return inputs.GivenLabels(pq.read_table(pa.BufferReader(content[0])))
+
+
+def _keep(output: str, given: inputs.GivenLabels | None) -> None:
+    """Keep the given labels beside the metrics: the page shows them, too."""
+    uri = storage.join(output, LABELS_FILE)
+    if given is None:
+        storage.delete(uri)
+        return
+    content = io.BytesIO()
+    pq.write_table(given.table, content, compression="zstd")
+    storage.write_atomic(uri, content.getvalue())
+
+
+def _of_table(table: str | None, used: int, given: inputs.GivenLabels) -> str:
+    """A line about the given labels.
+
+    Raises:
+        UserInputError: none is of an image that was evaluated.
+    """
+    if not used:
+        raise UserInputError(f"--labels {table}: none of its labels belongs to an evaluated image")
+    line = f"{counted(used, 'label')} from {table}"
+    if used < given.table.num_rows:
+        line += f"; {given.table.num_rows - used:,} more in it are of no image evaluated"
+    return line
+
+
 def _json(evaluation: Evaluation) -> bytes:
     """`metrics.json`, a list of numbers on one line."""
     text = json.dumps(dataclasses.asdict(evaluation), indent=2, ensure_ascii=False)
@@ -153,20 +210,27 @@ def _json(evaluation: Evaluation) -> bytes:
     return (text + "\n").encode("utf-8", "replace")
 
 
-def _check_labelled(entries: pa.RecordBatch, metadata: folders.ModelMetadata) -> pa.RecordBatch:
+def _check_labelled(
+    entries: pa.RecordBatch,
+    metadata: folders.ModelMetadata,
+    given: inputs.GivenLabels | None = None,
+) -> pa.RecordBatch:
     """The entries, unchanged; raises if a readable one has no label, or one that the model lacks."""
-    labels = metadata.labels
+    labels, told = metadata.labels, entries["label"]
+    if given is not None:
+        told, _ = given.over(entries["uri"], told)
     if metadata.multi_label:
-        unknown = multi_label.unknown_label(entries["label"], labels)
+        unknown = multi_label.unknown_label(told, labels)
     else:
-        unknown = pc.invert(pc.is_in(entries["label"], value_set=pa.array(labels, pa.string())))
+        unknown = pc.invert(pc.is_in(told, value_set=pa.array(labels, pa.string())))
     wrong = pc.and_(unknown, entries["error"].is_null())
     if pc.any(wrong).as_py():
-        first = entries.filter(wrong).slice(0, 1).to_pylist()[0]
-        said = "has no label" if first["label"] is None else f"is labelled {first['label']!r}"
+        first = pc.index(wrong, value=True).as_py()
+        label = told[first].as_py()
+        said = "has no label" if label is None else f"is labelled {label!r}"
         raise UserInputError(
-            f"{first['uri']} {said}; the model knows {', '.join(labels)}: evaluation needs one "
-            "folder for each of them, or a table with a label column"
+            f"{entries['uri'][first]} {said}; the model knows {', '.join(labels)}: evaluation needs "
+            "one folder for each of them, a table with a label column, or --labels"
         )
     return entries
 
@@ -180,18 +244,20 @@ class _Labelled:
         truth: class numbers, int32 (n,); for a multi-label model 0 or 1 per class, (n, classes).
         scores: float32 (n, classes).
         places: shard and row within it, int32 (n, 2).
+        given: how many of all images have a given label, the rejected ones among them.
     """
 
     labels: tuple[str, ...]
     truth: NDArray[np.int32]
     scores: NDArray[np.float32]
     places: NDArray[np.int32]
+    given: int
 
 
-def _read(plan: Plan) -> _Labelled:
+def _read(plan: Plan, given: inputs.GivenLabels | None) -> _Labelled:
     """Read all part files into arrays that take a few bytes per image, without the names."""
     labels: tuple[str, ...] = ()
-    truth, scores, places = [], [], []
+    truth, scores, places, used = [], [], [], 0
     with concurrent.futures.ThreadPoolExecutor(_READ_THREADS) as pool:
         parts = pool.map(
             lambda shard: part_files.read_part(plan, shard, ["scores", part_files.HAS_LABELS]),
@@ -200,17 +266,21 @@ def _read(plan: Plan) -> _Labelled:
         for shard, rows in enumerate(parts):
             labels = labels or part_files.labels_of(rows.schema)
             good = rows["scores"].is_valid().to_numpy()
-            told = plan.read_shard(shard)["label"]
+            entries = plan.read_shard(shard)
+            told = entries["label"]
+            if given is not None:
+                told, are_given = given.over(entries["uri"], told)
+                used += int(are_given.sum())
             if part_files.has_several(rows.schema):
                 truth.append(multi_label.answers(told, labels)[good].astype(np.int32))
             else:
                 numbers = pc.index_in(told, value_set=pa.array(labels, pa.string()))
-                truth.append(pc.fill_null(numbers, -1).to_numpy()[good])
+                truth.append(np.asarray(pc.fill_null(numbers, -1))[good])
             scores.append(pc.list_flatten(rows["scores"]).to_numpy().reshape(-1, len(labels)))
             row = np.flatnonzero(good)
             places.append(np.column_stack([np.full(len(row), shard), row]).astype(np.int32))
     labelled = _Labelled(
-        labels, np.concatenate(truth), np.concatenate(scores), np.concatenate(places)
+        labels, np.concatenate(truth), np.concatenate(scores), np.concatenate(places), used
     )
     if (labelled.truth < 0).any():  # a plan that `_check_labelled` has not seen
         raise CatdogError(f"{plan.output} holds images whose label is not one of the model")

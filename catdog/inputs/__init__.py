@@ -8,6 +8,7 @@ from catdog.inputs import splits
 from catdog.inputs.entries import PLAN_SCHEMA, Columns, SourceLimits
 from catdog.inputs.folders import is_glob
 from catdog.inputs.frames import FRAMES_FOLDER, Frame, is_frame, store_frame
+from catdog.inputs.given_labels import GivenLabels
 from catdog.inputs.kept import KEPT
 from catdog.inputs.listing import kept_type, list_images
 from catdog.inputs.names import collection_as
@@ -24,6 +25,7 @@ __all__ = [
     "SEVERAL",
     "Columns",
     "Frame",
+    "GivenLabels",
     "Part",
     "Skips",
     "SourceLimits",

@@ -87,7 +87,8 @@ def examine(config: ReportConfig, observer: Observer) -> Findings:
     summary = ledger.read_json(plan.folder, ledger.SUMMARY_FILE) or {}
     observer.phase("reading the results")
     advised = evaluated.threshold if evaluated is not None else None
-    reader = PartReader(plan, run, advised or 0.0, config.thumbnails)
+    given = evaluation.given_labels(uri) if evaluated is not None else None
+    reader = PartReader(plan, run, advised or 0.0, config.thumbnails, given)
     tally = count_parts(reader, plan.images, observer)
     figures = compute(tally, plan.images, summary, evaluated)
     chosen = choose(tally, config.thumbnails)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from catdog.inputs import GivenLabels
     from catdog.observer import Observer
     from catdog.reporting.candidates import Candidates
     from catdog.results import Plan
@@ -81,7 +82,15 @@ class Answers:
 
 
 class PartReader:
-    """Reads part files for the tally."""
+    """Reads part files for the tally.
+
+    Args:
+        plan: of the results.
+        run: the content of `_run.json`.
+        advised: a threshold that the tally must be able to count at.
+        thumbnails: the most pictures of each kind.
+        given: labels in the place of the images' own.
+    """
 
     def __init__(
         self,
@@ -89,8 +98,9 @@ class PartReader:
         run: dict[str, Any],
         advised: float = 0.0,
         thumbnails: int = 0,
+        given: GivenLabels | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self._given = plan, given
         names = set(storage.list_names(plan.output))
         shards = [shard for shard in range(plan.shards) if plan.part_name(shard) in names]
         self.shards = shards
@@ -149,7 +159,11 @@ class PartReader:
 
     def _entries(self, shard: int) -> pa.Table:
         with self._plan_lock:
-            return self.plan.read_shard(shard)
+            entries = self.plan.read_shard(shard)
+        if self._given is None:
+            return entries
+        labels, _ = self._given.over(entries["uri"], entries["label"])
+        return entries.set_column(entries.schema.get_field_index("label"), "label", labels)
 
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table | None:
         """Columns of a part file; None if it is not whole and so counts as not written."""

@@ -101,8 +101,7 @@ def list_labelled(
     elif split_by_folder:
         notices += _parts_among_classes(found)
     if given_labels is not None:
-        found, line = _corrected(entries, found, given_labels, limits)
-        notices.append(line)
+        found, taken, rows = _corrected(entries, found, given_labels, limits)
     _refuse_unlabelled(entries, found, shown, some=unlabelled)
     answers = None
     if multi_label:
@@ -116,6 +115,8 @@ def list_labelled(
     if given is not None:
         parts = np.where(folder_parts == TRAIN, parts, folder_parts)
     parts[classes < 0] = TRAIN
+    if given_labels is not None:
+        notices.append(_of_table(given_labels, parts[taken], rows))
     for part in (TRAIN, VALIDATION):
         if not (parts == part).any():
             raise UserInputError(f"{shown}: no image falls into the {PARTS[part]} part")
@@ -192,28 +193,46 @@ class _Labels:
 
 def _corrected(
     entries: Entries, found: _Labels, table: str, limits: SourceLimits
-) -> tuple[_Labels, str]:
-    """The labels, those of the table in the place of the images' own, and a line about them.
+) -> tuple[_Labels, NDArray[np.bool_], int]:
+    """The labels, those of the table in the place of the images' own.
+
+    Returns:
+        The labels, which of them are the table's, (n,), and how many the table has.
 
     Raises:
         UserInputError: the table has no labels, or none for these images.
     """
-    given = pa.Table.from_batches(list(inputs.list_images([table], limits)), inputs.PLAN_SCHEMA)
-    given = given.filter(given["label"].is_valid()).combine_chunks()
-    uris, its_labels = given["uri"].combine_chunks(), given["label"].combine_chunks()
-    names, corrected, start, used = pa.array(list(found.names), pa.string()), _Labels(), 0, 0
+    given = inputs.GivenLabels.read(table, limits)
+    names, corrected, start = pa.array(list(found.names), pa.string()), _Labels(), 0
+    taken = [np.empty(0, np.bool_)]
     for batch in entries.batches():
         own = names.take(pa.array(found.codes[start : start + batch.num_rows]))
-        at = pc.index_in(batch["uri"], value_set=uris)
-        corrected.add_column(pc.coalesce(its_labels.take(at), own))
+        labels, are_given = given.over(batch["uri"], own)
+        corrected.add_column(labels)
+        taken.append(are_given)
         start += batch.num_rows
-        used += len(at) - at.null_count
-    if not used:
+    if not any(each.any() for each in taken):
         raise UserInputError(f"--labels {table}: none of its labels belongs to a given image")
-    line = f"{counted(used, 'label')} from {table}"
-    if used < given.num_rows:
-        line += f"; {given.num_rows - used:,} more in it are of no image given"
-    return corrected, line
+    return corrected, np.concatenate(taken), given.table.num_rows
+
+
+def _of_table(table: str, parts: NDArray[np.int8], rows: int) -> str:
+    """A line about the labels of a table.
+
+    Args:
+        table: what the user named.
+        parts: of the images that have their label from it.
+        rows: how many labels it has.
+    """
+    line = f"{counted(len(parts), 'label')} from {table}"
+    counts = np.bincount(parts, minlength=len(PARTS))
+    if counts[TRAIN] < len(parts):
+        line += f": {counts[TRAIN]:,} to train on, {counts[VALIDATION]:,} to validate with"
+        if counts[TEST]:
+            line += f", {counts[TEST]:,} of the test part (`catdog evaluate --labels` takes them)"
+    if len(parts) < rows:
+        line += f"; {rows - len(parts):,} more in it are of no image given"
+    return line
 
 
 def _refuse_unlabelled(entries: Entries, found: _Labels, shown: str, *, some: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from catdog import reporting, storage
 from catdog.classification import ClassifyConfig, classify, thresholds
 from catdog.cli import commands as cli
 from catdog.cli import summaries
+from catdog.demo.drawings import draw_jpeg
 from catdog.errors import UserInputError
 from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import EvaluateConfig, evaluate
@@ -29,6 +31,7 @@ from catdog.evaluation.metrics import (
     wilson_interval,
 )
 from catdog.model.folders import ModelMetadata
+from catdog.observer import Observer
 from catdog.pixels import Preprocessing
 from catdog.results import plans
 from tests import logs
@@ -178,6 +181,59 @@ def test_every_image_needs_a_label_of_the_model():
     for label, said in ((None, "1.jpg has no label"), ("horse", "1.jpg is labelled 'horse'")):
         with pytest.raises(UserInputError, match=said):
             evaluation._check_labelled(entries(["dog", label], [None, None]), cats_and_dogs)
+
+
+def test_labels_of_a_table_take_the_place_of_the_images_own(tiny_model, tmp_path, monkeypatch):
+    """On the same scores, for metrics and page; without the table the images' own count again."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for number in range(6):
+        path = tmp_path / "in" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(draw_jpeg("cat", seed=number))
+    out, table = tmp_path / "out", tmp_path / "labels.csv"
+    config = EvaluateConfig(images=(f"{tmp_path}/in",), model=tiny_model, output=str(out))
+    before = evaluate(config)
+    rows = pq.read_table(out / "results")
+    parts = {path: path.stat().st_mtime_ns for path in (out / "results").glob("*.parquet")}
+    for turned, accuracy in ((False, 1.0), (True, 0.0)):
+        other = {"cat": "dog", "dog": "cat"}
+        lines = [
+            f"{row['uri']},{other[row['label']] if turned else row['label']}"
+            for row in rows.to_pylist()
+        ]
+        table.write_text("\n".join(["uri,label", *lines, "file:///no/such.jpg,dog", ""]))
+        observer = Phases()
+        again = evaluate(dataclasses.replace(config, labels=str(table)), observer)
+        assert again.accuracy == accuracy
+        assert f"6 labels from {table}; 1 more in it are of no image evaluated" in observer.told
+        page = reporting.write(reporting.ReportConfig(results=str(out), thumbnails=0))
+        assert page.accuracy == accuracy
+    assert evaluate(config) == before
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    assert not (out / "labels.parquet").exists()
+
+
+def test_labels_of_no_evaluated_image_are_refused():
+    """In one line that names the flag and the table; a label that the model lacks is named as ever."""
+    given = sources.GivenLabels(pa.table({"uri": ["file:///1.jpg"], "label": ["horse"]}))
+    with pytest.raises(UserInputError, match=r"--labels other\.csv: none of its labels"):
+        evaluation._of_table("other.csv", 0, given)
+    cats_and_dogs = ModelMetadata(("cat", "dog"), Preprocessing(height=8, width=8), "article", {})
+    two = entries(["cat", None], [None, None])
+    with pytest.raises(UserInputError, match=r"1\.jpg is labelled 'horse'"):
+        evaluation._check_labelled(two, cats_and_dogs, given)
+    dog = sources.GivenLabels(pa.table({"uri": ["file:///1.jpg"], "label": ["dog"]}))
+    assert evaluation._check_labelled(two, cats_and_dogs, dog) is two
+
+
+class Phases(Observer):
+    """Keeps what it is told of phases."""
+
+    def __init__(self):
+        self.told = []
+
+    def phase(self, text):
+        self.told.append(text)
 
 
 def test_metrics_are_read_as_they_were_written(tmp_path):

@@ -119,7 +119,7 @@ def test_a_sample_without_a_label(tmp_path, kind):
         tmp_path / f"x.{kind}", {"cat/0.jpg": b"x", "cat/1.jpg": b"x", "cat/1.cls": b"c"}
     )
     assert planned(path, "cls") == {"cat/0.jpg": None, "cat/1.jpg": "c"}
-    with pytest.raises(UserInputError, match=r"1 images have no label, among them 'cat/0\.jpg'"):
+    with pytest.raises(UserInputError, match=r"1 image without a label, such as 'cat/0\.jpg'"):
         list_labelled([str(path)], LIMITS, Columns(label_from="cls"), validation=0.1, test=0)
 
 

@@ -177,7 +177,7 @@ def test_labels_of_a_table_take_the_place_of_the_images_own(tmp_path):
     rows += [f"{uri}/dog/{number}.jpg,fox,dog" for number in range(30, 40)]
     table = tmp_path / "labels.csv"
     table.write_text("\n".join(["uri,label,labelled_before", *rows, ""]))
-    found = listed(tmp_path / "in", given_labels=str(table))
+    found = listed(tmp_path / "in", given_labels=str(table), test=0.3)
     assert found.labels == ("cat", "dog", "fox")
     names = found.entries.values(np.arange(found.entries.num_rows), "name")
     given = dict(zip(names, (found.labels[number] for number in found.classes), strict=True))
@@ -185,7 +185,14 @@ def test_labels_of_a_table_take_the_place_of_the_images_own(tmp_path):
         number = int(name.split("/")[1].removesuffix(".jpg"))
         fox = name == "cat/4.jpg" or (name.startswith("dog/") and number >= 30)
         assert label == ("fox" if fox else "dog" if name == "cat/3.jpg" else name.split("/")[0])
-    assert found.notices[0] == f"12 labels from {table}; 1 others in it are of no image given"
+    parts = collections.Counter(
+        part for name, part in parts_by_name(found).items() if given[name] != name.split("/")[0]
+    )
+    assert parts["test"] > 0
+    said = f"{parts['train']} to train on, {parts['validation']} to validate with"
+    said += f", {parts['test']} of the test part"
+    assert found.notices[0].startswith(f"12 labels from {table}: {said} (")
+    assert found.notices[0].endswith("; 1 more in it are of no image given")
 
 
 def test_labels_below_folders_of_parts(tmp_path):
