@@ -177,9 +177,10 @@ class Progress(Observer):
         self._epochs_shown = True
         # Of so short an epoch most is not training.
         rate = f"{row['images_per_s']:,.0f}" if row["seconds"] >= _LEAST_RATED_S else ""
+        took = duration(row["seconds"]) if row["seconds"] >= 0.05 else "<0.1s"
         self.line(
             f"{row['epoch']:>5}  {row['loss']:>6.4f}  {row['accuracy']:>8.2%}  {row['val_loss']:>8.4f}  "
-            f"{row['val_accuracy']:>8.2%}  {rate:>8}  {duration(row['seconds']):>7}"
+            f"{row['val_accuracy']:>8.2%}  {rate:>8}  {took:>7}"
             f"{'  best' if best else ''}"
         )
 
@@ -252,9 +253,7 @@ def keep_traceback(error: BaseException, log: Path) -> Path:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the form that people write: `<0.1s`, `9.5s`, `3m 20s`, `2h 05m`."""
-    if 0 < seconds < 0.05:
-        return "<0.1s"
+    """Seconds in the form that people write: `9.5s`, `3m 20s`, `2h 05m`."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     whole = round(seconds)

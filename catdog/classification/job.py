@@ -268,9 +268,9 @@ class _Driver:
         """Classify shards, with Ray's workers if they are many."""
         arithmetic, config = self._arithmetic, self._config
         if not self._planned:
-            done = f"{found.counts.images:,} of {counted(plan.images, 'image')}"
-            left = f"{len(todo):,} of {counted(plan.shards, 'shard')}"
-            self._observer.phase(f"resuming: {done} are done, {left} are left")
+            done = f"{found.counts.images:,} of {counted(plan.images, 'image')} done"
+            left = f"{len(todo):,} of {counted(plan.shards, 'shard')} left"
+            self._observer.phase(f"resuming: {done}, {left}")
         assert arithmetic is not None  # noqa: S101 - the record was looked at before
         assignment = Assignment(
             plan=plan,

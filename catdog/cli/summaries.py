@@ -70,13 +70,10 @@ def print_classified(summary: ClassifySummary) -> None:
         stages = ", ".join(
             f"{stage} {terminal.duration(seconds)}" for stage, seconds in summary.stages_s.items()
         )
+        rate = f"{summary.images_per_s:,.0f} images/s"
         rows += [
             ("this run", _this_run(summary)),
-            (
-                "throughput",
-                f"{summary.images_per_s:,.0f} images/s while workers were busy, "
-                f"in {summary.precision}",
-            ),
+            ("throughput", f"{rate} while workers were busy, in {summary.precision}"),
             ("workers' time", stages),
             *(
                 ("tried again", f"{counted(shards, 'shard')}: {cause}")
@@ -141,11 +138,15 @@ def print_evaluated(result: Evaluation) -> None:
 
 def _advice(result: Evaluation) -> str:
     """How to get the wanted fraction of right labels."""
+    from catdog import evaluation
+
     if result.threshold is None:
         return "no threshold is high enough"
-    if result.threshold == 0:
-        return "no threshold is needed"
-    return f"--min-probability {result.threshold:g} keeps {result.kept:.1%} of the labels"
+    said = "no threshold is needed"
+    if result.threshold:
+        said = f"--min-probability {result.threshold:g} keeps {result.kept:.1%} of the labels"
+    caution = evaluation.caution(result)
+    return f"{said} ({caution})" if caution else said
 
 
 def print_reported(summary: ReportSummary) -> None:
@@ -202,7 +203,10 @@ def print_copies(found: Copies) -> None:
         rows.append((f"{more:,} more groups", f"in {found.table}"))
     rows += [
         ("images", f"{found.images:,}, and {found.rejected:,} rejected"),
-        ("copies", f"{found.surplus:,} in {counted(len(found.groups), 'group')}, {found.exact:,} exact"),
+        (
+            "copies",
+            f"{found.surplus:,} in {counted(len(found.groups), 'group')}, {found.exact:,} exact",
+        ),
     ]
     if found.unread:
         rows.append(("no longer readable", counted(found.unread, "image")))
@@ -225,7 +229,9 @@ def print_packaged(made: Packaged) -> None:
     rows: list[tuple[str, Any]] = [("classes", ", ".join(made.labels[:_SHOWN_CLASSES]))]
     checked = "nothing; --check compares with known scores"
     if made.largest_difference is not None:
-        checked = f"{counted(made.checked, 'image')}, scores at most {made.largest_difference:.2g} apart"
+        checked = (
+            f"{counted(made.checked, 'image')}, scores at most {made.largest_difference:.2g} apart"
+        )
     rows += [("checked", checked), ("fingerprint", made.fingerprint), ("model", made.model)]
     terminal.table("packaged", rows)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from catdog.errors import counted
 
 _CALIBRATION_BINS = 15
 _CURVE_POINTS = 100  # more than eyes can tell apart
@@ -123,6 +126,21 @@ def lowest_threshold(scores: Any, right: Any, wanted: float) -> float | None:
     right_kept = np.r_[np.cumsum(right[order][::-1])[::-1], 0][below]
     reached = thresholds[(kept > 0) & (right_kept / np.maximum(kept, 1) >= wanted)]
     return float(reached[0]) if len(reached) else None
+
+
+def caution(result: Evaluation) -> str:
+    """A sentence where too few labels are kept at the threshold to be sure of them; else empty.
+
+    If all of n labels are right, 3 / n may still be wrong, with 95 % confidence (the rule of three).
+    """
+    kept, wrong = round((result.kept or 0) * result.images), 1 - result.precision_wanted
+    if result.threshold is None or kept * wrong >= 3:
+        return ""
+    said = f"only {counted(kept, 'label')}"
+    if wrong <= 0:
+        return f"{said}, and no number of them is enough to be sure of 100%"
+    needed = math.ceil(round(3 / wrong, 6))
+    return f"{said}; to be sure of {100 * result.precision_wanted:g}% takes {needed:,} or more"
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACCENT, QUIET, LINE, INK = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between ticks of shares
 _COLOURS = {
     ACCENT: "var(--accent)",
     QUIET: "var(--muted)",
@@ -82,10 +83,12 @@ class Canvas:
         self.axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
     def shares(self, axis: Any) -> None:
-        """An axis shows percents."""
-        from matplotlib.ticker import MaxNLocator, PercentFormatter
+        """An axis shows percents, whole and round ones."""
+        from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-        axis.set_major_locator(MaxNLocator(5))
+        low, high = axis.get_view_interval()
+        step = next(each for each in _TICKS if high - low <= 5.5 * each)
+        axis.set_major_locator(MultipleLocator(step))
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
     def plot(self, name: str) -> Plot:

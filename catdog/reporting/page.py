@@ -96,6 +96,11 @@ def examine(config: ReportConfig, observer: Observer) -> Findings:
     if config.against is not None:
         other = _other(config.against, observer)
         comparison, changed = compare(reader, other)
+        if not comparison.common:
+            raise UserInputError(
+                f"--against {config.against}: no image is in both results; compare results of the "
+                "same images"
+            )
         chosen = dataclasses.replace(chosen, changed=changed[: config.thumbnails])
     content = _content(plan, run, summary, figures)
     return Findings(plan, run, reader, figures, chosen, other, comparison, uri, content)

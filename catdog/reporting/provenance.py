@@ -34,7 +34,13 @@ def provenance(
         ("Precision", [summary.get("precision")]),
         ("Least probability", [f"{minimum:g}: below it the label is “uncertain”"] * (minimum > 0)),
         ("Versions", [f"catdog {run.get('catdog', '?')}, Python {run.get('python', '?')}"]),
-        ("Plan", [f"{counted(plan.images, 'image')} in {counted(plan.shards, 'shard')}", plan.identifier]),
+        (
+            "Plan",
+            [
+                f"{counted(plan.images, 'image')} in {counted(plan.shards, 'shard')}",
+                plan.identifier,
+            ],
+        ),
     ]
     return [
         (name, [str(value) for value in values if value not in (None, "")])

@@ -60,6 +60,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("shown", "number", "images", "percent", "size", "duration", "moment")
+    names = ("shown", "number", "counted", "images", "percent", "size", "duration", "moment")
     environment.filters.update({name: getattr(wording, name) for name in names})
     return environment

@@ -171,6 +171,7 @@ def measured(evaluated: Evaluation) -> dict[str, Any]:
         largest.sort(key=lambda label: -(classes[label]["images"] or 0))
     return {
         "all": evaluated,
+        "caution": evaluation.caution(evaluated),
         "plots": {
             "roc": plot(of_roc, "false_positive_rate", "true_positive_rate", "roc_auc"),
             "recall": plot(drawn, "recall", "precision", "average_precision"),

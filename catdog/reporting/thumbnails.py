@@ -71,7 +71,8 @@ def fetch_thumbnails(
     """Thumbnails of plan entries, read again from their sources and decoded in child processes."""
     if not places:
         return {}
-    observer.phase(f"fetching {len(places):,} thumbnails")
+    of = "pictures of the galleries" if side == LARGE else "small pictures for the search"
+    observer.phase(f"fetching {len(places):,} {of}")
     pictures: dict[Place, Picture] = {}
     tables, wanted = [], []
     for shard in sorted({shard for shard, _ in places}):

@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from catdog import storage
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, counted
 
 if TYPE_CHECKING:
     from catdog.reviewing.rows import Rows
@@ -69,7 +69,7 @@ class Labels:
         if not labels and not marked:
             return f"New labels and marks are saved as they are made, in {self.table}."
         return (
-            f"Saved: {len(labels):,} new labels in {self.table}, {len(marked):,} marked in "
+            f"Saved: {counted(len(labels), 'new label')} in {self.table}, {len(marked):,} marked in "
             f"{self.marked}."
         )
 

@@ -204,8 +204,8 @@ class Rows:
     def _shown(self, row: dict[str, Any]) -> dict[str, Any]:
         other = row.pop("other")
         before = "rejected" if other == -1 else self._others[other] if other >= 0 else None
-        picture = f"pictures/{row.pop('shard')}-{row.pop('row')}"
-        return row | {"before": before, "picture": picture}
+        place = f"{row.pop('shard')}-{row.pop('row')}"
+        return row | {"before": before, "place": place, "picture": f"pictures/{place}"}
 
     def mark(self, number: int, given: list[int] | None, *, marked: bool) -> str:
         """Set a row's new labels (None for none) and mark; gives its URI.

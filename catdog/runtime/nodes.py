@@ -207,9 +207,7 @@ def wait_for_room(
     if found >= workers:
         return
     shape = " and ".join(
-        counted(count, name)
-        for count, name in ((cpus, "CPU"), (gpus, "GPU"))
-        if count
+        counted(count, name) for count, name in ((cpus, "CPU"), (gpus, "GPU")) if count
     )
     where = f" on nodes with the label {label}" if label else ""
     missing = f"the cluster has room for {{found}} of {counted(workers, 'worker')} of {shape} each"
@@ -218,10 +216,7 @@ def wait_for_room(
         advice = "start nodes, or ask for fewer --workers"
         if gpus and not cluster_resources(label)[1]:
             advice = "the cluster has no GPU: start nodes with GPUs, or do not ask for GPUs"
-        raise UserInputError(
-            missing.format(found=found)
-            + f", and no autoscaler; {advice}"
-        )
+        raise UserInputError(missing.format(found=found) + f", and no autoscaler; {advice}")
     from ray.autoscaler.sdk import request_resources
 
     bundle = {"CPU": cpus} if cpus else {}
@@ -372,7 +367,6 @@ class NodeWatch:
                 else f"the nodes have had room for {found} of {counted(self._workers, 'worker')} only"
             )
             raise CatdogError(f"{lack} for {self._patience_s:.0f} s; start nodes and {GO_ON}")
-
 
     def _tell_lost(self, there: dict[str, str]) -> None:
         lost = sorted(self._addresses[node] for node in self._addresses.keys() - there.keys())

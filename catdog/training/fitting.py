@@ -116,9 +116,7 @@ def fit(
             watch.check()  # Ray Train waits for nodes without end
             state = ray.get(board.state.remote())
             # Short epochs come several at a time.
-            for row, best in itertools.islice(
-                marked(state.history, config.monitor), shown, None
-            ):
+            for row, best in itertools.islice(marked(state.history, config.monitor), shown, None):
                 observer.epoch(row, best=best)
             if len(state.history) > shown:
                 shown = len(state.history)

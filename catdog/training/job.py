@@ -96,7 +96,7 @@ def train(config: TrainConfig, observer: Observer | None = None) -> TrainResult:
         of_teacher = config.teacher and teacher.load(config.teacher, labelled.labels)
         if done := records.epochs_done(output):
             epochs = counted(config.hyperparameters.epochs, "epoch")
-            observer.phase(f"resuming: {done} of {epochs} are done")
+            observer.phase(f"resuming: {done} of {epochs} done")
         observer.phase("starting Ray")
         with ray_quirks.connect(
             config.address,
@@ -172,8 +172,8 @@ def _on_cluster(
         use_gpu=use_gpu,
     )
     observer.phase("saving the model")
-    counted_images = (images.train, images.validation, images.rejected)
-    counts = {name: len(each) for name, each in zip(_COUNTED, counted_images, strict=True)}
+    numbers = (len(images.train), len(images.validation), len(images.rejected))
+    counts = dict(zip(_COUNTED, numbers, strict=True))
     return _saved(
         config.on_workers(workers),
         output,

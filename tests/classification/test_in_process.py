@@ -67,6 +67,46 @@ def test_rows_growth_and_rerun(config, folder, drawings):
     assert "ray" not in sys.modules
 
 
+class Phases(Observer):
+    """Keeps what it is told of phases."""
+
+    def __init__(self):
+        self.told = []
+
+    def phase(self, text):
+        """A phase."""
+        self.told.append(text)
+
+
+def told_of(config):
+    """The phases of a job."""
+    observer = Phases()
+    classify(config, observer)
+    return observer.told
+
+
+@pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
+def test_a_resume_says_so_and_a_rerun_what_becomes_of_rows(config, folder, monkeypatch):
+    """First how much is done; of images that are gone, that their rows stay. A slash is no change."""
+    assert not any("resuming" in line for line in told_of(config))
+    results = Path(config.output)
+    for path in (results / "_summary.json", *results.glob("part-*.parquet")):
+        path.unlink()
+    assert told_of(config)[0] == "resuming: 0 of 8 images done, 1 of 1 shard left"
+    monkeypatch.chdir(folder.parent)
+    for named in ("images", "images/", f"file://{folder}/"):
+        told = told_of(dataclasses.replace(config, images=(named,)))
+        assert told == ["listing images", "8 images known, 0 new, 0 changed, 0 gone"]
+    (folder / "text.jpg").unlink()
+    stays = (
+        "the rows of 1 image that the inputs named now do not hold stay; --drop-gone removes them"
+    )
+    assert told_of(config)[-1] == stays
+    dropped = told_of(dataclasses.replace(config, drop_gone=True))
+    assert stays not in dropped
+    assert "8 images known, 0 new, 0 changed, 1 gone" in dropped
+
+
 @pytest.mark.skipif(machine.has_gpu(), reason="this machine has a GPU, which is Ray's to give out")
 def test_a_users_own_column_of_labels(config, folder, several_model, tmp_path):
     """It is kept where results have none of that name, and no page takes it for theirs."""

@@ -482,9 +482,8 @@ def at_a_terminal(script):
 
 def test_durations_are_read_at_a_glance():
     """Two units at the most."""
-    assert [terminal.duration(s) for s in (0, 0.04, 9.44, 42, 200, 7500)] == [
+    assert [terminal.duration(s) for s in (0.04, 9.44, 42, 200, 7500)] == [
         "0.0s",
-        "<0.1s",
         "9.4s",
         "42s",
         "3m 20s",

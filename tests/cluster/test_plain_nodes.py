@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import test_nodes
@@ -57,6 +58,9 @@ def test_classify_outlives(plain_lab, fault, cause):
     summary = json.loads(storage.read_bytes(f"{output}/_summary.json", 10**6))
     assert summary["planned"] == summary["classified"] == test_nodes.IMAGES
     assert cause in summary["retried_shards"]
+    assert re.search(rf"\d+ shards? tried again: {cause}", job.log), job.log
+    if fault is kill:
+        assert re.search(r"1 node lost \(.+\); \d+ nodes? left", job.log), job.log
 
 
 def test_training_outlives_a_killed_node(plain_lab):

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import EvaluateConfig, evaluate
 from catdog.evaluation.metrics import (
     calibration_error,
+    caution,
     curves,
     label_thresholds,
     lowest_threshold,
@@ -233,6 +235,7 @@ class Phases(Observer):
         self.told = []
 
     def phase(self, text):
+        """A phase."""
         self.told.append(text)
 
 
@@ -308,6 +311,20 @@ def test_table_says_what_to_do_and_stays_short(threshold, kept, said, capsys):
     )
     assert "80 more classes" in text
     assert len(text.splitlines()) < 35
+
+
+@pytest.mark.parametrize(
+    ("images", "kept", "wanted", "said"),
+    [
+        (28, 27 / 28, 0.99, "only 27 labels; to be sure of 99% takes 300 or more"),
+        (300, 1.0, 0.99, ""),
+        (28, 1.0, 1.0, "only 28 labels, and no number of them is enough to be sure of 100%"),
+    ],
+)
+def test_few_labels_above_a_threshold_are_no_proof(images, kept, wanted, said):
+    """Twenty-seven right ones of 27 do not show that 99 of 100 are."""
+    result = SimpleNamespace(images=images, kept=kept, precision_wanted=wanted, threshold=0.8)
+    assert caution(result) == said
 
 
 def test_thresholds_are_of_labels_and_of_their_model(tmp_path):

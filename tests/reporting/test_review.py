@@ -126,12 +126,35 @@ def test_search_filter_and_sort(browser, page, pets):
         assert len(set(shown)) > 3
 
 
+@pytest.mark.parametrize("order", ["as listed", "least certain"])
+def test_an_opened_image_has_its_scores_and_the_keys(browser, page, order):
+    """Of every class, the best first, whether its picture is in the page or not; keys work there, too."""
+    visit(browser, page)
+    choose(browser, "order", order)
+    rows = browser.find_element(By.ID, "rows")
+    into_view(browser, rows)
+    rows.send_keys(Keys.ENTER)
+    dialog = browser.find_element(By.ID, "dialog")
+    found = [row.text.split() for row in dialog.find_elements(By.CSS_SELECTOR, "#dialog-scores tr")]
+    shares = [float(share.rstrip("%")) for _, share in found]
+    assert {label for label, _ in found} == set(LABELS)
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.11)
+    assert "Esc closes, M marks, 1 and 2 give a label" in dialog.text
+    browser.find_element(By.ID, "dialog-close").click()
+    browser.find_element(By.CSS_SELECTOR, ".gallery .thumb").send_keys(Keys.ENTER)
+    assert "Esc closes" not in dialog.text
+
+
 def test_relabelled_and_marked_with_keys_saved_as_a_table(browser, page, pets, tmp_path):
     """What keys gave is saved as a CSV whose rows catdog itself reads, with their labels."""
     browser.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
     )
     visit(browser, page)
+    for name, text in (("save", "Save new labels"), ("save-marked", "Save marked")):
+        button = browser.find_element(By.ID, name)
+        assert (button.text, button.is_enabled()) == (text, False)
     choose(browser, "order", "as listed")
     rows = browser.find_element(By.ID, "rows")
     into_view(browser, rows)
@@ -247,6 +270,16 @@ def test_against_nothing_is_one_line(pets, tmp_path):
     """The flag and the folder are named."""
     with pytest.raises(UserInputError, match=f"--against {tmp_path}: no results there"):
         reporting.write(ReportConfig(results=str(pets), against=str(tmp_path)))
+
+
+def test_results_without_a_common_image_are_not_compared(pets, tmp_path):
+    """The flag, the folder and what to do, in place of a page that says nothing."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").write_bytes(jpeg())
+    other = str(tmp_path / "other")
+    classify((tmp_path / "other").as_uri(), [str(tmp_path / "in")], score)
+    with pytest.raises(UserInputError, match=f"--against {other}: no image is in both results"):
+        reporting.write(ReportConfig(results=str(pets), against=other))
 
 
 def test_a_hundred_thousand_rows_stay_fluent(browser, page, tmp_path, monkeypatch):

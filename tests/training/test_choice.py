@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from catdog.errors import UserInputError
+from catdog.errors import UserInputError, counted
 from catdog.model import efficientnet_lite
 from catdog.training import choice
 from catdog.training.config import TrainConfig
@@ -51,7 +51,7 @@ def test_few_images_take_what_knows_imagenet(installed, images, architecture):
     assert config == auto(architecture=architecture)
     assert line.startswith("auto: ")
     assert architecture in line
-    assert f"{images:,} training images per class" in line
+    assert f"{counted(images, 'training image')} per class" in line
 
 
 def test_without_the_extra_it_is_compact_and_says_how_to_get_it(missing):

@@ -235,7 +235,7 @@ def test_shards_hold_every_image_of_their_part_once(tmp_path):
 def test_images_without_a_label_are_trained_on_where_that_is_wanted(tmp_path):
     """All of them, whatever their names: nothing can be validated or tested on them."""
     put(tmp_path, *photos("cat"), *photos("dog"), *(f"{number}.jpg" for number in range(30)))
-    with pytest.raises(UserInputError, match="30 images have no label"):
+    with pytest.raises(UserInputError, match="30 images without a label"):
         listed(tmp_path)
     found = listed(tmp_path, validation=0.3, test=0.3, unlabelled=True)
     assert found.labels == ("cat", "dog")

@@ -1,6 +1,7 @@
 const find = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const number = new Intl.NumberFormat("en-US").format;
+const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const percent = (share) => {
   const text = (100 * share).toFixed(1);
   if (share < 1 && text === "100.0") return "99.9%";
@@ -36,7 +37,8 @@ const element = (tag, text, className) => {
   if (className) made.className = className;
   return made;
 };
-// about: title, image (an <img> or nothing), scores ([label, score], ...), facts ([term, text], ...).
+// about: title, image (an <img> or nothing), scores ([label, score], ...), facts ([term, text], ...), keys (a text
+// or nothing).
 const showPicture = (about) => {
   document.getElementById("dialog-title").textContent = about.title;
   document.getElementById("dialog-picture").replaceChildren(...(about.image ? [about.image] : []));
@@ -61,6 +63,9 @@ const showPicture = (about) => {
       line.append(element("dt", term), value);
       return line;
     }));
+  const keys = document.getElementById("dialog-keys");
+  keys.textContent = about.keys ?? "";
+  keys.hidden = !about.keys;
   if (!dialog.open) dialog.showModal();
 };
 for (const button of all(".thumb")) {

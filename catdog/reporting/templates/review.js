@@ -124,7 +124,7 @@ const startReview = async () => {
     list.scrollTop = 0;
     list.hidden = !found.total;
     document.getElementById("review-count").textContent = found.total
-      ? `${number(found.total)} of ${number(source.count)} images`
+      ? `${number(found.total)} of ${counted(source.count, "image")}`
       : "No image is like that.";
     redraw();
   };
@@ -139,6 +139,16 @@ const startReview = async () => {
     } else relabel.value = row?.given ? row.given[0] : "";
     source.tell();
   };
+  // The galleries have the scores of their pictures; of two classes, one score tells the other.
+  const scores = (row) => {
+    if (row.label < 0) return [];
+    const thumb = find(`.item[data-place="${row.place}"] .thumb`);
+    if (thumb) return JSON.parse(thumb.dataset.about).scores;
+    const best = row.millionths / 1e6;
+    const one = [[names[row.label], best]];
+    return names.length === 2 && !source.several ? [...one, [names[1 - row.label], 1 - best]] : one;
+  };
+  const keys = document.getElementById("review-keys").textContent.replace("Enter opens", "Esc closes");
   const show = () => {
     const row = found.row(active);
     if (!row) return;
@@ -151,7 +161,8 @@ const startReview = async () => {
     showPicture({
       title: row.label >= 0 ? names[row.label] : "rejected",
       image,
-      scores: row.label >= 0 ? [[names[row.label], row.millionths / 1e6]] : [],
+      scores: scores(row),
+      keys,
       facts: [["File", spelled(row.uri)],
         ["Labelled", row.truth >= 0 ? names[row.truth] : ""],
         ["Has", source.several && row.label >= 0 ? listed(row.has) : ""],

@@ -27,6 +27,7 @@ const openRows = async () => {
     && rows.otherLabels[rows.other[row]] !== rows.labels[rows.label[row]];
   const whole = (row) => row === undefined ? undefined : {
     row,
+    place: rows.shown[row],
     uri: rows.uri[row],
     label: rows.label[row],
     truth: labelled(row),
@@ -110,9 +111,9 @@ const openRows = async () => {
   addEventListener("beforeunload", (event) => { if (unsaved.size) event.preventDefault(); });
   const tell = () => {
     save.disabled = !given.size;
-    save.textContent = `Save ${number(given.size)} new labels`;
+    save.textContent = given.size ? `Save ${counted(given.size, "new label")}` : "Save new labels";
     saveMarked.disabled = !marked.size;
-    saveMarked.textContent = `Save ${number(marked.size)} marked`;
+    saveMarked.textContent = marked.size ? `Save ${number(marked.size)} marked` : "Save marked";
   };
   return {
     labels: rows.labels,

@@ -42,7 +42,7 @@ if (slider) {
     const threshold = data.thresholds[t];
     slider.setAttribute("aria-valuetext", name(t));
     document.getElementById("threshold-value").textContent = name(t);
-    let text = `${number(kept[t])} of ${number(total)} images keep their label`;
+    let text = `${number(kept[t])} of ${counted(total, "image")} ${kept[t] === 1 ? "keeps its" : "keep their"} label`;
     if (known && known[t]) text += `, ${percent(right[t] / known[t])} of them right`;
     document.getElementById("threshold-effect").textContent = text;
     for (const row of all("[data-label-row]")) {
@@ -56,8 +56,8 @@ if (slider) {
       const counts = rows.get(heading.dataset.number);
       if (counts) {
         heading.textContent = counts[t] === counts[0]
-          ? `${number(counts[0])} images`
-          : `${number(counts[t])} of ${number(counts[0])} images at ${name(t)} or more`;
+          ? counted(counts[0], "image")
+          : `${number(counts[t])} of ${counted(counts[0], "image")} at ${name(t)} or more`;
       }
     }
     for (const item of items) {
