@@ -26,6 +26,7 @@ from catdog.cli.commands import main
 from catdog.errors import CatdogError, UserInputError
 from catdog.evaluation import job as evaluation
 from catdog.evaluation.job import EvaluateConfig
+from catdog.observer import Observer
 from catdog.pixels import OUTCOME_SCHEMA
 from catdog.reporting import ReportConfig
 from catdog.reporting import page as report
@@ -266,7 +267,9 @@ def evaluate(folder, inputs, scores_of, rejected=0, thumbnails=0, **options):
     """What was measured, in an evaluation's folder with its page, as `catdog evaluate` does."""
     classify((folder / "results").as_uri(), inputs, scores_of, **options)
     config = EvaluateConfig(images=tuple(inputs), output=str(folder), precision_at=0.86)
-    result = evaluation._measure_results(config, folder.as_uri(), "f" * 64, rejected)
+    result = evaluation._measure_results(
+        config, folder.as_uri(), "f" * 64, rejected, None, Observer()
+    )
     report.write(ReportConfig(results=str(folder), thumbnails=thumbnails))
     return result
 
