@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog import machine
-from catdog.errors import CatdogError
+from catdog.errors import CatdogError, counted
 from catdog.inputs import SourceLimits
 from catdog.pixels import DecodeLimits, Decoder, Preprocessing
 
@@ -71,8 +71,9 @@ def fetch_thumbnails(
     """Thumbnails of plan entries, read again from their sources and decoded in child processes."""
     if not places:
         return {}
-    of = "pictures of the galleries" if side == LARGE else "small pictures for the search"
-    observer.phase(f"fetching {len(places):,} {of}")
+    large = f"{counted(len(places), 'picture')} of the galleries"
+    small = f"{counted(len(places), 'small picture')} for the search"
+    observer.phase(f"fetching {large if side == LARGE else small}")
     pictures: dict[Place, Picture] = {}
     tables, wanted = [], []
     for shard in sorted({shard for shard, _ in places}):
