@@ -12,6 +12,7 @@ help: ## show this list
 install: $(STAMP) ## set up .venv with .venv/bin/catdog from the lock
 
 $(STAMP): requirements.lock pyproject.toml
+	@echo "installing the locked dependencies into $(VENV): some minutes, in which pip prints nothing"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -57,6 +58,7 @@ bench: install .venv-bench/.installed ## the benchmarks beside their peers, as r
 
 # Daft wants an older pyarrow than the main lock has: the extra has an environment of its own.
 .venv-bench/.installed: benchmarks/requirements.lock
+	@echo "installing the benchmarks' dependencies into .venv-bench: some minutes, in which pip prints nothing"
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --require-hashes --requirement benchmarks/requirements.lock
 	@touch $@

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -281,6 +282,19 @@ def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
 def command_line(command: str) -> None:
     """Print a command to copy, on one line even in a narrow terminal."""
     Console(highlight=False, soft_wrap=True).print(Text(f"  {printable(command)}", "cyan"))
+
+
+def called_as() -> str:
+    """What a shell runs this program by: `catdog` where that is in its PATH, else as it was called."""
+    place = Path(sys.argv[0])
+    if place.name == "__main__.py":
+        found = shutil.which("python")
+        python = "python" if found and Path(found).absolute() == Path(sys.executable) else ""
+        return f"{python or shlex.quote(sys.executable)} -m catdog"
+    if place.name != "catdog" or not place.exists():
+        return "catdog"  # a program that calls a command
+    found = shutil.which("catdog")
+    return "catdog" if found and place.samefile(found) else shlex.quote(str(place))
 
 
 def error_line(verb: str, message: str) -> None:

@@ -30,6 +30,8 @@ done
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=${CATDOG_BIN:-$root/.venv/bin}
+catdog=$bin/catdog
+if [ "$(command -v catdog)" = "$catdog" ]; then catdog=catdog; fi
 if [ ! -x "$bin/ray" ]; then
   echo "cluster/local.sh: $bin/ray is missing; run \`make install\` first" >&2
   exit 2
@@ -40,13 +42,36 @@ if [ -n "$prometheus_port" ] && ! command -v prometheus >/dev/null; then
   exit 2
 fi
 
+# Ray would say so in a traceback in its log, or wait for a head that is none of ours.
+taken=$("$bin/python" - "--port:0.0.0.0:$port" "--dashboard-port:127.0.0.1:$dashboard_port" \
+  ${prometheus_port:+"--prometheus-port:127.0.0.1:$prometheus_port"} <<'PYTHON'
+import socket, sys
+for option, host, port in (each.split(":") for each in sys.argv[1:]):
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, int(port)))
+        except (OSError, OverflowError) as error:
+            raise SystemExit(print(f"port {port}: {getattr(error, 'strerror', error)}; choose another with {option}"))
+PYTHON
+)
+if [ -n "$taken" ]; then
+  echo "cluster/local.sh: $taken" >&2
+  exit 2
+fi
+
 # Short, because paths of Unix sockets lie in it and may have only 107 characters. Only this user
 # may enter it: Ray opens its own folder to everybody.
 folder=$(mktemp -d "${TMPDIR:-/tmp}/catdog.XXXXXX")
 pids=()
+declare -A names=() # of the pids
+waiter=
+exec 3>&2 # for our own words, once bash's remarks about its jobs are turned off
 
 finish() {
   trap - EXIT INT TERM HUP
+  exec 2>/dev/null
+  if [ -n "$waiter" ]; then kill -KILL "$waiter" || true; fi
   # Asked first, the head last, which would otherwise report the workers as lost; then made to. A
   # `ray start` can take half a minute over it on a busy machine, and there is nothing to lose.
   local pid
@@ -87,20 +112,21 @@ start() {
   # not get its port takes no jobs, and says so only in its log.
   setsid "$bin/ray" start --block --disable-usage-stats --dashboard-agent-listen-port 0 \
     --min-worker-port 0 --max-worker-port 0 --object-store-memory "$((store_mb * 1000000))" \
-    "$@" >"$folder/$name.log" 2>&1 </dev/null &
+    "$@" >"$folder/$name.log" 2>&1 </dev/null 3>&- &
   pids+=($!)
+  names[$!]=$name
 }
 
 failed() {
-  echo "cluster/local.sh: $1" >&2
-  tail -n 5 "$folder"/*.log >&2
+  echo "cluster/local.sh: $1" >&3
+  tail -n 5 "$folder"/*.log >&3
   exit 1
 }
 
 # wait_for_nodes N: until the head counts N nodes, or something that was started has ended.
 wait_for_nodes() {
   # In the background, since bash answers signals only between commands.
-  "$bin/python" - "$1" "127.0.0.1:$port" "${pids[@]}" <<'PYTHON' 2>/dev/null &
+  "$bin/python" - "$1" "127.0.0.1:$port" "${pids[@]}" <<'PYTHON' 2>/dev/null 3>&- &
 import os, sys, time
 from ray._raylet import GcsClient
 wanted, address, processes = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
@@ -120,7 +146,10 @@ while time.monotonic() < deadline:
     time.sleep(0.5)
 raise SystemExit(1)
 PYTHON
-  wait $!
+  waiter=$!
+  if wait "$waiter"; then waiter= && return 0; fi
+  waiter=
+  return 1
 }
 
 # Ray's client server cannot be turned off: a free port keeps two clusters out of each other's way.
@@ -148,15 +177,20 @@ scrape_configs:
     file_sd_configs: [{files: ["$folder/ray/prom_metrics_service_discovery.json"], refresh_interval: 5s}]
 YAML
   setsid prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/prometheus" \
-    --web.listen-address="127.0.0.1:$prometheus_port" >"$folder/prometheus.log" 2>&1 </dev/null &
+    --web.listen-address="127.0.0.1:$prometheus_port" >"$folder/prometheus.log" 2>&1 </dev/null 3>&- &
   pids+=($!)
+  names[$!]=Prometheus
 fi
 
 cat <<E2
 ready. In another terminal:
 
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
-  catdog submit classify s3://… --output s3://… --address http://127.0.0.1:$dashboard_port
+  $catdog submit classify file://$PWD/photos --output file://$PWD/results --address http://127.0.0.1:$dashboard_port
+
+or, with the driver in that terminal:
+
+  $catdog classify photos/ --output results --address 127.0.0.1:$port
 
 The dashboard is at http://127.0.0.1:$dashboard_port and asks for the token in that file.
 E2
@@ -164,5 +198,19 @@ if [ -n "$prometheus_port" ]; then
   echo "Prometheus is at http://127.0.0.1:$prometheus_port; cluster/grafana.json is a Grafana board over it."
 fi
 # A node that dies is no reason to end the others: that is what a cluster is for. The head is.
-wait "${pids[0]}" || true
+trap 'exit 0' INT # the usual end from here on
+exec 2>/dev/null
+running=("${pids[@]}")
+while kill -0 "${pids[0]}"; do
+  wait -n "${running[@]}" || true
+  left=()
+  for pid in "${running[@]}"; do
+    if kill -0 "$pid"; then
+      left+=("$pid")
+    elif [ "$pid" != "${pids[0]}" ]; then
+      echo "${names[$pid]} ended; the others go on"
+    fi
+  done
+  running=("${left[@]}")
+done
 failed "the head ended"

@@ -404,7 +404,7 @@ def test_demo_leaves_what_its_page_says(reader):
     for name in itertools.chain.from_iterable(re.findall(r"`([^`]+)`", row) for row in table):
         assert name.startswith("--") or (demo / name).exists(), name
     for command in summaries.next_commands("demo"):
-        reader.call(shlex.split(command)[1:])
+        reader.call(shlex.split(command))
     measured = json.loads((demo / "metrics.json").read_text())
     summary = json.loads((demo / "results" / "_summary.json").read_text())
     assert (measured["images"], measured["rejected"]) == (20, 10)

@@ -55,6 +55,8 @@ def _train(command: asked.Train) -> int:
                 run.finish(result, command.mlflow_model)
         log.event("summary", **event_log.summary(result))
         _show(command, result, summaries.print_trained)
+        if not command.json:
+            summaries.print_measure(command)
     return 0
 
 
@@ -163,7 +165,7 @@ def _refuse_collections(images: Sequence[str]) -> None:
         if kind := "a folder" if folder else inputs.collection_as(uri):
             raise UserInputError(
                 f"{image}: is {kind}; name images, or use "
-                f"`catdog classify {shlex.quote(image)} --output results`"
+                f"`{terminal.called_as()} classify {shlex.quote(image)} --output results`"
             )
 
 

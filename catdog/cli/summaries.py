@@ -9,8 +9,11 @@ import sys
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from catdog import terminal
+from catdog import storage, terminal
 from catdog.errors import counted, printable
+from catdog.inputs import Columns
+from catdog.storage import Stores
+from catdog.training import CURVES_FILE
 
 _TO_LOOK_AT = ("drawings/cat/cat.0.jpg", "drawings")  # of what a demo makes
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from catdog.classification import ClassifySummary
+    from catdog.cli.arguments import Train
     from catdog.demo import DemoResult
     from catdog.diagnosis import Finding
     from catdog.evaluation import Evaluation
@@ -42,8 +46,26 @@ def print_trained(result: TrainResult) -> None:
             ("time", terminal.duration(result.seconds)),
             ("decoding", _decoding(result)),
             ("model", result.model),
+            ("curves", storage.join(result.output, CURVES_FILE)),
         ],
     )
+
+
+def print_measure(command: Train) -> None:
+    """The command that measures what was trained, if images were kept back for it."""
+    if (words := measuring(command)) is not None:
+        sys.stdout.write("\n  measure it on the images that were kept back\n")
+        terminal.command_line(f"{terminal.called_as()} {words}")
+
+
+def measuring(command: Train) -> str | None:
+    """The command of `print_measure`, without the program; None if it needs flags of the reader's."""
+    usual = command.columns == Columns() and command.stores == Stores()
+    if not command.test or not usual or command.address is not None:
+        return None
+    run = command.output.rstrip("/")
+    words = ("evaluate", *command.images, "--model", run, "--part", "test")
+    return shlex.join((*words, "--output", f"{run}-evaluation"))
 
 
 def _decoding(result: TrainResult) -> str:
@@ -261,18 +283,18 @@ def print_next(output: str) -> None:
     """Commands to try next on a demo's output."""
     sys.stdout.write("\n  try next\n")
     for command in next_commands(output):
-        terminal.command_line(command)
+        terminal.command_line(f"{terminal.called_as()} {command}")
 
 
 def next_commands(output: str) -> tuple[str, str, str]:
-    """The commands of `print_next`."""
+    """The commands of `print_next`, without the program."""
     demo = PurePosixPath(output)
     run, embedded = shlex.quote(str(demo / "run")), shlex.quote(str(demo / "embedded"))
     picture, drawings = (shlex.quote(str(demo / name)) for name in _TO_LOOK_AT)
     return (
-        f"catdog predict {picture} --model {run}",
-        f"catdog classify {drawings} --model {run} --embeddings --output {embedded}",
-        f"catdog duplicates {embedded}",
+        f"predict {picture} --model {run}",
+        f"classify {drawings} --model {run} --embeddings --output {embedded}",
+        f"duplicates {embedded}",
     )
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from PIL import ExifTags, Image, ImageDraw
 
-from catdog.demo.drawings import LABELS, draw, draw_jpeg, draw_with_look, encode
+from catdog import storage
+from catdog.demo.drawings import LABELS, Label, draw, draw_jpeg, draw_with_look, encode
 from catdog.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -29,14 +30,21 @@ def _seed(purpose: str, seed: int, number: int) -> int:
     return int.from_bytes(digest, "big")
 
 
+def undrawn(folder: Path, count: int) -> list[tuple[Path, Label, int]]:
+    """Path, label and number of each drawing of a dataset that is not there yet."""
+    drawings = ((number, LABELS[number % 2]) for number in range(count))
+    paths = ((folder / label / f"{label}.{n // 2}.jpg", label, n) for n, label in drawings)
+    return [each for each in paths if not each[0].exists()]
+
+
 def write_dataset(folder: Path, count: int, seed: int) -> None:
-    """Write `count` drawings, half of them cats: `cat/cat.0.jpg`, `dog/dog.0.jpg`, and so on."""
-    for label in LABELS:
-        (folder / label).mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        label = LABELS[number % 2]
-        path = folder / label / f"{label}.{number // 2}.jpg"
-        path.write_bytes(draw_jpeg(label, _seed("training", seed, number)))
+    """Write `count` drawings, half of them cats: `cat/cat.0.jpg`, `dog/dog.0.jpg`, and so on.
+
+    Drawings that are there stay as they are: a file drawn anew would be a changed one to every job.
+    """
+    for path, label, number in undrawn(folder, count):
+        data = draw_jpeg(label, _seed("training", seed, number))
+        storage.write_atomic(storage.to_uri(str(path)), data)
 
 
 @dataclass(frozen=True)
@@ -55,31 +63,55 @@ class Archives:
     good: int
     broken: Mapping[ErrorCode, int]
 
+    @classmethod
+    def of(cls, folder: Path, count: int) -> Archives:
+        """Those that `write_archives` writes there."""
+        return cls(
+            tar=folder / "unseen.tar",
+            zip=folder / "unseen.zip",
+            good=count,
+            broken=dict(Counter(reason for _, reason, _ in _BROKEN * 2)),
+        )
+
+    def are_there(self) -> bool:
+        """Whether both are written."""
+        return self.tar.exists() and self.zip.exists()
+
 
 def write_archives(folder: Path, count: int, seed: int) -> Archives:
     """Pack `count` drawings, none of them in any `write_dataset`, into a tar and a zip.
 
     Each archive has its broken files in excess of `count`, and among its good ones a few that are
     odd: grey, CMYK, palette, rotated by EXIF, transparent WebP. Folders are nested, and base names
-    recur from folder to folder. Same arguments, same bytes.
+    recur from folder to folder. Same arguments, same bytes. An archive that is there stays as it is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    archives = Archives(
-        tar=folder / "unseen.tar",
-        zip=folder / "unseen.zip",
-        good=count,
-        broken=dict(Counter(reason for _, reason, _ in _BROKEN * 2)),
-    )
+    archives = Archives.of(folder, count)
     half = (count + 1) // 2
-    with tarfile.open(archives.tar, "w") as tar:
-        for name, data in _members(range(half), seed):
+    for path, numbers, packed in (
+        (archives.tar, range(half), _tar),
+        (archives.zip, range(half, count), _zip),
+    ):
+        if not path.exists():
+            storage.write_atomic(storage.to_uri(str(path)), packed(_members(numbers, seed)))
+    return archives
+
+
+def _tar(members: Sequence[tuple[str, bytes]]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    with zipfile.ZipFile(archives.zip, "w") as packed:
-        for name, data in _members(range(half, count), seed):
+    return file.getvalue()
+
+
+def _zip(members: Sequence[tuple[str, bytes]]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, data in members:
             packed.writestr(zipfile.ZipInfo(name), data)
-    return archives
+    return file.getvalue()
 
 
 def _members(numbers: Sequence[int], seed: int) -> list[tuple[str, bytes]]:

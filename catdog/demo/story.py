@@ -15,7 +15,6 @@ from catdog import storage
 from catdog.classification import ClassifySummary
 from catdog.errors import UserInputError
 from catdog.results import Folder, ledger
-from catdog.runtime import ray_quirks
 
 if TYPE_CHECKING:
     from catdog.evaluation import Evaluation
@@ -33,7 +32,7 @@ class DemoConfig:
         unseen: Drawn pictures to classify.
         epochs: Passes over the training pictures.
         seed: Random seed of the drawings and the training.
-        workers: Training workers, and classifying workers.
+        workers: Training workers.
     """
 
     output: str = "demo"
@@ -69,13 +68,14 @@ class DemoResult:
 def run(config: DemoConfig, observer: Observer) -> DemoResult:
     """Draw, train on data-parallel workers, classify archives with broken files in them, measure.
 
-    The same call with the same output resumes it.
+    The same call with the same output resumes it; if it is finished, nothing is drawn, trained or
+    classified again.
 
     Raises:
         UserInputError: the output folder holds something else.
         CatdogError: a job failed.
     """
-    from catdog.demo.archives import write_archives, write_dataset
+    from catdog.demo.archives import Archives, undrawn, write_archives, write_dataset
     from catdog.evaluation import RESULTS_FOLDER, EvaluateConfig, evaluate
     from catdog.training import TrainConfig, train
 
@@ -85,42 +85,44 @@ def run(config: DemoConfig, observer: Observer) -> DemoResult:
         raise UserInputError(f"--output {config.output}: holds another demonstration")
     if not record.exists() and folder.exists() and any(folder.iterdir()):
         raise UserInputError(f"--output {config.output}: the folder is not empty; name another one")
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(wanted)
-    observer.phase(f"drawing {config.drawings + config.unseen:,} cats and dogs")
-    write_dataset(folder / "drawings", config.drawings, config.seed)
-    archives = write_archives(folder / "unseen", config.unseen, config.seed + 1)
-    # One cluster for both jobs: each job connects to a running one.
-    with ray_quirks.connect(None, minimum_cpus=config.workers):
-        trained = train(
-            TrainConfig(
-                images=(str(folder / "drawings"),),
-                output=str(folder / "run"),
-                architecture="article",
-                workers=config.workers,
-                epochs=config.epochs,
-                learning_rate=5e-4,
-                seed=config.seed,
-                resume=(folder / "run").exists(),
-            ),
-            observer,
-        )
-        evaluated = evaluate(
-            EvaluateConfig(
-                images=(str(archives.tar), str(archives.zip)),
-                output=str(folder),
-                model=str(folder / "run"),
-                workers=config.workers,
-                max_rejected=1.0,
-            ),
-            observer,
-        )
-    results = Folder(storage.join(evaluated.output, RESULTS_FOLDER))
-    classified = ledger.read_json(results, ledger.SUMMARY_FILE)
-    assert classified is not None  # noqa: S101 - `evaluate` came to its end
-    return DemoResult(
-        trained, ClassifySummary(**classified), evaluated, _rejected(folder / RESULTS_FOLDER)
+    if not record.exists():
+        storage.write_atomic(storage.to_uri(str(record)), wanted.encode())
+    archives = Archives.of(folder / "unseen", config.unseen)
+    if undrawn(folder / "drawings", config.drawings) or not archives.are_there():
+        observer.phase(f"drawing {config.drawings + config.unseen:,} cats and dogs")
+        write_dataset(folder / "drawings", config.drawings, config.seed)
+        write_archives(folder / "unseen", config.unseen, config.seed + 1)
+    trained = train(
+        TrainConfig(
+            images=(str(folder / "drawings"),),
+            output=str(folder / "run"),
+            architecture="article",
+            workers=config.workers,
+            epochs=config.epochs,
+            learning_rate=5e-4,
+            seed=config.seed,
+            resume=(folder / "run").exists(),
+        ),
+        observer,
     )
+    results = Folder(storage.to_uri(str(folder / RESULTS_FOLDER)))
+    before = ledger.read_json(results, ledger.SUMMARY_FILE)
+    evaluated = evaluate(
+        EvaluateConfig(
+            images=(str(archives.tar), str(archives.zip)),
+            output=str(folder),
+            model=str(folder / "run"),
+            max_rejected=1.0,
+        ),
+        observer,
+    )
+    after = ledger.read_json(results, ledger.SUMMARY_FILE)
+    assert after is not None  # noqa: S101 - `evaluate` came to its end
+    complete = after == before
+    if complete and not trained.seconds:
+        observer.phase("nothing was left to do: this demo is finished")
+    classified = ClassifySummary(**after | {"already_complete": complete})
+    return DemoResult(trained, classified, evaluated, _rejected(folder / RESULTS_FOLDER))
 
 
 def _rejected(folder: Path) -> tuple[tuple[str, str, str], ...]:
@@ -130,7 +132,12 @@ def _rejected(folder: Path) -> tuple[tuple[str, str, str], ...]:
     )
     return tuple(
         sorted(
-            (row["uri"].split("::")[0], row["error"], row["error_detail"])
-            for row in rows.to_pylist()
+            (_member(row["uri"]), row["error"], row["error_detail"]) for row in rows.to_pylist()
         )
     )
+
+
+def _member(uri: str) -> str:
+    """An archive's name and its member's: both archives have a `cat/broken/cut.jpg`."""
+    member, _, archive = uri.partition("::")
+    return f"{archive.rpartition('/')[2]}: {member.partition('://')[2]}"

@@ -10,10 +10,10 @@ from catdog import evaluation
 from catdog.reporting.choice import MATRIX_LABELS, PLOTTED_LABELS
 from catdog.reporting.plots import curves_plot, histogram_plot, trust_plot
 from catdog.reporting.thumbnails import Picture
-from catdog.reporting.wording import MEANINGS, file_name, shown, size
+from catdog.reporting.wording import MEANINGS, file_names, shown, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -193,9 +193,15 @@ def galleries(
         for candidate in candidates:
             place = int(candidate["shard"]), int(candidate["row"])
             picture = pictures.get(place, Picture(None, trouble="No picture was asked for."))
-            found.append(_item(figures.labels, candidate, rows[place], picture))
+            found.append(_item(figures.labels, candidate, rows[place], picture, names))
         return found
 
+    shown_candidates = [*chosen.galleries.values(), chosen.mistakes, chosen.changed]
+    names = file_names(
+        rows[int(each["shard"]), int(each["row"])]["uri"]
+        for candidates in shown_candidates
+        for each in candidates
+    )
     return {
         "galleries": [
             {
@@ -213,7 +219,11 @@ def galleries(
 
 
 def _item(
-    labels: Sequence[str], candidate: Any, row: dict[str, Any], picture: Picture
+    labels: Sequence[str],
+    candidate: Any,
+    row: dict[str, Any],
+    picture: Picture,
+    names: Mapping[str, str],
 ) -> dict[str, Any]:
     """A picture with its details, as the template's macro `picture` takes it."""
     truth = int(candidate["truth"])
@@ -224,7 +234,7 @@ def _item(
     scores = sorted(told, key=lambda pair: -pair[0])
     return {
         "uri": row["uri"],
-        "file": file_name(row["uri"]),
+        "file": names[row["uri"]],
         "place": f"{candidate['shard']}-{candidate['row']}",
         "label": labels[int(candidate["label"])],
         "truth": labels[truth] if truth >= 0 else None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from catdog import terminal
 from catdog.errors import ErrorCode, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 MEANINGS: dict[str, str] = {
     ErrorCode.MISSING: "Listed, but gone when it was to be read.",
@@ -57,11 +58,30 @@ def shown(text: Any) -> str:
     )
 
 
-def file_name(uri: str) -> str:
-    """The last part of a URI's path; in an archive, of the member's name."""
-    scheme, separator, rest = uri.partition("://")
-    member = rest.split("::")[0] if separator and scheme not in ("file", "s3") else rest
-    return (member or uri).rstrip("/").rpartition("/")[2] or uri
+def file_names(uris: Iterable[str]) -> dict[str, str]:
+    """A name for each URI that no other has: the file's, with as many folders as that takes.
+
+    The folders of a member go up to its archive, and on to the archive's own.
+    """
+    parts = {uri: _path(uri) for uri in uris}
+    names: dict[str, str] = {}
+    depth, left = 1, parts
+    while left:
+        tails = {uri: "/".join(path[-depth:]) for uri, path in left.items()}
+        shared = {tail for tail, count in Counter(tails.values()).items() if count > 1}
+        left = {
+            uri: path for uri, path in left.items() if tails[uri] in shared and depth < len(path)
+        }
+        names |= {uri: tail or uri for uri, tail in tails.items() if uri not in left}
+        depth += 1
+    return names
+
+
+def _path(uri: str) -> list[str]:
+    """The folders and the name of a URI; of a member after those of its archive."""
+    inner_first = [uri] if uri.startswith(("file://", "s3://")) else uri.split("::")
+    paths = (each.partition("://")[2] or each for each in reversed(inner_first))
+    return [part for path in paths for part in path.split("/") if part]
 
 
 def number(value: float) -> str:

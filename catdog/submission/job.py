@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import tyro.conf
 
-from catdog import scratch
+from catdog import scratch, terminal
 from catdog.errors import CatdogError, UserInputError, counted, printable
 from catdog.runtime import dependencies, embedded, package
 from catdog.version import __version__
@@ -304,7 +304,8 @@ def _follow_to_end(
     client: Any, identifier: str, address: str, *, as_json: bool = False, submitted: bool = False
 ) -> int:
     """Follow the job's log; the first Ctrl-C detaches, the second one stops the job."""
-    come_back = shlex.join(["catdog", "submit", "--attach", identifier, "--address", address])
+    attach = shlex.join(["submit", "--attach", identifier, "--address", address])
+    come_back = f"{terminal.called_as()} {attach}"
     output = _Output(as_json=as_json)
     follower = _Follower(client, identifier, output.write, known=submitted)
     try:

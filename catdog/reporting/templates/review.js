@@ -81,7 +81,9 @@ const startReview = async () => {
     if (source.several && row.label >= 0) text.append(element("span", `has ${listed(row.has)}`));
     if (row.given) text.append(element("span", `now ${listed(row.given)}`, "coloured"));
     if (row.marked) text.append(element("span", "marked", "coloured"));
-    text.append(element("bdi", spelled(fileName(row.uri))));
+    const called = element("bdi", spelled(fileName(row.uri)));
+    called.title = spelled(row.uri);
+    text.append(called);
     return made;
   };
   const draw = () => {
