@@ -287,14 +287,15 @@ def command_line(command: str) -> None:
 def called_as() -> str:
     """What a shell runs this program by: `catdog` where that is in its PATH, else as it was called."""
     place = Path(sys.argv[0])
-    if place.name == "__main__.py":
+    if place == Path(__file__).with_name("__main__.py"):
         found = shutil.which("python")
-        python = "python" if found and Path(found).absolute() == Path(sys.executable) else ""
-        return f"{python or shlex.quote(sys.executable)} -m catdog"
-    if place.name != "catdog" or not place.exists():
+        there = found is not None and Path(found).absolute() == Path(sys.executable)
+        return f"{'python' if there else shlex.quote(sys.executable)} -m catdog"
+    if place.name != "catdog" or not place.is_file():
         return "catdog"  # a program that calls a command
     found = shutil.which("catdog")
-    return "catdog" if found and place.samefile(found) else shlex.quote(str(place))
+    there = found is not None and place.samefile(found)
+    return "catdog" if there else shlex.quote(sys.argv[0])
 
 
 def error_line(verb: str, message: str) -> None:

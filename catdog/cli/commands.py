@@ -234,7 +234,12 @@ def _submit(command: asked.Submit) -> int:
 def _doctor(command: asked.Doctor) -> int:
     from catdog import diagnosis
 
-    findings = diagnosis.examine(_plain(DoctorConfig, command))
+    address = command.address or os.environ.get("RAY_ADDRESS", "")
+    is_job_server = address.startswith(("http://", "https://"))
+    findings = diagnosis.examine(
+        _plain(DoctorConfig, command),
+        (lambda: submission.look(address)) if is_job_server else None,
+    )
     well = True
     while True:
         with terminal.progress("catdog-doctor"):  # keeps what libraries print away from the lines

@@ -36,7 +36,8 @@ class DoctorConfig:
     Attributes:
         places: Folders or buckets of a job. Inputs are listed and read. Where writing is allowed, a
             file is created, created again (which must be refused), and deleted.
-        address: A Ray cluster to connect to. (default: `RAY_ADDRESS`, else a new local cluster)
+        address: A Ray cluster to connect to, or the URL of the job server that `submit` sends jobs
+            to. (default: `RAY_ADDRESS`, else a new local cluster)
     """
 
     places: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -68,11 +69,12 @@ class _AmissError(Exception):
         self.remedy = remedy
 
 
-def examine(config: DoctorConfig) -> Iterator[Finding]:
+def examine(config: DoctorConfig, job_server: Check | None = None) -> Iterator[Finding]:
     """Run every check; the quick ones come first.
 
     Args:
         config: what to try beyond this machine.
+        job_server: takes the place of Ray's check where the address is that of a job server.
     """
     yield _found("catdog", _version)
     yield _found("packages", _packages)
@@ -83,7 +85,10 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     for place in config.places:
         yield _found(place, functools.partial(_place, place))
     yield _found("model", _model)
-    yield _found("Ray", functools.partial(_ray, config.address))
+    if job_server is not None:
+        yield _found("job server", job_server)
+    else:
+        yield _found("Ray", functools.partial(_ray, config.address))
 
 
 def _found(name: str, check: Check) -> Finding:

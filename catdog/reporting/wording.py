@@ -79,8 +79,9 @@ def file_names(uris: Iterable[str]) -> dict[str, str]:
 
 def _path(uri: str) -> list[str]:
     """The folders and the name of a URI; of a member after those of its archive."""
-    inner_first = [uri] if uri.startswith(("file://", "s3://")) else uri.split("::")
-    paths = (each.partition("://")[2] or each for each in reversed(inner_first))
+    whole = "://" not in uri or uri.startswith(("file://", "s3://"))
+    inner_first = [uri] if whole else uri.split("::")
+    paths = (each.rpartition("://")[2] for each in reversed(inner_first))
     return [part for path in paths for part in path.split("/") if part]
 
 

@@ -149,6 +149,23 @@ def submit(config: SubmitConfig, *, tensorflow: bool = True) -> int:
     return _follow_to_end(client, job.identifier, address, as_json=as_json, submitted=True)
 
 
+def look(address: str) -> str:
+    """What the job server at this URL says of itself; sends nothing.
+
+    Raises:
+        UserInputError: it does not answer, or does not take the token.
+        CatdogError: it does not list its jobs.
+    """
+    address = _address(SubmitConfig(address=address))
+    client = _connect(address)
+    try:
+        version, jobs = client.version_of_ray(), client.list_jobs()
+    except Exception as error:
+        raise CatdogError(f"{address} lists no jobs: {_first_line(error)}") from error
+    at_work = sum(not job.status.is_terminal() for job in jobs)
+    return f"{address} answers: Ray {version}, {at_work} job{'s' * (at_work != 1)} at work"
+
+
 def check_reachable(flag: str, uri: str) -> None:
     """Refuse a path that names something else, or nothing, on the cluster.
 
@@ -236,6 +253,9 @@ def _connect(address: str) -> Any:
         def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
             arguments.setdefault("timeout", 120 if method == "PUT" else 30)
             return super()._do_request(method, endpoint, **arguments)
+
+        def version_of_ray(self) -> str:
+            return str(self._do_request("GET", "/api/version").json()["ray_version"])
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("dashboard_sdk", "modules.job.sdk", "modules.dashboard_sdk"):

@@ -20,7 +20,7 @@ import pytest
 
 from catdog import __version__, reporting, terminal
 from catdog.classification import job as classification
-from catdog.cli import parsing
+from catdog.cli import parsing, summaries
 from catdog.cli.arguments import COMMANDS
 from catdog.cli.commands import main
 from catdog.errors import UserInputError, being_read, reading
@@ -489,6 +489,58 @@ def test_durations_are_read_at_a_glance():
         "3m 20s",
         "2h 05m",
     ]
+
+
+@pytest.mark.parametrize(
+    ("called", "path", "printed"),
+    [
+        ("bin/catdog", "elsewhere", "bin/catdog"),
+        ("bin/catdog", "bin", "catdog"),
+        ("a b/catdog", "elsewhere", "'a b/catdog'"),
+        ("bin/notebook", "elsewhere", "catdog"),
+    ],
+)
+def test_printed_commands_name_the_program_as_it_was_called(
+    called, path, printed, tmp_path, monkeypatch
+):
+    """They run as they are printed, whether or not `catdog` is in PATH; of other programs it is `catdog`."""
+    for folder in ("bin", "a b", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / called).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / path))
+    monkeypatch.setattr(sys, "argv", [called, "demo"])
+    assert terminal.called_as() == printed
+
+
+def test_printed_commands_of_a_module(monkeypatch):
+    """`python -m catdog` is printed so, with the interpreter that runs it."""
+    monkeypatch.setattr(sys, "argv", [str(Path(terminal.__file__).with_name("__main__.py"))])
+    monkeypatch.setenv("PATH", "")
+    assert terminal.called_as() == f"{sys.executable} -m catdog"
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluate"),
+    [
+        (
+            "photos/ more/ --output runs/first/ --test 0.1",
+            "photos/ more/ --model runs/first --part test --output runs/first-evaluation",
+        ),
+        (
+            "s3://b/photos --output s3://b/run --test 0.2",
+            "s3://b/photos --model s3://b/run --part test --output s3://b/run-evaluation",
+        ),
+        ("photos/ --output runs/first", None),
+        ("list.csv --output runs/first --test 0.1 --label-column species", None),
+    ],
+)
+def test_a_training_names_the_command_that_measures_it(train, evaluate):
+    """It is one that the parser takes; there is none without a test part, or that needs more flags."""
+    words = summaries.measuring(parsing.parse(["train", *train.split()]))
+    assert words == (evaluate and f"evaluate {evaluate}")
+    if words is not None:
+        assert parsing.parse(words.split()).part == "test"
 
 
 @pytest.mark.parametrize("verb", ["train", "classify", "evaluate"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import socket
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -358,3 +361,21 @@ def test_local_script_is_careful():
         )
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
+def test_local_script_names_a_port_that_is_taken(option):
+    """One line with the port and the option that takes another, before anything starts."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        refused = subprocess.run(
+            [str(CLUSTER / "local.sh"), option, str(port)],
+            env=os.environ | {"CATDOG_BIN": str(Path(sys.executable).parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert f"port {port}: " in refused.stderr
+    assert refused.stderr.rstrip().endswith(f" with {option}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from catdog.demo.archives import Archives, _seed, write_archives, write_dataset
+from catdog.demo.archives import Archives, _seed, undrawn, write_archives, write_dataset
 from catdog.demo.drawings import LABELS, Label, draw, draw_jpeg
 from catdog.errors import ErrorCode, ImageRejected
 from catdog.pixels import DecodeLimits, Preprocessing, decode
@@ -100,6 +100,25 @@ def test_a_dataset_is_one_folder_a_class(tmp_path: Path) -> None:
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
     assert names == [f"cat/cat.{n}.jpg" for n in range(4)] + [f"dog/dog.{n}.jpg" for n in range(3)]
     assert all(verdict((tmp_path / name).read_bytes()) is None for name in names)
+
+
+def test_what_is_drawn_is_not_drawn_again(tmp_path: Path) -> None:
+    """A second call keeps every file as it is, and draws what a killed first one had not."""
+    folder, unseen = tmp_path / "drawings", tmp_path / "unseen"
+    write_dataset(folder, 4, seed=1)
+    archives = write_archives(unseen, 20, seed=2)
+    files = [path for path in tmp_path.rglob("*.*") if path.is_file()]
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+    lost = folder / "dog" / "dog.1.jpg"
+    drawn = lost.read_bytes()
+    lost.unlink()
+    assert undrawn(folder, 4) == [(lost, "dog", 3)]
+    write_dataset(folder, 4, seed=1)
+    assert write_archives(unseen, 20, seed=2) == archives
+    assert lost.read_bytes() == drawn
+    assert undrawn(folder, 4) == []
+    del before[lost]
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
 
 
 def test_archives_hold_what_they_say(archives: Archives, members: Members) -> None:

@@ -33,6 +33,7 @@ from catdog.reporting import page as report
 from catdog.reporting.candidates import CANDIDATE, Best
 from catdog.reporting.counting import Timing
 from catdog.reporting.throughput import throughput
+from catdog.reporting.wording import file_names
 from catdog.results import ledger, part_files
 from tests.ledgers import write_json, write_part, write_plan
 from tests.reporting.pages import LABELS, classify, jpeg, score, visit
@@ -49,6 +50,21 @@ HOSTILE = (
     "{{ 7 * 7 }}${window.owned='template'}.jpg",
     "very-" + "long" * 50 + ".jpg",
 )
+
+
+def test_captions_identify_their_pictures():
+    """A name has as many folders, and the archive, as make it the only one; others are the file's alone."""
+    names = {
+        "file:///photos/cat/0.jpg": "cat/0.jpg",
+        "s3://b/dog/0.jpg": "dog/0.jpg",
+        "tar://dog/7.jpg::s3://b/a.tar": "a.tar/dog/7.jpg",
+        "zip://dog/7.jpg::file:///a.zip": "a.zip/dog/7.jpg",
+        "zip://dog/8.jpg::file:///a.zip": "8.jpg",
+        "file:///9.jpg": "9.jpg",
+        "photos/a::b.jpg": "a::b.jpg",
+        "file:///": "file:///",
+    }
+    assert file_names(names) == names
 
 
 def requests(browser):

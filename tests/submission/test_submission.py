@@ -568,6 +568,26 @@ class Follower:
 
 
 @pytest.mark.slow
+def test_doctor_asks_the_job_server(cluster):
+    """Its line has the server's version and jobs; without the token it says what is missing."""
+    _, dashboard, token = cluster
+    address = f"http://127.0.0.1:{dashboard}"
+    code = "import sys; from catdog import submission; print(submission.look(sys.argv[1]))"
+    program = [sys.executable, "-c", code, address]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    access = environment | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    done = subprocess.run(program, env=access, capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"{address} answers: Ray [\d.]+, \d+ jobs? at work\n", done.stdout)
+    doctor = [sys.executable, "-m", "catdog", "doctor", "--json", "--address", address]
+    wrong = environment | {"RAY_AUTH_TOKEN": "wrong"}
+    done = subprocess.run(doctor, env=wrong, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["name"], last["ok"]) == ("job server", False)
+    assert "asks for its token" in last["said"]
+
+
+@pytest.mark.slow
 def test_to_leave_a_job_and_come_back(cluster, drawings, tmp_path):
     """Ctrl-C leaves the job alone, a second one stops it; a cluster that is gone is not for ever."""
     _, dashboard, token = cluster
