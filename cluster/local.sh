@@ -52,7 +52,7 @@ for option, host, port in (each.split(":") for each in sys.argv[1:]):
         try:
             tried.bind((host, int(port)))
         except (OSError, OverflowError) as error:
-            raise SystemExit(print(f"port {port}: {getattr(error, 'strerror', error)}; choose another with {option}"))
+            raise SystemExit(print(f"port {port}: {getattr(error, 'strerror', error)}; `cluster/local.sh {option} N` takes another"))
 PYTHON
 )
 if [ -n "$taken" ]; then

@@ -411,7 +411,9 @@ def test_demo_leaves_what_its_page_says(reader):
     assert (summary["classified"], summary["rejected"]) == (20, 10)
     assert f"{measured['accuracy']:.1%} of 20 images right" in (demo / "report.html").read_text()
     # A finished one stays finished.
-    made = [path for kind in ("*.jpg", "unseen.*", "*.parquet", "*.keras") for path in demo.rglob(kind)]
+    made = [
+        path for kind in ("*.jpg", "unseen.*", "*.parquet", "*.keras") for path in demo.rglob(kind)
+    ]
     times = {path: path.stat().st_mtime_ns for path in made}
     assert len(times) > 40
     assert "nothing to do: the job was complete" in reader.call(smaller(["demo"]))

@@ -131,9 +131,7 @@ def _rejected(folder: Path) -> tuple[tuple[str, str, str], ...]:
         folder, columns=["uri", "error", "error_detail"], filters=pc.field("error").is_valid()
     )
     return tuple(
-        sorted(
-            (_member(row["uri"]), row["error"], row["error_detail"]) for row in rows.to_pylist()
-        )
+        sorted((_member(row["uri"]), row["error"], row["error_detail"]) for row in rows.to_pylist())
     )
 
 
