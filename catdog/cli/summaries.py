@@ -64,7 +64,8 @@ def measuring(command: Train) -> str | None:
     if not command.test or not usual or command.address is not None:
         return None
     run = command.output.rstrip("/")
-    words = ("evaluate", *command.images, "--model", run, "--part", "test")
+    labels = () if command.labels is None else ("--labels", command.labels)
+    words = ("evaluate", *command.images, "--model", run, "--part", "test", *labels)
     return shlex.join((*words, "--output", f"{run}-evaluation"))
 
 

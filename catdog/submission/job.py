@@ -163,7 +163,7 @@ def look(address: str) -> str:
     except Exception as error:
         raise CatdogError(f"{address} lists no jobs: {_first_line(error)}") from error
     at_work = sum(not job.status.is_terminal() for job in jobs)
-    return f"{address} answers: Ray {version}, {at_work} job{'s' * (at_work != 1)} at work"
+    return f"{address} answers: Ray {version}, {counted(at_work, 'job')} at work"
 
 
 def check_reachable(flag: str, uri: str) -> None:

@@ -532,6 +532,10 @@ def test_printed_commands_of_a_module(monkeypatch):
             "s3://b/photos --model s3://b/run --part test --output s3://b/run-evaluation",
         ),
         ("photos/ --output runs/first", None),
+        (
+            "photos/ --output runs/2 --test 0.1 --labels l.csv",
+            "photos/ --model runs/2 --part test --labels l.csv --output runs/2-evaluation",
+        ),
         ("list.csv --output runs/first --test 0.1 --label-column species", None),
     ],
 )
