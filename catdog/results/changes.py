@@ -2,8 +2,8 @@
 
 Two images are the same if they have the same URI. An image is unchanged if both stamps of its source
 are the same, or one is unknown. Images are compared by 128-bit hashes, with a new key in each process.
-The hashes lie in buckets that fit the memory, in a temporary folder if they are many: memory grows
-neither with the plan nor with the listing.
+The hashes lie in buckets that fit the memory, in a temporary folder if they are many, so memory grows
+little with the plan and the listing (docs/scale.md).
 """
 
 from __future__ import annotations
