@@ -78,5 +78,5 @@ def test_a_network_learns_from_a_teacher(ray_cluster, drawings, tiny_config, tin
     assert training["teacher"] == fingerprint
     assert training["images"]["train"] > loose
     unlabelled = dataclasses.replace(config, output=str(tmp_path / "other"), teacher=None)
-    with pytest.raises(UserInputError, match=f"{loose} images have no label.*--teacher"):
+    with pytest.raises(UserInputError, match=f"{loose} images without a label.*--teacher"):
         train(unlabelled)
