@@ -236,10 +236,8 @@ def _without_image_work() -> type:
 
     class WithoutImageWork(actors.ClassifyShards):
         def __init__(self, model: Any, assignment: Any, board: Any) -> None:
-            scorer = actors._scorer_of_actor(model, assignment)
-            decoder = actors.decoder_for(scorer.metadata, assignment)
-            self._plan, self._pulse = assignment.plan, actors.Pulse(board)
-            self._lane = Lane(scorer, decoder, assignment, self._pulse)
+            actors.Lane = Lane  # in this worker's process
+            super().__init__(model, assignment, board)
 
         def __call__(self, task: pa.Table) -> pa.Table:
             told = super().__call__(task)
