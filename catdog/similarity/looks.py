@@ -44,14 +44,15 @@ def sketches(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def may_be_alike(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether a closer look is worth it, from the sketches (n, 6, 6) of each pair's pictures."""
-    return _of_sketches(ones, others) >= _MAYBE
+    direct, mirrored = (np.einsum("nyx,nyx->n", each, others) for each in (ones, ones[:, :, ::-1]))
+    return np.asarray(np.maximum(direct, mirrored) >= _MAYBE)
 
 
 def likeness(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How alike each pair of pictures looks: the best correlation, -1 to 1.
 
-    Each picture is compared with parts of the other one, mirrored or not. For pairs that differ much,
-    the number is a lower bound, since only their sketches are compared.
+    Each picture is compared with parts of the other one, mirrored or not. It is meant for pairs that
+    `may_be_alike`: it takes far longer.
 
     Args:
         ones: grey pictures, (n, SIDE, SIDE).
@@ -59,17 +60,9 @@ def likeness(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.f
     """
     best = np.empty(len(ones), np.float32)
     for start in range(0, len(ones), _AT_ONCE):
-        one, other = (each[start : start + _AT_ONCE] for each in (ones, others))
-        best[start : start + _AT_ONCE] = _of_sketches(sketches(one), sketches(other))
-        close = np.flatnonzero(best[start : start + _AT_ONCE] >= _MAYBE)
-        if len(close):
-            best[start + close] = _of_parts(one[close], other[close])
+        part = slice(start, start + _AT_ONCE)
+        best[part] = _of_parts(ones[part], others[part])
     return best
-
-
-def _of_sketches(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    direct, mirrored = (np.einsum("nyx,nyx->n", each, others) for each in (ones, ones[:, :, ::-1]))
-    return np.asarray(np.maximum(direct, mirrored), np.float32)
 
 
 def _of_parts(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -275,3 +275,5 @@ def test_empty_pictures_are_not_alike():
     """Two white pages correlate with nothing."""
     white = np.full((1, looks.SIDE, looks.SIDE), 255, np.uint8)
     assert looks.likeness(white, white)[0] < looks.ALIKE
+    sketches = looks.sketches(white)
+    assert not looks.may_be_alike(sketches, sketches)[0]
